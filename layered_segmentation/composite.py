@@ -1,0 +1,93 @@
+"""Layers of a scene, how they are perturbed and laid over one another (eq. 1 and 2)."""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+
+class Layers(NamedTuple):
+    """The layers of a batch of scenes.
+
+    Attributes:
+        background: Float [B, H, W, 3] in about [-1, 1].
+        foreground: Float [B, H, W, 3] in about [-1, 1].
+        mask: Float [B, H, W, 1] in [0, 1]; 1 is foreground.
+    """
+
+    background: Any
+    foreground: Any
+    mask: Any
+
+
+def compose(layers: Layers) -> Any:
+    """Lays the foreground over the background (eq. 1).
+
+    Args:
+        layers: The layers, each [B, H, W, C].
+
+    Returns:
+        The composite, float [B, H, W, 3].
+    """
+    return layers.background + layers.mask * (layers.foreground - layers.background)
+
+
+def shift(images: Any, shifts: Any) -> Any:
+    """Moves each image by whole pixels; what leaves the frame is lost, what is uncovered is 0.
+
+    Args:
+        images: Float [B, H, W, C].
+        shifts: Int [B, 2], (dx, dy) in pixels; positive is right and down.
+
+    Returns:
+        Float [B, H, W, C].
+    """
+    height, width = images.shape[1], images.shape[2]
+    shifts = ops.cast(shifts, "int32")
+    # A shift along an axis is a product with a shifted identity. Products with 0 and 1 are exact,
+    # and unlike a gather their gradient is again a product, fast on every backend.
+    columns = _shifted_identity(shifts[:, 0], width, images.dtype)
+    rows = _shifted_identity(shifts[:, 1], height, images.dtype)
+    return ops.einsum("bij,bjkc,blk->bilc", rows, images, columns)
+
+
+def contrast_jitter(images: Any, factors: Any) -> Any:
+    """Scales each channel around its own mean, clipped to that channel's own range.
+
+    The background's perturbation of the paper's setting (d); the clip is the reference code's.
+
+    Args:
+        images: Float [B, H, W, C].
+        factors: Float [B], 1 leaves an image as it is.
+
+    Returns:
+        Float [B, H, W, C].
+    """
+    factors = ops.cast(ops.reshape(factors, (-1, 1, 1, 1)), images.dtype)
+    mean = ops.mean(images, axis=(1, 2), keepdims=True)
+    least = ops.min(images, axis=(1, 2), keepdims=True)
+    most = ops.max(images, axis=(1, 2), keepdims=True)
+    return ops.minimum(ops.maximum(mean + factors * (images - mean), least), most)
+
+
+def perturb(layers: Layers, shifts: Any, contrast: Any = None) -> Layers:
+    """Shifts foreground and mask together (eq. 2) and jitters the background's contrast.
+
+    Args:
+        layers: The layers, each [B, H, W, C].
+        shifts: Int [B, 2], (dx, dy) in pixels.
+        contrast: Float [B] factors, or None to leave the background as it is.
+    """
+    moved = shift(ops.concatenate([layers.foreground, layers.mask], axis=-1), shifts)
+    background = layers.background
+    if contrast is not None:
+        background = contrast_jitter(background, contrast)
+    return Layers(background, moved[..., :3], moved[..., 3:])
+
+
+def _shifted_identity(offsets: Any, size: int, dtype: Any) -> Any:
+    """Returns [B, size, size] matrices that move a signal by `offsets` pixels, zero filled."""
+    target = ops.arange(size, dtype="int32")[None, :, None]
+    source = ops.arange(size, dtype="int32")[None, None, :]
+    moved = ops.equal(target - source, offsets[:, None, None])
+    return ops.cast(moved, keras.backend.standardize_dtype(dtype))

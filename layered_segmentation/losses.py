@@ -1,0 +1,85 @@
+"""The losses of the layered GAN, eq. 3 to 6, each a function of tensors; all in float32."""
+
+from typing import Any
+
+from keras import ops
+
+
+def mask_size(mask: Any, least: float) -> Any:
+    """Punishes masks that cover too little (eq. 3).
+
+    Args:
+        mask: Float [B, H, W, 1] in [0, 1].
+        least: η, the mean coverage from which on nothing is punished, in (0, 1).
+
+    Returns:
+        Scalar, the batch's mean hinge.
+    """
+    coverage = ops.mean(mask, axis=(1, 2, 3))
+    return ops.mean(ops.maximum(0.0, least - coverage))
+
+
+def mask_binary(mask: Any) -> Any:
+    """Punishes mask values between 0 and 1 (eq. 4).
+
+    Args:
+        mask: Float [B, H, W, 1] in [0, 1].
+
+    Returns:
+        Scalar in [0, 0.5].
+    """
+    return ops.mean(ops.minimum(mask, 1.0 - mask))
+
+
+def generator(
+    fake_score: Any, size: Any, binary: Any, size_weight: float, binary_weight: float
+) -> Any:
+    """The generator's loss (eq. 5).
+
+    Args:
+        fake_score: Float [B, 1], the discriminator's score of the composites.
+        size: Scalar of eq. 3.
+        binary: Scalar of eq. 4.
+        size_weight: γ1.
+        binary_weight: γ2.
+    """
+    return -ops.mean(fake_score) + size_weight * size + binary_weight * binary
+
+
+def interpolate(real: Any, fake: Any, zeta: Any) -> Any:
+    """Mixes each real image with a fake one, `ζ·real + (1 - ζ)·fake` (eq. 6).
+
+    Args:
+        real: Float [B, H, W, 3].
+        fake: Float [B, H, W, 3].
+        zeta: Float [B, 1, 1, 1] in [0, 1].
+    """
+    return zeta * real + (1.0 - zeta) * fake
+
+
+def gradient_penalty(gradients: Any) -> Any:
+    """The squared distance of each sample's gradient norm from 1, averaged (eq. 6).
+
+    Args:
+        gradients: Float [B, H, W, 3], of the score with respect to the interpolated images.
+    """
+    # The small constant keeps the square root's gradient finite where a gradient is zero.
+    squares = ops.sum(ops.square(gradients), axis=(1, 2, 3))
+    return ops.mean(ops.square(ops.sqrt(squares + 1e-12) - 1.0))
+
+
+def discriminator(
+    real_score: Any, fake_score: Any, penalty: Any, penalty_weight: float, drift_weight: float
+) -> Any:
+    """The discriminator's loss, WGAN-GP with drift (eq. 6).
+
+    Args:
+        real_score: Float [B, 1].
+        fake_score: Float [B, 1].
+        penalty: Scalar of `gradient_penalty`.
+        penalty_weight: λ.
+        drift_weight: ε.
+    """
+    drift = ops.mean(ops.square(real_score))
+    distance = ops.mean(real_score) - ops.mean(fake_score)
+    return -distance + penalty_weight * penalty + drift_weight * drift

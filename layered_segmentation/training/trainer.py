@@ -1,0 +1,245 @@
+"""The training run: one `fit` a stage, checkpoints, exact resume."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from layered_segmentation import schedule
+from layered_segmentation.config import Config
+from layered_segmentation.data import pipeline
+from layered_segmentation.training import callbacks, strategy
+from layered_segmentation.training.gan import LayeredGAN
+from layered_segmentation.training.run_directory import RunDirectory
+from layered_segmentation.training.sampling import sample_layers
+
+SHEET_SCENES = 10
+SHEET_SEED = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSummary:
+    """How a call of `train` went.
+
+    Attributes:
+        images_seen: Real images shown since the run began.
+        seconds: Wall time of this sitting's training, compilation and sheets included.
+        images_per_second: Images shown in this sitting over that time.
+        already_finished: Whether there was nothing left to do.
+    """
+
+    images_seen: int
+    seconds: float
+    images_per_second: float
+    already_finished: bool
+
+
+def train(config: Config, run: RunDirectory, devices: Sequence[str] = ()) -> TrainSummary:
+    """Trains a run to its end, from its last checkpoint if there is one.
+
+    The same config in the same directory continues bit for bit: a checkpoint holds weights,
+    optimiser slots, averages and the images seen, and everything else is a function of these and
+    of the seed.
+
+    Args:
+        config: The experiment.
+        run: Its directory, made if it does not exist.
+        devices: Devices to train on; see `strategy.open_strategy`.
+
+    Raises:
+        UserError: No usable photos, a directory that holds another run, devices that do not fit,
+            or a loss that is not finite.
+    """
+    engine = strategy.open_strategy(config, devices)
+    source = pipeline.open_source(config.data, config.train.seed)
+    run.create_or_resume(config)
+    with run.lock():
+        finished = run.finished()
+        if finished is not None:
+            return TrainSummary(
+                finished.images_seen, finished.seconds, finished.images_per_second, True
+            )
+        cache = pipeline.PhotoCache.open(source, config.gan.resolution, config.data.crop_margin)
+        _tell_skipped(run, source, len(cache))
+        with engine.scope():
+            gan = LayeredGAN(config)
+        return _run(config, run, gan, cache, engine)
+
+
+def _run(
+    config: Config,
+    run: RunDirectory,
+    gan: LayeredGAN,
+    cache: pipeline.PhotoCache,
+    engine: tf.distribute.Strategy,
+) -> TrainSummary:
+    stages = gan.run_stages
+    keeper = CheckpointKeeper(run, gan, config)
+    first_image = keeper.restore()
+    run.truncate_log(first_image)
+    progress = callbacks.RunProgress(
+        images_seen=first_image, total_images=stages[-1].end_image
+    )
+    keeper.progress = progress
+
+    def draw() -> Any:
+        alpha = schedule.alpha(gan.stage, progress.images_seen)
+        return sample_layers(
+            gan.average, SHEET_SEED, SHEET_SCENES, resolution=gan.stage.resolution, alpha=alpha
+        )
+
+    bar = callbacks.Progress(progress, stages)
+    watchers = [
+        Advance(gan, progress),
+        callbacks.FiniteLoss(run, progress),
+        keeper,
+        callbacks.CollapseWarning(run, progress, config),
+        callbacks.LogWriter(run, progress, every=1_000),
+        callbacks.Sheets(run, progress, draw, every=config.train.sheet_every),
+        bar,
+    ]
+    start = time.perf_counter()
+    try:
+        for stage in stages:
+            steps = (stage.end_image - progress.images_seen) // stage.batch
+            if steps <= 0:
+                continue
+            gan.set_stage(stage)
+            data = _stage_data(config, stage, cache, progress.images_seen, engine)
+            gan.fit(
+                data, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False, callbacks=watchers
+            )
+    finally:
+        bar.close()
+    seconds = time.perf_counter() - start
+    keeper.save()
+    finish_average(gan.average, config)
+    run.save_generator(gan.average)
+    shown = progress.images_seen - first_image
+    speed = shown / seconds
+    run.finish(progress.images_seen, seconds, speed)
+    return TrainSummary(progress.images_seen, seconds, speed, False)
+
+
+def finish_average(average: Any, config: Config) -> None:
+    """Sets the averaged generator's truncation centre, from 10,000 latents of the run's seed."""
+    seed = tf.constant([config.train.seed, 1], tf.int64)
+    average.update_mean_styles(
+        tf.random.stateless_normal([10_000, config.gan.latent_dim], seed)
+    )
+
+
+def _stage_data(
+    config: Config,
+    stage: schedule.Stage,
+    cache: pipeline.PhotoCache,
+    first_image: int,
+    engine: tf.distribute.Strategy,
+) -> Any:
+    """Returns the rest of a stage: (images, images seen before the batch) for each replica."""
+    replicas = engine.num_replicas_in_sync
+    images = pipeline.batches(
+        cache,
+        stage.resolution,
+        stage.batch,
+        config.data.mirror,
+        config.train.seed,
+        first_image,
+        stage.end_image - first_image,
+        replicas,
+    )
+    steps = (stage.end_image - first_image) // stage.batch
+    seen = tf.data.Dataset.range(steps * replicas).map(
+        lambda element: first_image + element // replicas * stage.batch
+    )
+    return strategy.distribute(engine, tf.data.Dataset.zip(images, seen))
+
+
+def _tell_skipped(run: RunDirectory, source: pipeline.Source, count: int) -> None:
+    print(f"{source.name}: {count:,} images", flush=True)
+    if source.skipped:
+        path = os.path.join(run.path, "skipped.txt")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("\n".join(source.skipped) + "\n")
+        print(f"skipped {len(source.skipped):,} files that cannot be used; their names: {path}")
+
+
+class Advance(keras.callbacks.Callback):
+    """Moves the run's progress on; the first of the callbacks.
+
+    Speed and wait share are over about the last ten seconds.
+    """
+
+    def __init__(self, gan: LayeredGAN, progress: callbacks.RunProgress):
+        super().__init__()
+        self.gan = gan
+        self.progress = progress
+        self._mark: tuple[float, int, float] | None = None
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        self._mark = None
+        self.progress.stage_index = self.gan.stage.index
+        self.progress.resolution = self.gan.stage.resolution
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        progress = self.progress
+        progress.images_seen += self.gan.stage.batch
+        now = time.perf_counter()
+        if self._mark is None:  # the first step compiles
+            self._mark = (now, progress.images_seen, self.gan.wait_seconds)
+            return
+        then, images, waited = self._mark
+        progress.images_per_second = (progress.images_seen - images) / (now - then)
+        progress.wait_share = (self.gan.wait_seconds - waited) / (now - then)
+        if now - then > 10:
+            self._mark = (now, progress.images_seen, self.gan.wait_seconds)
+
+
+class CheckpointKeeper(keras.callbacks.Callback):
+    """Writes checkpoints while training, and restores the last one.
+
+    TensorFlow's manager renames a checkpoint to its final name when it is complete, and only then
+    names it as the latest.
+    """
+
+    def __init__(self, run: RunDirectory, gan: LayeredGAN, config: Config):
+        super().__init__()
+        self.progress = callbacks.RunProgress()
+        self._every = config.train.checkpoint_every
+        self._images_seen = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._saved_at = -1
+        self._checkpoint = tf.train.Checkpoint(
+            images_seen=self._images_seen,
+            generator=gan.generator,
+            discriminator=gan.discriminator,
+            average=gan.average,
+            generator_optimizer=gan.generator_optimizer,
+            discriminator_optimizer=gan.discriminator_optimizer,
+        )
+        self._manager = tf.train.CheckpointManager(
+            self._checkpoint, run.checkpoints, max_to_keep=config.train.keep_checkpoints
+        )
+
+    def restore(self) -> int:
+        """Restores the last checkpoint, if there is one; returns the images seen."""
+        if self._manager.latest_checkpoint:
+            status = self._checkpoint.restore(self._manager.latest_checkpoint)
+            status.assert_consumed()
+        self._saved_at = int(self._images_seen.numpy())
+        return self._saved_at
+
+    def save(self) -> None:
+        """Writes a checkpoint of now, unless the last one is of now."""
+        if self._saved_at == self.progress.images_seen:
+            return
+        self._saved_at = self.progress.images_seen
+        self._images_seen.assign(self._saved_at)
+        self._manager.save(checkpoint_number=self._saved_at)
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self.progress.images_seen // self._every > self._saved_at // self._every:
+            self.save()
