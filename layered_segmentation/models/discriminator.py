@@ -81,19 +81,21 @@ class Discriminator(keras.Model):
         self.score.build((None, width[0]))
         self.built = True
 
-    def call(self, images: Any, alpha: Any = 1.0) -> Any:
+    def call(self, images: Any, alpha: Any = 1.0, batches: int = 1) -> Any:
         """Scores images of any stage's resolution.
 
         Args:
             images: Float [B, R, R, 3] in [-1, 1].
             alpha: Weight of the first block; the rest is the image at half the resolution.
+            batches: How many batches lie one after another in `images`; the minibatch standard
+                deviation is taken over each alone.
 
         Returns:
             Float32 [B, 1].
         """
         x = self.features(images, alpha, side=4)
         if self.minibatch_std:
-            x = minibatch_std(x)
+            x = minibatch_std(x, batches)
         x = leaky_relu(self.conv(x))
         x = leaky_relu(self.dense_conv(x))
         return self.score(ops.cast(ops.reshape(x, (-1, x.shape[-1])), "float32"))

@@ -49,17 +49,23 @@ def pixel_norm(x: Any) -> Any:
     return x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + 1e-8)
 
 
-def minibatch_std(x: Any) -> Any:
+def minibatch_std(x: Any, batches: int = 1) -> Any:
     """Appends the batch's mean standard deviation as a channel, [B, H, W, C] -> [..., C + 1].
 
     One scalar over the whole batch, as in the reference code; in float32.
+
+    Args:
+        x: Float [B, H, W, C].
+        batches: How many batches of equal size lie one after another in `x`; each has its own
+            scalar.
     """
-    x32 = ops.cast(x, "float32")
-    variance = ops.mean(ops.square(x32 - ops.mean(x32, axis=0)), axis=0)
-    deviation = ops.mean(ops.sqrt(variance + 1e-8))
-    batch, height, width, _ = ops.shape(x)
-    channel = ops.broadcast_to(deviation, (batch, height, width, 1))
-    return ops.concatenate([x, ops.cast(channel, x.dtype)], axis=-1)
+    _, height, width, channels = ops.shape(x)
+    x32 = ops.reshape(ops.cast(x, "float32"), (batches, -1, height, width, channels))
+    variance = ops.mean(ops.square(x32 - ops.mean(x32, axis=1, keepdims=True)), axis=1)
+    deviation = ops.mean(ops.sqrt(variance + 1e-8), axis=(1, 2, 3))
+    channel = ops.zeros_like(x32[..., :1]) + deviation[:, None, None, None, None]
+    channel = ops.reshape(ops.cast(channel, x.dtype), (-1, height, width, 1))
+    return ops.concatenate([x, channel], axis=-1)
 
 
 class EqualDense(keras.layers.Layer):

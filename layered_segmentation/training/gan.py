@@ -113,8 +113,8 @@ class LayeredGAN(keras.Model):
         variables = self.discriminator.stage_variables(self.stage.resolution)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in variables])
-            real_score = self.discriminator(real, alpha=alpha)
-            fake_score = self.discriminator(fake, alpha=alpha)
+            both = tf.concat([real, fake], axis=0)  # one pass is faster than two
+            real_score, fake_score = tf.split(self.discriminator(both, alpha=alpha, batches=2), 2)
             with tf.GradientTape(watch_accessed_variables=False) as inner:
                 inner.watch(mixed)
                 mixed_score = self.discriminator(mixed, alpha=alpha)

@@ -212,13 +212,17 @@ class CheckpointKeeper(keras.callbacks.Callback):
         self._every = config.train.checkpoint_every
         self._images_seen = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._saved_at = -1
+        # By name and position: TensorFlow does not look into Keras's lists of layers.
+        parts = {
+            "generator": gan.generator.variables,
+            "discriminator": gan.discriminator.variables,
+            "average": gan.average.variables,
+            "generator_optimizer": gan.generator_optimizer.variables,
+            "discriminator_optimizer": gan.discriminator_optimizer.variables,
+        }
         self._checkpoint = tf.train.Checkpoint(
             images_seen=self._images_seen,
-            generator=gan.generator,
-            discriminator=gan.discriminator,
-            average=gan.average,
-            generator_optimizer=gan.generator_optimizer,
-            discriminator_optimizer=gan.discriminator_optimizer,
+            **{name: [variable.value for variable in part] for name, part in parts.items()},
         )
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, run.checkpoints, max_to_keep=config.train.keep_checkpoints

@@ -1,0 +1,121 @@
+"""The student's network: a small fully convolutional U-Net, as a KerasHub backbone.
+
+Plain convolutions, few channels where there are many pixels: on a phone's or a desktop's CPU these
+run close to the machine's peak and have fast gradients, while depthwise ones have neither.
+"""
+
+from typing import Any
+
+import keras
+import keras_hub
+from keras import layers
+
+MAX_LEVELS = 5
+_DEEPEST_SIDE = 4  # no level is smaller than this
+_GROWTH = (1.0, 1.5, 2.5, 4.0, 4.0)  # channels of each level, times the width
+
+
+def levels_for(resolution: int) -> int:
+    """Returns how many levels suit an input side: it is halved while that stays whole and >= 4.
+
+    8 -> 2, 16 -> 3, 32 -> 4, 64 and 128 -> 5, 24 -> 3.
+    """
+    levels, side = 1, resolution
+    while levels < MAX_LEVELS and side % 2 == 0 and side // 2 >= _DEEPEST_SIDE:
+        levels, side = levels + 1, side // 2
+    return levels
+
+
+@keras.saving.register_keras_serializable(package="layered_segmentation")
+class UNetBackbone(keras_hub.models.Backbone):
+    """A U-Net from images to features at the images' own resolution.
+
+    Each level halves the side with a strided convolution; the deeper ones add a second. The deepest
+    also sees the image's mean features, so that every pixel knows the whole scene. On the way up, a
+    2 × 2 transposed convolution doubles the side, and that level's features are added.
+
+    Args:
+        width: Channels of the first level; the others have up to 4 times as many.
+        levels: Levels, from 1; sides must be multiples of 2 ** (levels - 1). See `levels_for`.
+        dtype: Keras dtype policy.
+        **kwargs: `name`, `trainable`.
+
+    Call:
+        Float [B, H, W, 3] in [-1, 1] -> float [B, H, W, width].
+    """
+
+    def __init__(self, width: int = 24, levels: int = 5, dtype: Any = None, **kwargs: Any):
+        if width < 1 or not 1 <= levels <= MAX_LEVELS:
+            raise ValueError(
+                f"width={width}, levels={levels}: the width must be at least 1 and the levels in "
+                f"[1, {MAX_LEVELS}]"
+            )
+        channels = [_channels(width, level) for level in range(levels)]
+        images = keras.Input((None, None, 3), name="images")
+        x = _convolution(images, channels[0], "level0_in", dtype)
+        skips = [x]
+        for level in range(1, levels):
+            x = _convolution(x, channels[level], f"level{level}_down", dtype, strides=2)
+            if level > 1 or level == levels - 1:
+                x = _convolution(x, channels[level], f"level{level}_in", dtype)
+            skips.append(x)
+        x = _add_context(x, dtype)
+        for level in reversed(range(levels - 1)):
+            x = _double(x, channels[level], f"level{level}_up", dtype)
+            x = layers.Add(dtype=dtype, name=f"level{level}_add")([x, skips[level]])
+            x = _convolution(x, channels[level], f"level{level}_out", dtype)
+        super().__init__(inputs=images, outputs=x, dtype=dtype, **kwargs)
+        self.width = width
+        self.levels = levels
+
+    @property
+    def stride(self) -> int:
+        """What the sides of an input must be multiples of."""
+        return 2 ** (self.levels - 1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "width": self.width, "levels": self.levels}
+
+
+def _channels(width: int, level: int) -> int:
+    if level == 0:
+        return width
+    return max(8, 8 * round(width * _GROWTH[level] / 8))  # kernels work on 8 channels at a time
+
+
+def _convolution(x: Any, channels: int, name: str, dtype: Any, strides: int = 1) -> Any:
+    """3 × 3 convolution, batch norm, ReLU."""
+    x = layers.Conv2D(
+        channels,
+        3,
+        strides=strides,
+        padding="same",
+        use_bias=False,
+        kernel_initializer="he_normal",
+        dtype=dtype,
+        name=name,
+    )(x)
+    # A short memory: the statistics must have settled after a few hundred steps.
+    x = layers.BatchNormalization(momentum=0.95, dtype=dtype, name=f"{name}_norm")(x)
+    return layers.ReLU(dtype=dtype, name=f"{name}_relu")(x)
+
+
+def _double(x: Any, channels: int, name: str, dtype: Any) -> Any:
+    """Doubles the side; unlike a resize, its gradient is as fast as a convolution's."""
+    return layers.Conv2DTranspose(
+        channels,
+        2,
+        strides=2,
+        use_bias=False,
+        kernel_initializer="he_normal",
+        dtype=dtype,
+        name=name,
+    )(x)
+
+
+def _add_context(x: Any, dtype: Any) -> Any:
+    """Adds a projection of the mean over all pixels to every pixel."""
+    channels = x.shape[-1]
+    mean = layers.GlobalAveragePooling2D(keepdims=True, dtype=dtype, name="context_mean")(x)
+    mean = layers.Conv2D(channels, 1, dtype=dtype, name="context")(mean)
+    return layers.Add(dtype=dtype, name="context_add")([x, mean])
