@@ -1,0 +1,76 @@
+"""Crisp edges at a photo's own size from the student's small, soft mask; still no labels."""
+
+import cv2
+import numpy as np
+
+from layered_segmentation.evaluation.baselines import run_grabcut
+
+METHODS = ("none", "guided", "grabcut")
+
+_RADIUS = 1 / 16  # of the longer side: about two pixels of the mask of a student of 32 px
+_SMOOTHNESS = 1e-2  # variance of the photo, in [0, 1], above which an edge is kept
+_BAND = 1 / 12  # of the longer side: GrabCut decides within this distance of the student's edge
+_SURE = 0.9  # probability beyond which, outside the band, it may not
+_GRABCUT_SIDE = 512  # longest side GrabCut works at
+
+
+def refine(image: np.ndarray, probability: np.ndarray, method: str) -> np.ndarray:
+    """Fits a mask to the edges of its photo.
+
+    Args:
+        image: uint8 [H, W, 3].
+        probability: float [H, W] in [0, 1].
+        method: `none`; `guided`, a guided filter (He et al. 2010), soft; `grabcut`, GrabCut
+            started from the mask instead of a rectangle, then softened by the guided filter
+            where the photo is larger than GrabCut can work at.
+
+    Returns:
+        float32 [H, W] in [0, 1]. A mask with nothing or everything in it comes back as it was.
+
+    Raises:
+        ValueError: The method is unknown or the shapes differ.
+    """
+    if method not in METHODS:
+        raise ValueError(f"refine={method!r}: one of {', '.join(METHODS)}")
+    if probability.shape != image.shape[:2]:
+        raise ValueError(f"mask {list(probability.shape)} for photo {list(image.shape)}")
+    probability = np.clip(np.asarray(probability, np.float32), 0, 1)
+    is_object = probability >= 0.5
+    if method == "none" or is_object.all() or not is_object.any():
+        return probability
+    if method == "guided":
+        return _guided(image, probability, max(image.shape) * _RADIUS)
+    return _grabcut(image, probability)
+
+
+def _guided(image: np.ndarray, probability: np.ndarray, radius: float) -> np.ndarray:
+    guide = image.astype(np.float32) / 255
+    filtered = cv2.ximgproc.guidedFilter(guide, probability, max(1, round(radius)), _SMOOTHNESS)
+    return np.clip(filtered, 0, 1)
+
+
+def _grabcut(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    height, width = probability.shape
+    scale = _GRABCUT_SIDE / max(height, width)
+    if scale >= 1:
+        return _grabcut_here(image, probability)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    mask = _grabcut_here(small, cv2.resize(probability, size, interpolation=cv2.INTER_AREA))
+    enlarged = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
+    return _guided(image, enlarged, 2 / scale)
+
+
+def _grabcut_here(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    is_object = probability >= 0.5
+    reach = max(1, round(max(probability.shape) * _BAND))
+    within = cv2.distanceTransform(is_object.astype(np.uint8), cv2.DIST_L2, 3)
+    beyond = cv2.distanceTransform((~is_object).astype(np.uint8), cv2.DIST_L2, 3)
+    labels = np.where(is_object, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[(within > reach) & (probability > _SURE)] = cv2.GC_FGD
+    labels[(beyond > reach) & (probability < 1 - _SURE)] = cv2.GC_BGD
+    try:
+        mask = run_grabcut(image, labels, None)
+    except cv2.error:  # too few pixels of one kind to model
+        return probability
+    return mask.astype(np.float32) if mask.any() and not mask.all() else probability

@@ -1,0 +1,122 @@
+import csv
+
+import cv2
+import numpy as np
+import pytest
+
+from layered_segmentation.data.photos import Pair
+from layered_segmentation.data.shapes import Shapes
+from layered_segmentation.errors import UserError
+from layered_segmentation.evaluation import scoring
+from layered_segmentation.evaluation.scoring import score
+
+
+def pair(name, truth, ignore=None):
+    truth = np.asarray(truth, bool)
+    return Pair(name, np.zeros((*truth.shape, 3), np.uint8), truth, ignore)
+
+
+LEFT = np.tile(np.arange(8) < 4, (8, 1))
+TOP = LEFT.T
+
+
+def test_hand_computed_scores(tmp_path):
+    ignore = np.zeros((8, 8), bool)
+    ignore[:4, 4:] = True
+    pairs = [pair("same", LEFT), pair("crossed", TOP), pair("partly", TOP, ignore)]
+    scores = score(lambda images: [LEFT.astype(np.float32)] * len(images), pairs)
+    # crossed: 16 common of 48. partly: without the upper right quarter, 16 of 32.
+    expected = [1.0, 1 / 3, 1 / 2]
+    assert [row.iou for row in scores.rows] == pytest.approx(expected)
+    assert scores.miou == pytest.approx(np.mean(expected))
+    assert scores.miou_std == pytest.approx(np.std(expected))
+    assert scores.images == 3 and scores.ranked() == [1, 2, 0]
+    # Full mask: 32 of 64, twice; 16 of 48. Centre box of 16: 8 of 40, twice; 4 of 12 + 16 - 4.
+    assert scores.references["full_mask"] == pytest.approx(np.mean([1 / 2, 1 / 2, 1 / 3]))
+    assert scores.references["centre_box"] == pytest.approx(np.mean([1 / 5, 1 / 5, 4 / 24]))
+
+    results = scores.to_results()
+    required = {"miou", "miou_std", "images", "references", "seconds", "protocol", "refine"}
+    assert required <= set(results)
+    assert set(results["references"]) == {"full_mask", "centre_box", "grabcut"}
+    assert "GrabCut" in results["protocol"] and results["seconds"] > 0
+
+    scores.write_csv(str(tmp_path / "per_image.csv"))
+    with open(tmp_path / "per_image.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["same", "crossed", "partly"]
+    assert [float(row["iou"]) for row in rows] == pytest.approx(expected, abs=1e-6)
+    assert set(rows[0]) == {"name", "iou", "full_mask", "centre_box", "grabcut"}
+
+
+def test_small_predictions_are_enlarged_bilinearly():
+    # 0, 1 enlarged fourfold crosses one half in the middle.
+    small = np.array([[1.0, 0.0], [1.0, 0.0]])
+    scores = score(lambda images: [small[..., None]] * len(images), [pair("a", LEFT)])
+    assert scores.rows[0].iou == 1.0
+    # Enlarged after the threshold, or by nearest neighbours, it would be a column narrower.
+    slanted = np.array([[1.0, 0.25], [1.0, 0.25]])
+    wider = np.tile(np.arange(8) < 5, (8, 1))
+    scores = score(lambda images: [slanted] * len(images), [pair("a", wider)])
+    assert scores.rows[0].iou == 1.0
+
+
+def test_the_threshold_is_one_half():
+    values = np.where(LEFT, 0.5, 0.4999)
+    assert score(lambda images: [values] * len(images), [pair("a", LEFT)]).miou == 1.0
+
+
+def test_pairs_are_read_a_batch_at_a_time():
+    held, seen = [], []
+
+    def stream():
+        for index in range(10):
+            held.append(index)
+            yield pair(str(index), LEFT)
+
+    def predict(images):
+        seen.append((len(images), len(held)))
+        return [LEFT.astype(float) for _ in images]
+
+    done = []
+    scores = score(predict, stream(), references=False, batch=4, progress=done.append)
+    assert seen == [(4, 4), (4, 8), (2, 10)]
+    assert done == [4, 4, 2]
+    assert [row.name for row in scores.rows] == [str(index) for index in range(10)]
+    assert scores.references == {} and "GrabCut" not in scores.to_results()["protocol"]
+
+
+def test_refinement_is_applied():
+    source = Shapes(0, 12, "test")
+    truth = {pair.image.tobytes(): pair.mask for pair in source.pairs(64)}
+
+    def thick(images):
+        kernel = np.ones((9, 9), np.uint8)
+        masks = [truth[image.tobytes()].astype(np.uint8) for image in images]
+        return [cv2.dilate(mask, kernel) for mask in masks]
+
+    plain = score(thick, source.pairs(64), references=False)
+    refined = score(thick, source.pairs(64), refine="grabcut", references=False)
+    assert refined.miou > plain.miou + 0.02
+    assert refined.to_results()["refine"] == "grabcut"
+
+
+def test_of_shapes_the_truth_scores_one_and_beats_the_references():
+    source = Shapes(0, 20, "test")
+    truth = {pair.image.tobytes(): pair.mask for pair in source.pairs(32)}
+    scores = score(lambda images: [truth[i.tobytes()] for i in images], source.pairs(32))
+    assert scores.miou == 1.0 and scores.miou_std == 0.0
+    references = scores.references
+    assert references["full_mask"] < references["centre_box"] < references["grabcut"] < 0.9
+
+
+def test_nothing_to_score_and_wrong_answers():
+    with pytest.raises(UserError, match="nothing to score"):
+        score(lambda images: [], [])
+    with pytest.raises(ValueError, match="1 masks for 2 photos"):
+        score(lambda images: [LEFT], [pair("a", LEFT), pair("b", LEFT)])
+
+
+def test_binary_takes_masks_with_a_channel():
+    image = np.zeros((8, 8, 3), np.uint8)
+    assert np.array_equal(scoring.binary(image, LEFT[..., None].astype(float)), LEFT)
