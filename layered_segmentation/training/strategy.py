@@ -40,12 +40,18 @@ def open_strategy(config: Config, devices: Sequence[str] = ()) -> tf.distribute.
                 "--set=train.strategy=mirrored"
             )
         accelerators = [device for device in known if not device.startswith("CPU")]
-        chosen = devices[0] if devices else (accelerators or ["CPU:0"])[0]
+        chosen = devices[0] if devices else [*accelerators, "CPU:0"][0]
         # On the only device the default strategy does the same with less overhead.
         is_default = not devices and not accelerators
-        return tf.distribute.get_strategy() if is_default else tf.distribute.OneDeviceStrategy(chosen)
-    chosen = list(devices) or [device for device in known if device.startswith("GPU")] or known
-    strategy = tf.distribute.MirroredStrategy(chosen)
+        if is_default:
+            return tf.distribute.get_strategy()
+        return tf.distribute.OneDeviceStrategy(chosen)
+    gpus = [device for device in known if device.startswith("GPU")]
+    chosen = list(devices) or gpus or known
+    # Collectives between CPU devices can block each other on a machine of few cores.
+    is_cpu = all(device.upper().startswith("CPU") for device in chosen)
+    reduction = tf.distribute.ReductionToOneDevice() if is_cpu else None
+    strategy = tf.distribute.MirroredStrategy(chosen, cross_device_ops=reduction)
     _require_divisible(config, strategy.num_replicas_in_sync)
     return strategy
 

@@ -1,0 +1,106 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+CONFIG = """
+data: {name: shapes, limit: 300}
+gan: {resolution: 16, max_channels: 8, latent_dim: 8, mapping_layers: 2, contrast_jitter: 0.3}
+schedule: {images_at: {8: 800, 16: 800}, batch: {8: 16, 16: 16}}
+train: {checkpoint_every: 160, sheet_every: 800}
+"""
+
+
+def start(directory, run, *flags):
+    config = directory / "tiny.yaml"
+    config.write_text(CONFIG)
+    command = [sys.executable, "-m", "layered_segmentation.cli.train", f"--config={config}"]
+    return subprocess.Popen(
+        [*command, f"--run_dir={run}", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def last_checkpoint(run):
+    import tensorflow as tf
+
+    path = tf.train.latest_checkpoint(str(run / "checkpoints"))
+    return {name: tf.train.load_variable(path, name) for name, _ in tf.train.list_variables(path)}
+
+
+def generator_weights(run):
+    with zipfile.ZipFile(run / "generator" / "generator.keras") as archive:
+        return archive.read("model.weights.h5")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    run = directory / "run"
+    status, output = finish(start(directory, run))
+    assert status == 0, output
+    assert "images/s" in output
+    return run
+
+
+def kill_at_random(process, run):
+    """Kills once the run has got to a random number of images, or a moment later."""
+    moment = random.SystemRandom().randrange(160, 1_440)
+    log = run / "checkpoints" / "checkpoint"
+    for _ in range(6_000):
+        saved = 0
+        if log.exists():
+            names = [line for line in log.read_text().splitlines() if line.startswith("model_")]
+            saved = int(names[0].rstrip('"').rpartition("-")[2]) if names else 0
+        if saved >= moment - 160 or process.poll() is not None:
+            break
+        time.sleep(0.02)
+    time.sleep(random.SystemRandom().random() * 0.3)
+    assert process.poll() is None, process.communicate()[0]
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    return moment
+
+
+def test_a_killed_run_ends_as_the_uninterrupted_one(uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    process = start(tmp_path, run)
+    moment = kill_at_random(process, run)
+    assert not (run / "finished.json").exists()
+    status, output = finish(start(tmp_path, run))
+    assert status == 0, output
+    ours, theirs = last_checkpoint(run), last_checkpoint(uninterrupted)
+    assert set(ours) == set(theirs)
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(
+            ours[name], value, err_msg=f"{name}, killed near {moment} images"
+        )
+
+
+def test_a_finished_run_says_so_and_changes_nothing(uninterrupted):
+    before = generator_weights(uninterrupted)
+    status, output = finish(start(uninterrupted.parent, uninterrupted))
+    assert status == 0
+    assert "finished" in output
+    assert generator_weights(uninterrupted) == before
+
+
+def test_another_config_is_refused_with_its_differences(uninterrupted):
+    flags = ("--set=gan.shift=0", "--set=train.seed=7")
+    status, output = finish(start(uninterrupted.parent, uninterrupted, *flags))
+    assert status == 2
+    assert "gan.shift: 0.125 != 0.0" in output and "train.seed: 0 != 7" in output
+    assert "Traceback" not in output
