@@ -207,7 +207,8 @@ def load(name_or_path: str = "", overrides: Sequence[str] = ()) -> Config:
             raise UserError(f"{path}: cannot be read as a config: {error}") from error
         except Exception as error:
             if type(error).__module__.startswith("yaml"):
-                raise UserError(f"{path}: not valid YAML: {error}") from error
+                reason = " ".join(str(error).split())
+                raise UserError(f"{path}: not valid YAML: {reason}") from error
             raise
     for override in overrides:
         if "=" not in override or override.startswith("="):
@@ -217,7 +218,11 @@ def load(name_or_path: str = "", overrides: Sequence[str] = ()) -> Config:
         except Exception as error:
             raise UserError(f"--set={override}: the value is not valid YAML: {error}") from error
         merged = _merge(merged, difference, source=f"--set={override}")
-    config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    try:
+        config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except omegaconf.errors.OmegaConfBaseException as error:  # `???`, or `${…}` of nothing
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{error.full_key}: no usable value: {reason}") from error
     validate(config)
     return config
 
@@ -356,6 +361,8 @@ def validate(config: Config) -> None:
 def _merge(merged: Any, difference: Any, source: str) -> Any:
     if difference is None:
         return merged
+    if not isinstance(difference, omegaconf.DictConfig):
+        raise UserError(f"{source}: a config is a mapping of sections ({', '.join(_sections())})")
     try:
         # YAML reads `128:` as a number, a --set as text; each table has one kind of key.
         for table, kind in (("learning_rate", str), ("batch", int), ("images_at", int)):

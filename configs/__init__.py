@@ -1,0 +1,1 @@
+"""Packaged experiments, one YAML each; `--config=NAME` finds them by name."""

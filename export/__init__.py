@@ -1,0 +1,1 @@
+"""Turns a trained segmenter into files other programs run."""

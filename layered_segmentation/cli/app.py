@@ -1,0 +1,220 @@
+"""What all verbs share: flags, help, exit statuses and errors written for a person.
+
+A verb is a module `cli/<verb>.py` whose docstring begins with one line that says what it does and
+goes on with an `Example:`; it defines absl flags at import, has `main(argv)`, imports heavy modules
+inside `main`, and ends with `if __name__ == "__main__": app.run(main)`. It may set `RESUME`, the
+sentence that an interrupted user reads.
+
+Exit statuses: 0 did what was asked, 1 the machine could not (no disk space, no permission),
+2 the user can mend it (flags, settings, input), 130 interrupted.
+"""
+
+import contextlib
+import difflib
+import errno
+import inspect
+import os
+import re
+import sys
+import textwrap
+import types
+from collections.abc import Callable, Sequence
+
+from absl import app as absl_app
+from absl import flags, logging
+
+from layered_segmentation.cli import quiet
+from layered_segmentation.errors import UserError
+
+flags.disclaim_key_flags()  # flags that functions here define belong to the verb that calls them
+
+_HELP = ("--help", "-help", "--helpshort", "-helpshort", "--h", "-h", "-?", "--?")
+_HELPFULL = ("--helpfull", "-helpfull")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (PermissionError, NotADirectoryError, IsADirectoryError)
+_WIDTH = 96
+
+
+def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> None:
+    """Runs a verb's main under absl and exits with its status; never returns.
+
+    Args:
+        main: The verb's entry point; returns an exit status or None for 0.
+        argv: Command line, `sys.argv` if None; its first element is not looked at.
+    """
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # only the models are backend-neutral
+    quiet.silence_tensorflow()
+    module = inspect.getmodule(main)
+    assert module is not None
+    verb = verb_of(module)
+
+    def parse(arguments: Sequence[str]) -> list[str]:
+        return _parse(module, verb, arguments)
+
+    def guarded(arguments: list[str]) -> int:
+        return _guarded(main, module, verb, arguments)
+
+    absl_app.run(guarded, argv=list(sys.argv if argv is None else argv), flags_parser=parse)
+
+
+def define_config_flags(default: str = "") -> tuple[flags.FlagHolder, flags.FlagHolder]:
+    """Defines `--config` and `--set` for the calling verb and returns them."""
+    name = flags.DEFINE_string(
+        "config", default, "A packaged config's name, or the path of a YAML file."
+    )
+    overrides = flags.DEFINE_multi_string(
+        "set", [], "One setting, section.field=value, over the config; may be given many times."
+    )
+    return name, overrides
+
+
+def verb_of(module: types.ModuleType) -> str:
+    """Returns the verb a module implements, also when it runs as `__main__`."""
+    spec = getattr(module, "__spec__", None)
+    name = spec.name if spec is not None else os.path.basename(module.__file__ or "")
+    return name.removesuffix(".py").rpartition(".")[2]
+
+
+def verb_help(module: types.ModuleType) -> str:
+    """Returns a verb's help: what it does, its own flags, an example."""
+    first, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n")
+    lines = [f"layerseg {verb_of(module)}: {first}", "", "Flags:"]
+    for flag in _own_flags(module):
+        lines.extend(_flag_help(flag))
+    if rest.strip():
+        lines.extend(["", rest.strip()])
+    lines.extend(["", "--helpfull lists the flags of the libraries too."])
+    return "\n".join(lines)
+
+
+def fail(verb: str, message: str, status: int) -> int:
+    """Prints `layerseg VERB: error: message` to stderr and returns the status."""
+    print(f"layerseg {verb}: error: {message}", file=sys.stderr, flush=True)
+    return status
+
+
+def _parse(module: types.ModuleType, verb: str, arguments: Sequence[str]) -> list[str]:
+    options = list(arguments[1:])
+    if "--" in options:
+        options = options[: options.index("--")]
+    if any(option in _HELP for option in options):
+        print_help(verb_help(module))
+    if any(option in _HELPFULL for option in options):
+        print_help(f"{verb_help(module)}\n\n{flags.FLAGS.get_help()}")
+    try:
+        rest = flags.FLAGS(list(arguments))
+    except flags.Error as error:
+        sys.exit(fail(verb, _flag_error(module, verb, error), status=2))
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = logging.WARNING  # else absl shows its libraries' notes too
+    if len(rest) > 1:
+        message = f"unexpected argument {rest[1]!r}; every input is a flag, as in --name=value"
+        sys.exit(fail(verb, f"{message} (layerseg {verb} --help)", status=2))
+    return rest
+
+
+def print_help(text: str) -> None:
+    """Prints help and exits with 0; never returns."""
+    with contextlib.suppress(BrokenPipeError):  # `--help | head`
+        print(text, flush=True)
+        sys.exit(0)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def _guarded(
+    main: Callable[[list[str]], int | None],
+    module: types.ModuleType,
+    verb: str,
+    arguments: list[str],
+) -> int:
+    try:
+        return main(arguments) or 0
+    except UserError as error:
+        return fail(verb, str(error), status=2)
+    except KeyboardInterrupt:
+        resume = getattr(module, "RESUME", "nothing was left half-written; run it again")
+        print(f"\nlayerseg {verb}: interrupted; {resume}", file=sys.stderr, flush=True)
+        return 130
+    except Exception as error:
+        message = _machine_error(error)
+        if message is None:
+            raise
+        return fail(verb, message, status=1)
+
+
+def _machine_error(error: BaseException | None) -> str | None:
+    """Returns what to say of an error that is the machine's, or None for a fault of ours."""
+    while error is not None:
+        if getattr(error, "errno", None) in _NO_SPACE or _says_no_space(error):
+            return (
+                f"no space left on the disk that holds {_place(error)}; free some and run the "
+                "same command again"
+            )
+        if isinstance(error, _REFUSED) or getattr(error, "errno", None) == errno.EROFS:
+            assert isinstance(error, OSError)
+            return f"{error.filename}: {error.strerror}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _says_no_space(error: BaseException) -> bool:
+    # TensorFlow's and HDF5's own errors carry the system's sentence but no errno.
+    return "No space left on device" in str(error)
+
+
+def _place(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return str(error.filename)
+    # TensorFlow: `{{node …}} /path/of/file; No space left on device [Op:SaveV2]`.
+    words = str(error).partition("No space left")[0].rstrip(" ;:,").split()
+    if words and words[-1].startswith("/"):
+        return words[-1]
+    for name in ("run_dir", "out", "segmenter"):
+        if name in flags.FLAGS and flags.FLAGS[name].value:
+            return str(flags.FLAGS[name].value)
+    return os.getcwd()
+
+
+def _flag_error(module: types.ModuleType, verb: str, error: flags.Error) -> str:
+    more = f"(layerseg {verb} --help lists the flags)"
+    if isinstance(error, flags.UnrecognizedFlagError):
+        names = [str(flag.name) for flag in _own_flags(module)]
+        close = difflib.get_close_matches(error.flagname, names, n=1, cutoff=0.5)
+        hint = f"; did you mean --{close[0]}?" if close else ""
+        return f"unknown flag --{error.flagname}{hint} {more}"
+    missing = re.findall(r"--(\w+) must have a value other than None", str(error))
+    if missing:
+        return f"--{missing[0]} is needed {more}"
+    return f"{' '.join(str(error).split())} {more}"
+
+
+def _own_flags(module: types.ModuleType) -> list[flags.Flag]:
+    own = flags.FLAGS.get_key_flags_for_module(module)
+    return sorted(own, key=lambda flag: (not _is_required(flag), flag.name))
+
+
+def _is_required(flag: flags.Flag) -> bool:
+    return any(
+        getattr(validator, "flag_name", None) == flag.name
+        and "other than None" in str(getattr(validator, "message", ""))
+        for validator in flag.validators
+    )
+
+
+def _flag_help(flag: flags.Flag) -> list[str]:
+    help_text = " ".join(str(flag.help).split()).partition("; repeat this option")[0]
+    if isinstance(flag.parser, flags.ListParser):
+        help_text = help_text.partition(" (a comma separated list)")[0]
+    is_many = isinstance(flag, flags.MultiFlag)
+    if flag.boolean:
+        head = f"  --[no]{flag.name}"
+    else:
+        value = "|".join(getattr(flag.parser, "enum_values", None) or []) or "…"
+        head = f"  --{flag.name}={value}" + (" (any number)" if is_many else "")
+    if _is_required(flag):
+        help_text += " (needed)"
+    elif flag.default not in (None, "", []):
+        help_text += f" (default: {flag.default_as_str.strip(chr(39))})"
+    wrap = textwrap.TextWrapper(_WIDTH, initial_indent="      ", subsequent_indent="      ")
+    return [head, *wrap.wrap(help_text)]

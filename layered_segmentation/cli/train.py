@@ -1,0 +1,46 @@
+"""Trains the layered GAN on unlabelled photos of one kind of thing.
+
+The same command again goes on where a stopped run stopped, bit for bit; a finished run says so.
+Ctrl-C, a crash or a power cut lose at most what came after the last checkpoint.
+
+Example:
+  layerseg train --config=folder --set=data.path=PHOTOS --set=gan.resolution=32 --run_dir=RUN
+"""
+
+from absl import flags
+
+from layered_segmentation import config as configs
+from layered_segmentation.cli import app
+
+_CONFIG, _SET = app.define_config_flags()
+_RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
+_DEVICES = flags.DEFINE_list(
+    "devices", [], "Devices to train on, as in --devices=GPU:0,GPU:1; all that there are if empty."
+)
+
+RESUME = "the same command again goes on from the last checkpoint"
+
+
+def main(argv: list[str]) -> None:
+    """Trains, or goes on training, one run."""
+    del argv
+    config = configs.load(_CONFIG.value, _SET.value)
+
+    from layered_segmentation.evaluation import report
+    from layered_segmentation.training import run_directory, trainer
+
+    run = run_directory.RunDirectory(_RUN_DIR.value)
+    summary = trainer.train(config, run, devices=_DEVICES.value)
+    if summary.already_finished:
+        print(f"{run.path} is finished: {summary.images_seen:,} images seen; nothing to do.")
+    else:
+        print(
+            f"trained on {summary.images_seen:,} images in {summary.seconds:,.0f} s, "
+            f"{summary.images_per_second:,.1f} images/s"
+        )
+    path = report.write_run_report(run)
+    print(f"report: {path}\nnext: layerseg distill --run_dir={run.path}")
+
+
+if __name__ == "__main__":
+    app.run(main)

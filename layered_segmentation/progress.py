@@ -1,0 +1,79 @@
+"""A progress bar with the time left; one line a minute where there is no terminal."""
+
+import sys
+import time
+from typing import TextIO
+
+from tqdm import tqdm
+
+
+class Bar:
+    """Counts towards a total; a context manager.
+
+    Args:
+        total: Where it ends.
+        description: What is being done.
+        unit: What is counted.
+        visible: Whether anything is shown.
+        stream: Where to write; stderr if None.
+        interval: Seconds between lines where there is no terminal.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        description: str,
+        unit: str,
+        visible: bool = True,
+        stream: TextIO | None = None,
+        interval: float = 60.0,
+    ):
+        self._total = total
+        self._description = description
+        self._unit = unit
+        self._stream = stream or sys.stderr
+        self._visible = visible
+        self._interval = interval
+        self._count = 0
+        self._note = ""
+        self._start = self._last_line = time.monotonic()
+        self._bar: tqdm | None = None
+        if visible and self._stream.isatty():
+            self._bar = tqdm(
+                total=total, desc=description, unit=unit, file=self._stream, dynamic_ncols=True
+            )
+
+    def __enter__(self) -> "Bar":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, count: int = 1, note: str = "") -> None:
+        """Adds to the count; a note replaces the last one."""
+        self._count += count
+        self._note = note or self._note
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(count)
+            return
+        now = time.monotonic()
+        if self._visible and now - self._last_line >= self._interval:
+            self._last_line = now
+            print(self._line(now - self._start), file=self._stream, flush=True)
+
+    def _line(self, elapsed: float) -> str:
+        return tqdm.format_meter(
+            self._count,
+            self._total,
+            elapsed,
+            prefix=self._description,
+            unit=self._unit,
+            postfix=self._note,
+            bar_format="{desc}: {percentage:.0f}% ({n_fmt}/{total_fmt}), {remaining} left, "
+            "{rate_fmt}{postfix}",
+        )

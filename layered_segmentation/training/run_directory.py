@@ -1,0 +1,284 @@
+"""The directory of one run: config, log, checkpoints, sheets, generator, segmenter, report.
+
+A run is a pure function of its config, so a directory holds one config for good: the same config
+goes on where the run stopped, another one is refused with the fields that differ.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from layered_segmentation import config as configs
+from layered_segmentation.errors import UserError
+
+# What may lie in a directory that is still free to become a run.
+_NEGLIGIBLE = {"lock", "config.yaml.partial", ".DS_Store"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """How a finished run went.
+
+    Attributes:
+        images_seen: Real images shown in all.
+        seconds: Wall time of training, over all sittings.
+        images_per_second: Mean over that time.
+    """
+
+    images_seen: int
+    seconds: float
+    images_per_second: float
+
+
+class RunDirectory:
+    """Paths and files of one run.
+
+    Args:
+        path: The directory; it need not exist yet.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = os.fspath(path)
+        self._lock_depth = 0
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "RunDirectory":
+        """Returns a run that exists.
+
+        Raises:
+            UserError: `path` is not the directory of a run.
+        """
+        run = cls(path)
+        if not os.path.isdir(run.path):
+            raise UserError(f"{run.path}: there is no such directory")
+        if not os.path.isfile(run.config_path):
+            raise UserError(
+                f"{run.path}: not a run, it holds no config.yaml; "
+                "`layerseg train --run_dir=…` makes one"
+            )
+        return run
+
+    @property
+    def config_path(self) -> str:
+        """The effective config."""
+        return os.path.join(self.path, "config.yaml")
+
+    @property
+    def log_path(self) -> str:
+        """One JSON record a line."""
+        return os.path.join(self.path, "log.jsonl")
+
+    @property
+    def checkpoints(self) -> str:
+        """Directory of the last checkpoints."""
+        return os.path.join(self.path, "checkpoints")
+
+    @property
+    def sheets(self) -> str:
+        """Directory of PNG sheets, named by images seen."""
+        return os.path.join(self.path, "sheets")
+
+    @property
+    def tensorboard(self) -> str:
+        """Directory of TensorBoard's event files."""
+        return os.path.join(self.path, "tensorboard")
+
+    @property
+    def generator(self) -> str:
+        """Directory of the averaged generator."""
+        return os.path.join(self.path, "generator")
+
+    @property
+    def generator_file(self) -> str:
+        """The averaged generator as a Keras file."""
+        return os.path.join(self.generator, "generator.keras")
+
+    @property
+    def segmenter(self) -> str:
+        """KerasHub preset of the student."""
+        return os.path.join(self.path, "segmenter")
+
+    @property
+    def report(self) -> str:
+        """The page a person looks at."""
+        return os.path.join(self.path, "report.html")
+
+    @property
+    def finished_path(self) -> str:
+        """Written last; its being there says that training is finished."""
+        return os.path.join(self.path, "finished.json")
+
+    def create_or_resume(self, config: configs.Config) -> bool:
+        """Makes the directory a run of `config`, or checks that it already is.
+
+        Args:
+            config: The effective config.
+
+        Returns:
+            Whether there was a run already.
+
+        Raises:
+            UserError: The path is a file, holds something that is not a run, holds a run of
+                another config, or another process is training in it. Nothing is changed.
+        """
+        if os.path.exists(self.path) and not os.path.isdir(self.path):
+            raise UserError(f"{self.path}: a file has this name; name a directory")
+        if os.path.isdir(self.path):
+            others = sorted(set(os.listdir(self.path)) - _NEGLIGIBLE)
+            if others and "config.yaml" not in others:
+                raise UserError(
+                    f"{self.path}: the directory is not empty and not a run (it holds "
+                    f"{others[0]!r}); name an empty or a new one"
+                )
+        os.makedirs(self.path, exist_ok=True)
+        with self.lock():
+            if os.path.exists(self.config_path):
+                self._require_same(config)
+                return True
+            configs.save(config, self.config_path)
+            return False
+
+    def config(self) -> configs.Config:
+        """Returns the run's effective config."""
+        return configs.load(self.config_path)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from training in this directory; freed also when killed.
+
+        Nests: the same object may enter it again.
+
+        Raises:
+            UserError: Another process holds it.
+        """
+        if self._lock_depth:
+            self._lock_depth += 1
+            try:
+                yield
+            finally:
+                self._lock_depth -= 1
+            return
+        with open(os.path.join(self.path, "lock"), "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.path}: another process is training in it; wait for it, "
+                    "stop it, or name another directory"
+                ) from error
+            self._lock_depth = 1
+            try:
+                yield
+            finally:
+                self._lock_depth = 0
+
+    def append_log(self, record: Mapping[str, Any]) -> None:
+        """Appends one record; a number that is not finite becomes null.
+
+        Args:
+            record: JSON values, with `images_seen`.
+        """
+        clean = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in record.items()
+        }
+        with open(self.log_path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(clean) + "\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """Returns the records, oldest first, without a last line that was cut off."""
+        if not os.path.exists(self.log_path):
+            return []
+        with open(self.log_path, encoding="utf-8") as file:
+            text = file.read()
+        complete = text[: text.rfind("\n") + 1]
+        return [json.loads(line) for line in complete.splitlines()]
+
+    def logged_seconds(self) -> float:
+        """Returns the training time of all sittings, as far as the log reaches."""
+        total = last = 0.0
+        for record in self.read_log():
+            now = record.get("seconds", last)
+            if now < last:  # a new sitting counts from 0
+                total += last
+            last = now
+        return total + last
+
+    def truncate_log(self, images_seen: int) -> None:
+        """Drops what was logged after a checkpoint, so that a resumed run logs nothing twice.
+
+        Args:
+            images_seen: Images seen at the checkpoint that training goes on from.
+        """
+        if not os.path.exists(self.log_path):
+            return
+        kept = [record for record in self.read_log() if record["images_seen"] <= images_seen]
+        write_text(self.log_path, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def save_generator(self, generator: Any) -> None:
+        """Saves the averaged generator as a Keras file.
+
+        Args:
+            generator: A built `LayeredGenerator`.
+        """
+        os.makedirs(self.generator, exist_ok=True)
+        partial = os.path.join(self.generator, "generator.partial.keras")  # Keras minds the ending
+        generator.save(partial)
+        os.replace(partial, self.generator_file)
+
+    def load_generator(self) -> Any:
+        """Returns the averaged `LayeredGenerator`.
+
+        Raises:
+            UserError: The run has not saved one yet.
+        """
+        if not os.path.exists(self.generator_file):
+            raise UserError(
+                f"{self.path}: no generator in it yet; train it first: "
+                f"layerseg train --run_dir={self.path} with the flags it was started with"
+            )
+        import keras
+
+        from layered_segmentation.models import generator  # noqa: F401  registers the class
+
+        return keras.models.load_model(self.generator_file, compile=False)
+
+    def finish(self, images_seen: int, seconds: float, images_per_second: float) -> None:
+        """Marks training as finished; call it last."""
+        finished = Finished(images_seen, seconds, images_per_second)
+        write_text(self.finished_path, json.dumps(dataclasses.asdict(finished), indent=2) + "\n")
+
+    def finished(self) -> Finished | None:
+        """Returns how training went, or None if it is not finished."""
+        if not os.path.exists(self.finished_path):
+            return None
+        with open(self.finished_path, encoding="utf-8") as file:
+            return Finished(**json.load(file))
+
+    def _require_same(self, config: configs.Config) -> None:
+        try:
+            theirs = self.config()
+        except UserError as error:
+            raise UserError(
+                f"{self.path}: the config.yaml in it is not a run's ({error}); "
+                "name another directory"
+            ) from error
+        lines = configs.differences(theirs, config)
+        if lines:
+            raise UserError(
+                f"{self.path}: it holds a run of another config; name another directory, "
+                "or take the same settings. Theirs != yours:\n  " + "\n  ".join(lines)
+            )
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a text file beside `path`, then renames it."""
+    partial = f"{path}.partial"
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(partial, path)

@@ -1,0 +1,78 @@
+"""Metadata, dependencies and the mapping of configs/ and export/ into the package."""
+
+import setuptools
+
+# configs/ and export/ lie beside the package, where people look for them, and install inside it,
+# so that nothing named `export` or `configs` lands at the top of site-packages.
+PACKAGE_DIR = {
+    "layered_segmentation": "layered_segmentation",
+    "layered_segmentation.configs": "configs",
+    "layered_segmentation.export": "export",
+}
+PACKAGES = [
+    *setuptools.find_packages(include=["layered_segmentation", "layered_segmentation.*"]),
+    "layered_segmentation.configs",
+    "layered_segmentation.export",
+]
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+setuptools.setup(
+    name="layered-segmentation",
+    version="0.1.0",
+    description="Learns from unlabelled photos of one kind of thing to cut that thing out.",
+    long_description=_read("README.md"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+    python_requires=">=3.11,<3.13",
+    package_dir=PACKAGE_DIR,
+    packages=PACKAGES,
+    package_data={
+        "layered_segmentation": ["py.typed"],
+        "layered_segmentation.configs": ["*.yaml", "*/*.yaml"],
+        "layered_segmentation.evaluation": ["templates/*.html"],
+        "layered_segmentation.export": ["*.md"],
+    },
+    install_requires=[
+        "tensorflow>=2.21,<2.22",
+        "keras>=3.15.1,<3.16",
+        "keras-hub>=0.32,<0.33",  # brings tensorflow-text, which must match tensorflow
+        "numpy>=2.0,<3",
+        "absl-py>=2.3,<3",
+        "omegaconf>=2.3,<3",
+        "pillow>=11,<14",
+        "opencv-contrib-python-headless>=4.12,<6",  # contrib: ximgproc's guided filter
+        "matplotlib>=3.10,<4",
+        "jinja2>=3.1,<4",
+        "tqdm>=4.66,<5",
+        "tensorboard>=2.20,<2.22",
+        "ai-edge-litert>=2.1,<3",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8.4,<10",
+            "setuptools>=65",  # a test builds the wheel
+            "wheel>=0.43",
+            "ruff>=0.14,<0.18",
+            "mypy>=1.18,<3",
+            "pre-commit>=4,<5",
+            "jax>=0.7,<0.11",
+            "scikit-image>=0.25,<0.27",
+        ],
+        "tfds": ["tensorflow-datasets>=4.9.9,<5"],
+        "dev": ["build>=1.2,<2"],
+    },
+    entry_points={"console_scripts": ["layerseg=layered_segmentation.cli.main:main"]},
+    zip_safe=False,
+)

@@ -1,0 +1,135 @@
+import dataclasses
+import os
+
+import pytest
+
+from layered_segmentation import config as configs
+from layered_segmentation.errors import UserError
+
+
+def test_the_defaults_are_the_papers():
+    config = configs.load()
+    assert config == configs.Config()
+    gan = config.gan
+    assert (gan.resolution, gan.latent_dim, gan.mapping_layers, gan.max_channels) == (
+        128,
+        512,
+        8,
+        512,
+    )
+    assert (gan.shift, gan.mask_size, gan.mixing, gan.average_decay) == (0.125, 0.25, 0.9, 0.999)
+    assert (gan.mask_size_weight, gan.mask_binary_weight) == (2.0, 2.0)
+    assert (gan.gradient_penalty, gan.drift) == (10.0, 0.001)
+    assert config.schedule.batch == {8: 256, 16: 128, 32: 64, 64: 32, 128: 32}
+    assert config.schedule.images_per_stage == 1_200_000
+    assert config.schedule.learning_rate == {"default": 0.001, "128": 0.0015}
+    assert (config.encoder.chunk, config.encoder.iterations) == (100, 1000)
+
+
+@pytest.mark.parametrize("name", configs.packaged_names())
+def test_every_packaged_config_is_valid_and_says_how_to_run_it(name):
+    configs.load(name)
+    with open(configs.find(name), encoding="utf-8") as file:
+        header = [line for line in file if line.startswith("#")]
+    assert any("layerseg " in line for line in header)
+
+
+def test_packaged_names_reach_into_sub_folders(tmp_path, monkeypatch):
+    (tmp_path / "ablations").mkdir()
+    (tmp_path / "ablations" / "b.yaml").write_text("gan: {shift: 0}\n")
+    (tmp_path / "a.yaml").write_text("")
+    monkeypatch.setattr(configs.importlib.resources, "files", lambda package: tmp_path)
+    assert configs.packaged_names() == ["a", "ablations/b"]
+    assert configs.load("ablations/b").gan.shift == 0
+    assert configs.load("a") == configs.Config()  # an empty file changes nothing
+
+
+def test_file_then_overrides_later_ones_win(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("gan: {resolution: 32, shift: 0.2}\nschedule: {learning_rate: {128: 0.002}}\n")
+    config = configs.load(str(path), ["gan.shift=0.1", "gan.shift=0", "data.path=a b"])
+    assert (config.gan.resolution, config.gan.shift, config.data.path) == (32, 0.0, "a b")
+    assert config.schedule.learning_rate == {"default": 0.001, "128": 0.002}
+
+
+def test_save_and_load_are_inverse(tmp_path):
+    config = configs.load("quickstart", ["schedule.images_at={8: 7}", "gan.shift=0.2"])
+    path = str(tmp_path / "config.yaml")
+    configs.save(config, path)
+    assert configs.load(path) == config
+    assert os.listdir(tmp_path) == ["config.yaml"]
+
+
+def test_differences_name_the_fields():
+    ours = configs.load("", ["schedule.images_at={8: 5}"])
+    theirs = dataclasses.replace(configs.load(), gan=configs.GANConfig(shift=0.0))
+    assert configs.differences(ours, theirs) == [
+        "gan.shift: 0.125 != 0.0",
+        "schedule.images_at.8: 5 != '(absent)'",
+    ]
+    assert configs.differences(ours, ours) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        ("quikstart", [], ("quikstart", "did you mean 'quickstart'", "packaged configs:")),
+        ("no/such.yaml", [], ("no/such.yaml", "neither a file nor a packaged config")),
+        ("", ["gan.shfit=0"], ("gan.shfit", "did you mean 'gan.shift'")),
+        ("", ["gna.shift=0"], ("gna.shift", "known:")),
+        ("", ["gan.shift"], ("--set=gan.shift", "section.field=value")),
+        ("", ["=1"], ("--set==1",)),
+        ("", ["gan.resolution=big"], ("gan.resolution", "big")),
+        ("", ["gan.resolution=24"], ("gan.resolution=24", "power of two")),
+        ("", ["gan.resolution=4"], ("gan.resolution=4", "at least 8")),
+        ("", ["gan.resolution=16", "gan.initial_resolution=32"], ("initial_resolution=32", "16")),
+        ("", ["gan.mask_size=0"], ("gan.mask_size=0", "(0, 1)")),
+        ("", ["gan.mask_size=1"], ("gan.mask_size=1", "(0, 1)")),
+        ("", ["gan.shift=nan"], ("gan.shift=nan",)),
+        ("", ["gan.shift=${data.nothing}"], ("gan.shift", "data.nothing")),
+        ("", ["gan.shift=1"], ("gan.shift=1", "as large as the image")),
+        ("", ["gan.shift=-0.1"], ("gan.shift=-0.1",)),
+        ("", ["gan.contrast_jitter=1.5"], ("gan.contrast_jitter=1.5",)),
+        ("", ["gan.variant=three"], ("'three'", "two_generators")),
+        ("", ["data.name=foldr"], ("'foldr'", "folder, shapes")),
+        ("", ["data.crop_margin=0.5"], ("data.crop_margin=0.5",)),
+        ("", ["schedule.batch={8: 0}"], ("schedule.batch.8=0", "at least 1")),
+        ("", ["schedule.learning_rate={default: 0}"], ("learning_rate.default=0",)),
+        ("", ["student.resolution=20"], ("student.resolution=20", "multiple of 8")),
+        ("", ["student.truncation=0"], ("student.truncation=0",)),
+        ("", ["train.precision=float64"], ("'float64'", "mixed_bfloat16")),
+        ("", ["train.seed=-1"], ("train.seed=-1",)),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(name, overrides, words):
+    with pytest.raises(UserError) as error:
+        configs.load(name, overrides)
+    for word in words:
+        assert word in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("gan: [1", "not valid YAML"),
+        ("gan: {shift: [1]}", "gan.shift"),
+        ("- 1\n- 2\n", "mapping"),
+        ("just words\n", "just words"),
+        ("gan: {shift: 0.1, colour: 3}", "gan.colour"),
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path, text, word):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        configs.load(str(path))
+    assert str(path) in str(error.value)
+    assert word in str(error.value)
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(UserError, match=r"mine\.yaml"):
+        configs.load(str(path))

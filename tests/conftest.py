@@ -1,0 +1,52 @@
+import dataclasses
+import importlib
+import os
+import sys
+
+os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+
+
+@dataclasses.dataclass
+class Result:
+    status: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def layerseg(capfd):
+    """Runs `layerseg VERB --flags` in this process: no second import of TensorFlow."""
+
+    def run(verb, *arguments):
+        from absl import app as absl_app
+        from absl import flags
+
+        from layered_segmentation.cli import main
+
+        before = set(flags.FLAGS)
+        name = f"layered_segmentation.cli.{verb}"
+        sys.modules.pop(name, None)
+        absl_app._register_and_parse_flags_with_usage.done = False
+        capfd.readouterr()
+        try:
+            main.main([verb, *map(str, arguments)])
+            status = 0
+        except SystemExit as error:
+            status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        finally:
+            # A verb's flags live as long as its process; here the next verb may define them anew.
+            absl_flags = {"help", "helpshort", "helpfull", "helpxml", "only_check_flags"}
+            for flag in set(flags.FLAGS) - before - absl_flags - {"?"}:
+                delattr(flags.FLAGS, flag)
+            flags.FLAGS.unparse_flags()
+            package = importlib.import_module("layered_segmentation.cli")
+            sys.modules.pop(name, None)
+            if hasattr(package, verb):
+                delattr(package, verb)
+        captured = capfd.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return run

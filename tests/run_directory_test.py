@@ -1,0 +1,144 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from layered_segmentation import config as configs
+from layered_segmentation.errors import UserError
+from layered_segmentation.training.run_directory import Finished, RunDirectory
+
+
+def contents(path):
+    return {
+        os.path.join(folder, name): open(os.path.join(folder, name), "rb").read()
+        for folder, _, names in os.walk(path)
+        for name in names
+        if name != "lock"
+    }
+
+
+@pytest.fixture
+def config():
+    return configs.load("", ["gan.resolution=16", "schedule.images_at={8: 5}", "data.path=photos"])
+
+
+def test_a_new_directory_takes_the_config(tmp_path, config):
+    run = RunDirectory(tmp_path / "a" / "run")
+    assert run.create_or_resume(config) is False
+    assert run.config() == config
+    assert run.create_or_resume(config) is True
+    assert RunDirectory.open(run.path).config() == config
+
+
+def test_an_empty_directory_is_taken(tmp_path, config):
+    (tmp_path / "run").mkdir()
+    assert RunDirectory(tmp_path / "run").create_or_resume(config) is False
+
+
+def test_another_config_is_refused_with_the_differences(tmp_path, config):
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(config)
+    before = contents(tmp_path)
+    other = dataclasses.replace(config, gan=dataclasses.replace(config.gan, shift=0.25))
+    with pytest.raises(UserError) as error:
+        run.create_or_resume(other)
+    assert "gan.shift: 0.125 != 0.25" in str(error.value)
+    assert str(error.value).count("!=") == 2  # the heading and the one field
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("holiday.jpg", "x"), ("config.yaml", "theirs: 1\n"), ("config.yaml", "a: [")],
+)
+def test_a_directory_that_is_not_a_run_is_refused_and_left_alone(tmp_path, config, name, text):
+    (tmp_path / name).write_text(text)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="not a run"):
+        RunDirectory(tmp_path).create_or_resume(config)
+    assert contents(tmp_path) == before
+
+
+def test_a_file_is_refused(tmp_path, config):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="a file has this name"):
+        RunDirectory(tmp_path / "file").create_or_resume(config)
+
+
+def test_opening_what_is_not_a_run(tmp_path):
+    with pytest.raises(UserError, match="no such directory"):
+        RunDirectory.open(tmp_path / "none")
+    with pytest.raises(UserError, match=r"holds no config\.yaml"):
+        RunDirectory.open(tmp_path)
+
+
+HOLD = """
+import sys
+from layered_segmentation.training.run_directory import RunDirectory
+with RunDirectory(sys.argv[1]).lock():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path, config):
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(config)
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="another process is training"), run.lock():
+        pass
+    with pytest.raises(UserError, match="another process is training"):
+        run.create_or_resume(config)
+    other.kill()  # a killed process leaves no stale lock
+    other.wait()
+    with run.lock(), run.lock():
+        assert run.create_or_resume(config) is True
+
+
+def test_the_log_drops_what_came_after_a_checkpoint(tmp_path, config):
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(config)
+    assert run.read_log() == []
+    run.truncate_log(0)
+    for images_seen in (10, 20, 30):
+        run.append_log({"images_seen": images_seen, "d_loss": 0.5})
+    with open(run.log_path, "a") as file:
+        file.write('{"images_seen": 4')  # killed while it wrote
+    assert [record["images_seen"] for record in run.read_log()] == [10, 20, 30]
+    run.truncate_log(20)
+    run.append_log({"images_seen": 25})
+    assert [record["images_seen"] for record in run.read_log()] == [10, 20, 25]
+    assert not os.path.exists(run.log_path + ".partial")
+
+
+def test_finished(tmp_path, config):
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(config)
+    assert run.finished() is None
+    run.finish(240_000, 600.0, 400.0)
+    assert run.finished() == Finished(240_000, 600.0, 400.0)
+    assert json.loads(open(run.finished_path).read())["images_seen"] == 240_000
+
+
+def test_a_generator_comes_back_as_it_was(tmp_path, config):
+    from layered_segmentation.models.generator import LayeredGenerator
+
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(config)
+    with pytest.raises(UserError, match="no generator in it yet"):
+        run.load_generator()
+    generator = LayeredGenerator(resolution=8, latent_dim=6, mapping_layers=1, max_channels=4)
+    latents = np.random.default_rng(0).normal(size=(3, 6)).astype("float32")
+    before = generator(latents)
+    run.save_generator(generator)
+    assert os.listdir(run.generator) == ["generator.keras"]
+    after = run.load_generator()(latents)
+    for ours, theirs in zip(before, after, strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+    run.save_generator(generator)  # over an older one

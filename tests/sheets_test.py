@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from layered_segmentation.composite import Layers
+from layered_segmentation.evaluation import sheets
+
+
+def grey_layers(count, side=8):
+    background = np.full((count, side, side, 3), -1.0)
+    foreground = np.full((count, side, side, 3), 1.0)
+    mask = np.zeros((count, side, side, 1))
+    mask[:, : side // 2] = 1.0
+    return Layers(background, foreground, mask)
+
+
+def cell(sheet, row, column, labels=("masked foreground",), side=96):
+    """Cuts one picture out, from the right: the label's width does not matter."""
+    left = sheet.shape[1] - 3 - (side + 3) * column - side
+    top = 3 + row * (side + 3)
+    return sheet[top : top + side, left : left + side]
+
+
+def test_rows_show_the_layers_enlarged_without_blur():
+    sheet = sheets.layers_sheet(grey_layers(2), columns=2)
+    assert sheet.dtype == np.uint8
+    assert (cell(sheet, 0, 0) == 0).all()
+    assert (cell(sheet, 1, 1) == 255).all()
+    half = np.zeros((96, 96, 3), np.uint8)
+    half[:48] = 255
+    np.testing.assert_array_equal(cell(sheet, 2, 0), half)
+    np.testing.assert_array_equal(cell(sheet, 4, 0), half)
+    cut_out = cell(sheet, 3, 0)
+    assert (cut_out[:48] == 255).all()
+    assert set(np.unique(cut_out[48:])) == {200, 232}  # the board shows where the mask is 0
+
+
+def test_more_scenes_than_columns_go_below():
+    two, five = (sheets.layers_sheet(grey_layers(count), columns=2) for count in (2, 5))
+    assert five.shape == (3 * two.shape[0], *two.shape[1:])
+
+
+def test_the_sheets_composite_is_equation_1():
+    from layered_segmentation.composite import compose
+
+    random = np.random.default_rng(0)
+    layers = Layers(*(random.uniform(-1, 1, (1, 8, 8, 3)) for _ in range(2)),
+                    random.uniform(0, 1, (1, 8, 8, 1)))  # fmt: skip
+    sheet = sheets.layers_sheet(layers, scale=12)
+    shown = cell(sheet, 4, 0)[6::12, 6::12].astype(int)
+    expected = sheets.to_uint8(np.asarray(compose(layers)))[0].astype(int)
+    assert np.abs(shown - expected).max() <= 1
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_photos_of_any_sizes_and_shapes(truth):
+    shapes = [(16, 16), (200, 300), (500, 120)]
+    images = [np.full((*shape, 3), 100, np.uint8) for shape in shapes]
+    masks = [np.ones(shape) for shape in shapes]
+    sheet = sheets.segmentation_sheet(
+        images, masks if truth else None, masks, [0.5, 0.6, 0.7] if truth else None
+    )
+    rows = 4 if truth else 3
+    assert rows * 144 < sheet.shape[0] < (rows + 1) * 144
+    assert sheet.shape[1] > 3 * 144
+
+
+def test_fit_keeps_the_shape():
+    wide = sheets.fit(np.zeros((10, 40, 3), np.uint8), 80)
+    assert wide.shape == (80, 80, 3)
+    assert (wide[30:50] == 0).all()
+    assert (wide[:30] == 255).all() and (wide[50:] == 255).all()
+
+
+@pytest.mark.parametrize(("value", "level"), [(-1, 0), (1, 255), (0, 128), (-3, 0), (2, 255)])
+def test_to_uint8(value, level):
+    assert sheets.to_uint8(np.array([float(value)]))[0] == level
+
+
+def test_a_png_is_written_whole(tmp_path):
+    from PIL import Image
+
+    image = np.random.default_rng(0).integers(0, 255, (9, 7, 3)).astype(np.uint8)
+    sheets.save_png(image, str(tmp_path / "a.png"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    with Image.open(tmp_path / "a.png") as read:
+        np.testing.assert_array_equal(np.asarray(read), image)
