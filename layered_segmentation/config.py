@@ -126,15 +126,20 @@ class StudentConfig:
         augment: Strength of shift, colour and geometric augmentation; 0 is none, 1 the default.
         truncation: ψ of the styles the pairs are drawn with; 1 draws from the whole
             distribution.
+        self_training: Rounds in which the student, once distilled, learns from its own masks of
+            the unlabelled training photos; 0 is none.
+        self_training_steps: Training steps a round.
     """
 
     width: int = 24
     resolution: int = 0
-    steps: int = 2_000
+    steps: int = 1_000
     batch: int = 64
-    learning_rate: float = 0.002
-    augment: float = 1.0
+    learning_rate: float = 0.005
+    augment: float = 1.6
     truncation: float = 1.0
+    self_training: int = 3
+    self_training_steps: int = 300
 
 
 @dataclasses.dataclass
@@ -267,6 +272,12 @@ def save(config: Config, path: str) -> None:
     os.replace(partial, path)
 
 
+def is_saved(path: str) -> bool:
+    """Returns whether a file is as `save` wrote it, not written or changed by a person."""
+    with open(path, encoding="utf-8") as file:
+        return file.read() == OmegaConf.to_yaml(OmegaConf.structured(load(path)))
+
+
 def differences(ours: Config, theirs: Config) -> list[str]:
     """Returns one `section.field: ours != theirs` line for each field that differs."""
     left, right = _flatten(dataclasses.asdict(ours)), _flatten(dataclasses.asdict(theirs))
@@ -339,12 +350,15 @@ def validate(config: Config) -> None:
         _require(rate > 0, f"schedule.learning_rate.{name}", rate, "positive")
 
     student, encoder = config.student, config.encoder
-    for field in ("width", "steps", "batch"):
+    for field in ("width", "steps", "batch", "self_training_steps"):
         _require(getattr(student, field) >= 1, f"student.{field}", getattr(student, field), ">= 1")
     is_side = student.resolution == 0 or (student.resolution >= 8 and student.resolution % 8 == 0)
     _require(is_side, "student.resolution", student.resolution, "0 or a multiple of 8")
     _require(student.learning_rate > 0, "student.learning_rate", student.learning_rate, "positive")
     _require(student.augment >= 0, "student.augment", student.augment, "not negative")
+    _require(
+        student.self_training >= 0, "student.self_training", student.self_training, "not negative"
+    )
     _require(0 < student.truncation <= 1, "student.truncation", student.truncation, "in (0, 1]")
     for field in ("chunk", "iterations"):
         value = getattr(encoder, field)
@@ -369,7 +383,8 @@ def _merge(merged: Any, difference: Any, source: str) -> Any:
             rows = OmegaConf.select(difference, f"schedule.{table}")
             if isinstance(rows, omegaconf.DictConfig):
                 keyed = {
-                    kind(key) if str(key).isdigit() else key: value for key, value in rows.items()
+                    kind(str(key)) if str(key).isdigit() else key: value
+                    for key, value in rows.items()
                 }
                 OmegaConf.update(difference, f"schedule.{table}", keyed, merge=False)
         return OmegaConf.merge(merged, difference)

@@ -6,22 +6,19 @@ that was stopped goes on with the first phase that is not recorded.
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from layered_segmentation import config as configs
+from layered_segmentation import versions
 from layered_segmentation.data import folder, photos, pipeline, shapes
 from layered_segmentation.data.photos import Pair
 from layered_segmentation.errors import UserError
-from layered_segmentation.evaluation import quickstart_page, report, scoring, sheets
+from layered_segmentation.evaluation import examples, quickstart_page, report, scoring, sheets
 from layered_segmentation.progress import Bar
 from layered_segmentation.training.run_directory import RunDirectory, write_text
 
@@ -35,7 +32,6 @@ PHASES = {
     "score": "scoring",
     "export": "exporting",
 }
-_PACKAGES = ("layered-segmentation", "tensorflow", "keras", "keras-hub", "numpy", "ai-edge-litert")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +95,9 @@ def run(chain: Chain, devices: Sequence[str] = ()) -> dict[str, Any]:
     with directory.lock():
         done = _read_phases(chain)
         left = [name for name in PHASES if not _is_done(chain, done, name)]
-        if not left and os.path.exists(chain.path("report.html")):
-            with open(chain.path("results.json"), encoding="utf-8") as file:
-                return {**json.load(file), "already_finished": True}
+        finished = _finished_results(chain)
+        if not left and finished is not None:
+            return {**finished, "already_finished": True}
         steps: dict[str, Callable[[], dict[str, Any]]] = {
             "train": lambda: _train(chain, directory, devices),
             "distill": lambda: _distill(chain, directory),
@@ -119,10 +115,22 @@ def run(chain: Chain, devices: Sequence[str] = ()) -> dict[str, Any]:
             write_text(chain.path("phases.json"), json.dumps(done, indent=2) + "\n")
         results = _results(chain, directory, done)
         report.write_run_report(directory)
-        page = quickstart_page.page(chain.out, directory, results, _example_pictures(chain))
+        page = quickstart_page.page(
+            chain.out, directory, results, examples.pictures(chain.path("examples"))
+        )
         report.write(page, chain.path("report.html"))
         write_text(chain.path("results.json"), json.dumps(results, indent=2) + "\n")
     return {**results, "already_finished": False}
+
+
+def _finished_results(chain: Chain) -> dict[str, Any] | None:
+    """Returns results.json, which is written last, if it is of this chain."""
+    path = chain.path("results.json")
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        results: dict[str, Any] = json.load(file)
+    return results if results.get("test") == dataclasses.asdict(chain.test) else None
 
 
 def test_pairs(chain: Chain) -> Sequence[Pair] | None:
@@ -160,7 +168,7 @@ def _train(chain: Chain, directory: RunDirectory, devices: Sequence[str]) -> dic
     return {
         "images_seen": summary.images_seen,
         "images_per_second": summary.images_per_second,
-        "seconds": max(seconds, summary.seconds, directory.logged_seconds()),
+        "seconds": max(seconds, summary.seconds),  # the latter counts earlier sittings too
     }
 
 
@@ -168,7 +176,10 @@ def _distill(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
     from layered_segmentation.models import segmenter as segmenters
     from layered_segmentation.training import distill
 
-    segmenter, summary = distill.distill(directory.load_generator(), chain.config)
+    config = chain.config
+    side = config.student.resolution or config.gan.resolution
+    unlabelled = distill.training_photos(config, side)
+    segmenter, summary = distill.distill(directory.load_generator(), config, photos=unlabelled)
     segmenters.save(segmenter, directory.segmenter, overwrite=True)
     print(
         f"distilled {summary.steps:,} steps, {summary.images_per_second:,.1f} images/s", flush=True
@@ -183,12 +194,21 @@ def _score(chain: Chain, directory: RunDirectory, pairs: Sequence[Pair] | None) 
     shutil.rmtree(chain.path("examples"), ignore_errors=True)
     os.makedirs(chain.path("examples"))
     if pairs is None:
-        _photo_examples(chain, segmenter)
+        folder_path = chain.test.images or chain.config.data.path
+        names = _photo_paths(folder_path, "--images")
+        sheet = examples.photo_sheet(
+            segmenter.predict_masks, folder_path, names, 2 * EXAMPLES, columns=EXAMPLES
+        )
+        sheets.save_png(sheet, chain.path("examples", "photos.png"))
         return {"scores": None}
     with Bar(len(pairs), "scoring", "image") as bar:
         scores = scoring.score(segmenter.predict_masks, pairs, progress=bar.update)
     scores.write_csv(chain.path("scores.csv"))
-    _scored_examples(chain, segmenter, pairs, scores)
+    for name, indices in examples.ranked(scores, EXAMPLES).items():
+        sheet = examples.scored_sheet(
+            segmenter.predict_masks, pairs, scores, indices, columns=EXAMPLES
+        )
+        sheets.save_png(sheet, chain.path("examples", f"{name}.png"))
     results = scores.to_results()
     if not chain.test.masks:
         side = chain.config.gan.resolution
@@ -212,55 +232,6 @@ def _export(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
             tflite.export_tflite(segmenter, chain.path("export", "segmenter.tflite"), images=images)
         ),
     }
-
-
-def _scored_examples(
-    chain: Chain, segmenter: Any, pairs: Sequence[Pair], scores: scoring.Scores
-) -> None:
-    ranked = scores.ranked()
-    count = min(EXAMPLES, len(ranked))
-    middle = (len(ranked) - count) // 2
-    chosen = {
-        "best": ranked[::-1][:count],
-        "median": ranked[middle : middle + count],
-        "worst": ranked[:count],
-    }
-    for name, indices in chosen.items():
-        some = [pairs[index] for index in indices]
-        images = [pair.image for pair in some]
-        sheet = sheets.segmentation_sheet(
-            images,
-            [pair.mask for pair in some],
-            segmenter.predict_masks(images),
-            [scores.rows[index].iou for index in indices],
-        )
-        sheets.save_png(sheet, chain.path("examples", f"{name}.png"))
-
-
-def _photo_examples(chain: Chain, segmenter: Any) -> None:
-    directory = chain.test.images or chain.config.data.path
-    paths = _photo_paths(directory, "--images")
-    spread = np.unique(np.linspace(0, len(paths) - 1, 2 * EXAMPLES).astype(int))
-    images = []
-    for index in spread:
-        try:
-            images.append(photos.read(os.path.join(directory, paths[index])))
-        except photos.UnreadableImage:
-            continue  # training has named it
-    sheet = sheets.segmentation_sheet(
-        images, None, segmenter.predict_masks(images), columns=EXAMPLES
-    )
-    sheets.save_png(sheet, chain.path("examples", "photos.png"))
-
-
-def _example_pictures(chain: Chain) -> list[report.Picture]:
-    pictures = []
-    for name in ("best", "median", "worst", "photos"):
-        path = chain.path("examples", f"{name}.png")
-        if os.path.exists(path):
-            with open(path, "rb") as file:
-                pictures.append(report.Picture(name, file.read()))
-    return pictures
 
 
 def _photo_paths(directory: str, flag: str) -> list[str]:
@@ -323,7 +294,7 @@ def _results(chain: Chain, directory: RunDirectory, done: dict[str, Any]) -> dic
         "settings_hash": settings_hash(config),
         "test": dataclasses.asdict(chain.test),
         "run_dir": directory.path,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions.installed(),
     }
 
 
@@ -331,13 +302,3 @@ def settings_hash(config: configs.Config) -> str:
     """Returns twelve hexadecimal digits that name a config."""
     text = json.dumps(dataclasses.asdict(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout
-            found[package] = "not installed"
-    return found

@@ -50,3 +50,24 @@ def layerseg(capfd):
         return Result(status, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def read_events():
+    """Reads a directory of TensorBoard's: (step, value) pairs by tag; an image has no value."""
+
+    def read(directory):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        from tensorboard.util import tensor_util
+
+        events = EventAccumulator(str(directory))
+        events.Reload()
+        found = {}
+        for tag in events.Tags()["tensors"]:
+            found[tag] = []
+            for event in events.Tensors(tag):
+                value = tensor_util.make_ndarray(event.tensor_proto)
+                found[tag].append((event.step, float(value) if value.ndim == 0 else None))
+        return found
+
+    return read

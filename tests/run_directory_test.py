@@ -30,6 +30,7 @@ def test_a_new_directory_takes_the_config(tmp_path, config):
     run = RunDirectory(tmp_path / "a" / "run")
     assert run.create_or_resume(config) is False
     assert run.config() == config
+    run.append_log({"images_seen": 0})
     assert run.create_or_resume(config) is True
     assert RunDirectory.open(run.path).config() == config
 
@@ -42,6 +43,7 @@ def test_an_empty_directory_is_taken(tmp_path, config):
 def test_another_config_is_refused_with_the_differences(tmp_path, config):
     run = RunDirectory(tmp_path)
     run.create_or_resume(config)
+    run.append_log({"images_seen": 0})
     before = contents(tmp_path)
     other = dataclasses.replace(config, gan=dataclasses.replace(config.gan, shift=0.25))
     with pytest.raises(UserError) as error:
@@ -98,7 +100,23 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path, config):
     other.kill()  # a killed process leaves no stale lock
     other.wait()
     with run.lock(), run.lock():
-        assert run.create_or_resume(config) is True
+        assert run.create_or_resume(config) is False  # nothing had been trained
+
+
+def test_settings_may_be_mended_before_anything_is_trained(tmp_path, config):
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(config)
+    other = dataclasses.replace(config, gan=dataclasses.replace(config.gan, resolution=8))
+    assert run.create_or_resume(other) is False
+    assert run.config() == other
+
+
+def test_a_config_that_a_person_wrote_is_not_replaced(tmp_path, config):
+    text = "gan: {resolution: 8}  # mine"
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match="another config"):
+        RunDirectory(tmp_path).create_or_resume(config)
+    assert (tmp_path / "config.yaml").read_text() == text
 
 
 def test_the_log_drops_what_came_after_a_checkpoint(tmp_path, config):

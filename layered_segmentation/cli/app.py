@@ -44,6 +44,7 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"  # only the models are backend-neutral
     quiet.silence_tensorflow()
+    _choose_threads()
     module = inspect.getmodule(main)
     assert module is not None
     verb = verb_of(module)
@@ -174,6 +175,14 @@ def _place(error: BaseException) -> str:
         if name in flags.FLAGS and flags.FLAGS[name].value:
             return str(flags.FLAGS[name].value)
     return os.getcwd()
+
+
+def _choose_threads() -> None:
+    # On two cores, two small operations at once are faster than one that both cores share
+    # (1.1 to 1.3 times at 16 px). Whoever has set TensorFlow's variables knows better.
+    if (os.cpu_count() or 1) <= 2:
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+        os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 
 
 def _flag_error(module: types.ModuleType, verb: str, error: flags.Error) -> str:

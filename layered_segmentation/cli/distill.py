@@ -50,7 +50,9 @@ def main(argv: list[str]) -> None:
     from layered_segmentation.models import segmenter as segmenters
     from layered_segmentation.training import distill
 
-    segmenter, summary = distill.distill(generator, config)
+    side = config.student.resolution or generator.resolution
+    photos = distill.training_photos(config, side)
+    segmenter, summary = distill.distill(generator, config, photos=photos)
     segmenters.save(segmenter, run.segmenter, overwrite=_OVERWRITE.value)
     results = {
         **dataclasses.asdict(summary),

@@ -102,25 +102,12 @@ def default_out(segmenter: str) -> str:
 
 def draw_sheet(predict: "Predict", pairs: "PairFolder", scores: "Scores") -> "np.ndarray":
     """Draws the best, the middle and the worst photos, uint8 [height, width, 3]."""
-    from layered_segmentation.evaluation import scoring, sheets
+    from layered_segmentation.evaluation import examples
 
-    ranked = scores.ranked()
-    shown = min(_SHOWN, len(ranked))
-    middle = (len(ranked) - shown) // 2
-    parts = (ranked[::-1][:shown], ranked[middle : middle + shown], ranked[:shown])
+    parts = examples.ranked(scores, _SHOWN).values()
     chosen = list(dict.fromkeys(index for part in parts for index in part))
-    read = [pairs[index] for index in chosen]
-    masks = predict([pair.image for pair in read])
-    return sheets.segmentation_sheet(
-        [pair.image for pair in read],
-        [pair.mask for pair in read],
-        [
-            scoring.binary(pair.image, mask, scores.refine)
-            for pair, mask in zip(read, masks, strict=True)
-        ],
-        [scores.rows[index].iou for index in chosen],
-        columns=shown,
-    )
+    columns = min(_SHOWN, len(chosen))
+    return examples.scored_sheet(predict, pairs, scores, chosen, columns)  # type: ignore[arg-type]
 
 
 def write_results(path: str, results: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ class DiscriminatorBlock(keras.layers.Layer):
     """
 
     def __init__(self, in_channels: int, channels: int, fused: bool = True, **kwargs: Any):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.conv = EqualConv(channels, dtype=self.dtype_policy)
         self.conv.build((None, None, None, in_channels))
         self.down = EqualConv(channels, resample="down", fused=fused, dtype=self.dtype_policy)
@@ -57,7 +57,7 @@ class Discriminator(keras.Model):
         fused: bool = True,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.resolution = resolution
         self.max_channels = max_channels
         self.minibatch_std = minibatch_std
@@ -121,7 +121,7 @@ class Discriminator(keras.Model):
     def stage_variables(self, resolution: int) -> list[Any]:
         """Returns the trainable variables that a stage uses, its fading branch included."""
         last = resolution.bit_length() - 3
-        used = [*self.from_image[max(0, last - 1) : last + 1], *self.blocks[:last]]
+        used: list[Any] = [*self.from_image[max(0, last - 1) : last + 1], *self.blocks[:last]]
         used += [self.conv, self.dense_conv, self.score]
         return [variable for layer in used for variable in layer.trainable_variables]
 

@@ -37,7 +37,8 @@ class LayeredGenerator(keras.Model):
         fused: bool = True,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        # Each layer casts for itself: alpha, styles and truncation stay float32.
+        super().__init__(autocast=False, **kwargs)
         if variant not in VARIANTS:
             raise ValueError(f"variant={variant!r}: it must be one of {', '.join(VARIANTS)}")
         if resolution < 8 or resolution & (resolution - 1):

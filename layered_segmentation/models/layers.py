@@ -188,7 +188,7 @@ class AdaIN(keras.layers.Layer):
     """
 
     def __init__(self, channels: int, **kwargs: Any):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.channels = channels
 
     def build(self, input_shape: tuple[int | None, ...], style_dim: int | None = None) -> None:

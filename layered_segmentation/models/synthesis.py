@@ -72,7 +72,7 @@ class SynthesisBlock(keras.layers.Layer):
         fused: bool = True,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         policy = self.dtype_policy
         shape = (None, None, None, channels)
         if in_channels is None:
@@ -136,7 +136,7 @@ class SynthesisNetwork(keras.layers.Layer):
         fused: bool = True,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         policy = self.dtype_policy
         self.blocks: list[SynthesisBlock] = []
         self.to_image: list[EqualConv] = []

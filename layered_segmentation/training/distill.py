@@ -17,6 +17,7 @@ from keras import ops
 from layered_segmentation import composite
 from layered_segmentation.composite import Layers
 from layered_segmentation.config import Config, StudentConfig
+from layered_segmentation.data import pipeline
 from layered_segmentation.errors import UserError
 from layered_segmentation.models import segmenter as segmenters
 from layered_segmentation.models.generator import LayeredGenerator
@@ -27,6 +28,7 @@ from layered_segmentation.training.draws import Purpose
 from layered_segmentation.training.sampling import sampler
 
 POOL = 10_000  # scenes
+SELF_TRAINED = 8_000  # at most so many photos serve self-training
 _POOL_BYTES = 500_000_000
 _DRAW_BATCH = 64
 _WARM_UP = 50  # steps
@@ -75,6 +77,7 @@ class DistillSummary:
         images_per_second: Pairs learnt from a second, without the first step, which compiles.
         draw_seconds: Time it took to draw the pool.
         seconds: Time of all.
+        self_training_rounds: Rounds of self-training that followed.
     """
 
     steps: int
@@ -85,6 +88,7 @@ class DistillSummary:
     images_per_second: float
     draw_seconds: float
     seconds: float
+    self_training_rounds: int = 0
 
 
 def distill(
@@ -92,17 +96,21 @@ def distill(
     config: Config,
     seed: int | None = None,
     progress: bool = True,
+    photos: np.ndarray | None = None,
 ) -> tuple[LayeredSegmenter, DistillSummary]:
-    """Trains a student on scenes of a generator.
+    """Trains a student on scenes of a generator, then on its own masks of unlabelled photos.
 
     Args:
         generator: The averaged generator of a run.
         config: Its config; `student`, and `gan`'s mixing, shift and contrast jitter are used.
         seed: Seed of all that is drawn; `config.train.seed` if None.
         progress: Whether a progress bar is shown.
+        photos: The training photos for `self_training`, uint8 [N, R, R, 3] at the student's
+            resolution; None leaves it out.
 
     Returns:
-        The segmenter, with averaged weights, and how it went.
+        The segmenter, with averaged weights, and how it went; the summary's loss and agreement
+        are those with the generated pairs.
 
     Raises:
         UserError: The loss is not finite.
@@ -115,9 +123,44 @@ def distill(
     segmenter = segmenters.create(config.student.width, side)
     _initialise(segmenter, seed)
     summary = fit(segmenter, pool, config.student, seed, progress)
+    rounds: list[DistillSummary] = []
+    if photos is not None and config.student.self_training:
+        from layered_segmentation.training import self_training
+
+        rounds = self_training.self_train(segmenter, photos, config.student, seed, progress)
     return segmenter, dataclasses.replace(
-        summary, draw_seconds=drawn, seconds=time.perf_counter() - start
+        summary,
+        self_training_rounds=len(rounds),
+        draw_seconds=drawn,
+        seconds=time.perf_counter() - start,
     )
+
+
+def training_photos(config: Config, resolution: int) -> np.ndarray | None:
+    """Loads the photos that self-training learns from, or None where it is off.
+
+    Args:
+        config: The run's config.
+        resolution: The student's, pixels.
+
+    Returns:
+        uint8 [N, resolution, resolution, 3].
+
+    Raises:
+        UserError: The photos are not where they were.
+    """
+    if not config.student.self_training:
+        return None
+    data = config.data
+    if data.name == "shapes":  # no more than are used are drawn; files are decoded all
+        data = dataclasses.replace(data, limit=min(data.limit or SELF_TRAINED, SELF_TRAINED))
+    try:
+        return pipeline.open_source(data, config.train.seed).load(resolution)
+    except UserError as error:
+        raise UserError(
+            f"self-training needs the training photos ({error}); bring them back, or leave it "
+            "out with --set=student.self_training=0"
+        ) from error
 
 
 def draw_pool(

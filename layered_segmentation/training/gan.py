@@ -34,8 +34,15 @@ class LayeredGAN(keras.Model):
         gan = config.gan
         self.config = config
         policy = config.train.precision
-        sizes = {"resolution": gan.resolution, "max_channels": gan.max_channels, "fused": fused}
-        mapping = {"latent_dim": gan.latent_dim, "mapping_layers": gan.mapping_layers}
+        sizes: dict[str, Any] = {
+            "resolution": gan.resolution,
+            "max_channels": gan.max_channels,
+            "fused": fused,
+        }
+        mapping: dict[str, Any] = {
+            "latent_dim": gan.latent_dim,
+            "mapping_layers": gan.mapping_layers,
+        }
         self.generator = LayeredGenerator(gan.variant, **sizes, **mapping, dtype=policy)
         self.discriminator = Discriminator(minibatch_std=gan.minibatch_std, **sizes, dtype=policy)
         self.average = LayeredGenerator(gan.variant, **sizes, **mapping, dtype=policy)
@@ -81,7 +88,7 @@ class LayeredGAN(keras.Model):
         self.stage = stage
         for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
             getattr(optimizer, "inner_optimizer", optimizer).learning_rate = stage.learning_rate
-        self.train_function = None
+        self.train_function: Any = None
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Takes a discriminator step, a generator step and updates the average.
@@ -96,9 +103,7 @@ class LayeredGAN(keras.Model):
         """
         real, images_seen = data
         alpha = self._alpha(images_seen)
-        logs = self.discriminator_step(
-            real, self._draws(images_seen, Purpose.DISCRIMINATOR), alpha
-        )
+        logs = self.discriminator_step(real, self._draws(images_seen, Purpose.DISCRIMINATOR), alpha)
         logs |= self.generator_step(self._draws(images_seen, Purpose.GENERATOR), alpha)
         self.update_average()
         return {**logs, "alpha": tf.convert_to_tensor(alpha, tf.float32) / self._replicas}
@@ -132,9 +137,7 @@ class LayeredGAN(keras.Model):
             "gradient_penalty": gan.gradient_penalty * penalty / self._replicas,
         }
 
-    def generator_step(
-        self, draws: StepDraws, alpha: tf.Tensor | float
-    ) -> dict[str, tf.Tensor]:
+    def generator_step(self, draws: StepDraws, alpha: tf.Tensor | float) -> dict[str, tf.Tensor]:
         """Updates the generator (eq. 5); the mask losses act on the shifted mask."""
         gan = self.config.gan
         variables = self.generator.stage_variables(self.stage.resolution)
@@ -157,9 +160,7 @@ class LayeredGAN(keras.Model):
             "binarisation": binary / self._replicas,
         }
 
-    def composite(
-        self, draws: StepDraws, alpha: tf.Tensor | float
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def composite(self, draws: StepDraws, alpha: tf.Tensor | float) -> tuple[tf.Tensor, tf.Tensor]:
         """Draws layers, perturbs them and lays them over one another (eq. 2).
 
         Returns:
@@ -269,8 +270,10 @@ class LayeredGAN(keras.Model):
     def _apply(self, gradients: list[Any], variables: list[Any], is_generator: bool) -> None:
         optimizer = self.generator_optimizer if is_generator else self.discriminator_optimizer
         optimizer.apply(
-            [tf.zeros_like(v.value) if g is None else g
-             for g, v in zip(gradients, variables, strict=True)],
+            [
+                tf.zeros_like(v.value) if g is None else g
+                for g, v in zip(gradients, variables, strict=True)
+            ],
             variables,
         )
 

@@ -139,7 +139,8 @@ class RunDirectory:
         with self.lock():
             if os.path.exists(self.config_path):
                 self._require_same(config)
-                return True
+                if self._has_begun():
+                    return True
             configs.save(config, self.config_path)
             return False
 
@@ -201,13 +202,7 @@ class RunDirectory:
 
     def logged_seconds(self) -> float:
         """Returns the training time of all sittings, as far as the log reaches."""
-        total = last = 0.0
-        for record in self.read_log():
-            now = record.get("seconds", last)
-            if now < last:  # a new sitting counts from 0
-                total += last
-            last = now
-        return total + last
+        return max((record.get("seconds", 0.0) for record in self.read_log()), default=0.0)
 
     def truncate_log(self, images_seen: int) -> None:
         """Drops what was logged after a checkpoint, so that a resumed run logs nothing twice.
@@ -260,6 +255,10 @@ class RunDirectory:
         with open(self.finished_path, encoding="utf-8") as file:
             return Finished(**json.load(file))
 
+    def _has_begun(self) -> bool:
+        """Whether anything would be lost if the config were another one."""
+        return any(map(os.path.exists, (self.checkpoints, self.log_path, self.finished_path)))
+
     def _require_same(self, config: configs.Config) -> None:
         try:
             theirs = self.config()
@@ -269,7 +268,8 @@ class RunDirectory:
                 "name another directory"
             ) from error
         lines = configs.differences(theirs, config)
-        if lines:
+        # A run that stopped before its first step, over unusable photos say, may be mended.
+        if lines and (self._has_begun() or not configs.is_saved(self.config_path)):
             raise UserError(
                 f"{self.path}: it holds a run of another config; name another directory, "
                 "or take the same settings. Theirs != yours:\n  " + "\n  ".join(lines)

@@ -56,9 +56,7 @@ def open_strategy(config: Config, devices: Sequence[str] = ()) -> tf.distribute.
     return strategy
 
 
-def distribute(
-    strategy: tf.distribute.Strategy, dataset: tf.data.Dataset
-) -> tf.data.Dataset | Any:
+def distribute(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset) -> tf.data.Dataset | Any:
     """Hands a dataset of per-replica elements to a strategy's replicas, in order."""
     if strategy.num_replicas_in_sync == 1:
         return dataset

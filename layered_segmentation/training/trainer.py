@@ -13,8 +13,10 @@ from layered_segmentation import schedule
 from layered_segmentation.config import Config
 from layered_segmentation.data import pipeline
 from layered_segmentation.training import callbacks, strategy
+from layered_segmentation.training.events import Events
 from layered_segmentation.training.gan import LayeredGAN
 from layered_segmentation.training.run_directory import RunDirectory
+from layered_segmentation.training.run_progress import Progress, RunProgress
 from layered_segmentation.training.sampling import sample_layers
 
 SHEET_SCENES = 10
@@ -23,12 +25,12 @@ SHEET_SEED = 1
 
 @dataclasses.dataclass(frozen=True)
 class TrainSummary:
-    """How a call of `train` went.
+    """How a run went, over all sittings.
 
     Attributes:
         images_seen: Real images shown since the run began.
-        seconds: Wall time of this sitting's training, compilation and sheets included.
-        images_per_second: Images shown in this sitting over that time.
+        seconds: Wall time of training: compilation, sheets and steps that a stop undid included.
+        images_per_second: The images over that time.
         already_finished: Whether there was nothing left to do.
     """
 
@@ -80,11 +82,14 @@ def _run(
     stages = gan.run_stages
     keeper = CheckpointKeeper(run, gan, config)
     first_image = keeper.restore()
-    run.truncate_log(first_image)
-    progress = callbacks.RunProgress(
-        images_seen=first_image, total_images=stages[-1].end_image
-    )
+    events = Events(run.tensorboard)
+    before = _rewind(run, events, first_image)
+    progress = RunProgress(images_seen=first_image, total_images=stages[-1].end_image)
     keeper.progress = progress
+    start = time.perf_counter()
+
+    def seconds() -> float:
+        return before + time.perf_counter() - start
 
     def draw() -> Any:
         alpha = schedule.alpha(gan.stage, progress.images_seen)
@@ -92,17 +97,16 @@ def _run(
             gan.average, SHEET_SEED, SHEET_SCENES, resolution=gan.stage.resolution, alpha=alpha
         )
 
-    bar = callbacks.Progress(progress, stages)
+    bar = Progress(progress, stages)
     watchers = [
         Advance(gan, progress),
         callbacks.FiniteLoss(run, progress),
-        keeper,
         callbacks.CollapseWarning(run, progress, config),
-        callbacks.LogWriter(run, progress, every=1_000),
-        callbacks.Sheets(run, progress, draw, every=config.train.sheet_every),
+        callbacks.LogWriter(run, progress, events, seconds),
+        callbacks.Sheets(run, progress, events, draw, every=config.train.sheet_every),
+        keeper,  # after what it makes final: a resumed run writes no record of this step again
         bar,
     ]
-    start = time.perf_counter()
     try:
         for stage in stages:
             steps = (stage.end_image - progress.images_seen) // stage.batch
@@ -115,22 +119,30 @@ def _run(
             )
     finally:
         bar.close()
-    seconds = time.perf_counter() - start
+    spent = seconds()
     keeper.save()
     finish_average(gan.average, config)
     run.save_generator(gan.average)
-    shown = progress.images_seen - first_image
-    speed = shown / seconds
-    run.finish(progress.images_seen, seconds, speed)
-    return TrainSummary(progress.images_seen, seconds, speed, False)
+    speed = progress.images_seen / spent
+    run.finish(progress.images_seen, spent, speed)
+    return TrainSummary(progress.images_seen, spent, speed, False)
+
+
+def _rewind(run: RunDirectory, events: Events, images_seen: int) -> float:
+    """Takes log and events back to a checkpoint; returns the seconds of the earlier sittings."""
+    before = run.logged_seconds()
+    run.truncate_log(images_seen)
+    events.truncate(images_seen)
+    if images_seen or before:
+        # Keeps the time of the steps that were undone, should this sitting be stopped at once.
+        run.append_log({"images_seen": images_seen, "resumed": True, "seconds": before})
+    return before
 
 
 def finish_average(average: Any, config: Config) -> None:
     """Sets the averaged generator's truncation centre, from 10,000 latents of the run's seed."""
     seed = tf.constant([config.train.seed, 1], tf.int64)
-    average.update_mean_styles(
-        tf.random.stateless_normal([10_000, config.gan.latent_dim], seed)
-    )
+    average.update_mean_styles(tf.random.stateless_normal([10_000, config.gan.latent_dim], seed))
 
 
 def _stage_data(
@@ -174,7 +186,7 @@ class Advance(keras.callbacks.Callback):
     Speed and wait share are over about the last ten seconds.
     """
 
-    def __init__(self, gan: LayeredGAN, progress: callbacks.RunProgress):
+    def __init__(self, gan: LayeredGAN, progress: RunProgress):
         super().__init__()
         self.gan = gan
         self.progress = progress
@@ -208,7 +220,7 @@ class CheckpointKeeper(keras.callbacks.Callback):
 
     def __init__(self, run: RunDirectory, gan: LayeredGAN, config: Config):
         super().__init__()
-        self.progress = callbacks.RunProgress()
+        self.progress = RunProgress()
         self._every = config.train.checkpoint_every
         self._images_seen = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._saved_at = -1

@@ -1,0 +1,96 @@
+"""Sheets of examples: the best, the middle and the worst by score, or some photos of many."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from layered_segmentation.data import photos
+from layered_segmentation.data.photos import Pair
+from layered_segmentation.errors import UserError
+from layered_segmentation.evaluation import report, scoring, sheets
+
+
+def ranked(scores: scoring.Scores, count: int) -> dict[str, list[int]]:
+    """Returns the indices of `best`, `median` and `worst`, at most `count` each."""
+    order = scores.ranked()
+    count = min(count, len(order))
+    middle = (len(order) - count) // 2
+    return {
+        "best": order[::-1][:count],
+        "median": order[middle : middle + count],
+        "worst": order[:count],
+    }
+
+
+def scored_sheet(
+    predict: scoring.Predict,
+    pairs: Sequence[Pair],
+    scores: scoring.Scores,
+    indices: Sequence[int],
+    columns: int,
+) -> np.ndarray:
+    """Shows scored pairs with their IoU; masks as they are, or refined as for the score.
+
+    Args:
+        predict: As for `scoring.score`.
+        pairs: Photos and masks.
+        scores: Their scores.
+        indices: Which of them.
+        columns: Photos side by side.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    some = [pairs[index] for index in indices]
+    images = [pair.image for pair in some]
+    masks = predict(images)
+    if scores.refine != "none":
+        masks = [
+            scoring.binary(image, mask, scores.refine)
+            for image, mask in zip(images, masks, strict=True)
+        ]
+    ious = [scores.rows[index].iou for index in indices]
+    return sheets.segmentation_sheet(
+        images, [pair.mask for pair in some], masks, ious, columns=columns
+    )
+
+
+def photo_sheet(
+    predict: scoring.Predict, directory: str, names: Sequence[str], count: int, columns: int
+) -> np.ndarray:
+    """Shows photos spread evenly over a directory; those that cannot be read are left out.
+
+    Args:
+        predict: As for `scoring.score`.
+        directory: Of the photos.
+        names: Their paths relative to it.
+        count: How many.
+        columns: Photos side by side.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Raises:
+        UserError: None of them can be read.
+    """
+    images = []
+    for index in np.unique(np.linspace(0, len(names) - 1, count).astype(int)):
+        try:
+            images.append(photos.read(os.path.join(directory, names[index])))
+        except photos.UnreadableImage:
+            continue  # whoever read them all has named it
+    if not images:
+        raise UserError(f"{directory}: none of {count} photos tried can be read as an image")
+    return sheets.segmentation_sheet(images, None, predict(images), columns=columns)
+
+
+def pictures(directory: str) -> list[report.Picture]:
+    """Returns a directory's sheets NAME.png for the page, captioned NAME, in the page's order."""
+    found = []
+    for name in ("best", "median", "worst", "photos"):
+        path = os.path.join(directory, f"{name}.png")
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                found.append(report.Picture(name, file.read()))
+    return found
