@@ -32,11 +32,11 @@ def images_to_compare(directory: str = "", limit: int = 32) -> list[np.ndarray]:
             for side in _DRAWN_SIDES
             for image in Shapes(seed=0, count=DRAWN, split="test").load(side)
         ]
-    from layered_segmentation.data import photos
+    from layered_segmentation.data import folder, photos
 
     if not os.path.isdir(directory):
         raise UserError(f"--images={directory}: there is no such directory")
-    paths = photos.find(directory)
+    paths = photos.find(directory, [folder.MASKS])
     images = []
     for index in np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).astype(int)):
         try:

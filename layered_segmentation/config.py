@@ -323,6 +323,13 @@ def validate(config: Config) -> None:
         gan.shift,
         "in [0, 1): a fraction of the image side; a shift as large as the image hides the object",
     )
+    _require(
+        round(gan.shift * gan.initial_resolution) < gan.initial_resolution,
+        "gan.shift",
+        gan.shift,
+        f"less than the whole image at {gan.initial_resolution} px, where it rounds to "
+        f"{round(gan.shift * gan.initial_resolution)} pixels",
+    )
     _require(0 <= gan.contrast_jitter < 1, "gan.contrast_jitter", gan.contrast_jitter, "in [0, 1)")
     _require(0 < gan.mask_size < 1, "gan.mask_size", gan.mask_size, "in (0, 1)")
     for field in ("mask_size_weight", "mask_binary_weight", "gradient_penalty", "drift"):
@@ -342,6 +349,8 @@ def validate(config: Config) -> None:
     )
     for table in ("images_at", "batch"):
         for key, value in getattr(schedule, table).items():
+            is_power = key >= 8 and key & (key - 1) == 0
+            _require(is_power, f"schedule.{table}", key, "keyed by powers of two, at least 8")
             _require(value >= 1, f"schedule.{table}.{key}", value, "at least 1")
     _require(bool(schedule.batch), "schedule.batch", schedule.batch, "a size for a resolution")
     for name, rate in schedule.learning_rate.items():

@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, value):
     callback.on_train_batch_end(6, {"d_loss": 1.0})
     with pytest.raises(UserError) as error:
         callback.on_train_batch_end(7, {"d_loss": value, "g_loss": 0.0})
-    for word in ("d_loss", "step 7", "1,234 images", "16 px", run.checkpoints, "learning_rate"):
+    for word in ("d_loss", "step 8", "1,234 images", "16 px", run.checkpoints, "learning_rate"):
         assert word in str(error.value)
 
 

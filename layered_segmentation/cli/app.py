@@ -180,7 +180,8 @@ def _place(error: BaseException) -> str:
 def _choose_threads() -> None:
     # On two cores, two small operations at once are faster than one that both cores share
     # (1.1 to 1.3 times at 16 px). Whoever has set TensorFlow's variables knows better.
-    if (os.cpu_count() or 1) <= 2:
+    own = getattr(os, "sched_getaffinity", None)
+    if (len(own(0)) if own else os.cpu_count() or 1) <= 2:
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
         os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 

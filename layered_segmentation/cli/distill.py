@@ -52,8 +52,9 @@ def main(argv: list[str]) -> None:
 
     side = config.student.resolution or generator.resolution
     photos = distill.training_photos(config, side)
-    segmenter, summary = distill.distill(generator, config, photos=photos)
-    segmenters.save(segmenter, run.segmenter, overwrite=_OVERWRITE.value)
+    with run.lock():
+        segmenter, summary = distill.distill(generator, config, photos=photos)
+        segmenters.save(segmenter, run.segmenter, overwrite=_OVERWRITE.value)
     results = {
         **dataclasses.asdict(summary),
         "parameters": segmenter.count_params(),

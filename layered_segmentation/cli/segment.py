@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
 
 def _find(path: str, out: str) -> tuple[str, list[str]]:
     """Returns a directory and the photos' paths relative to it."""
-    from layered_segmentation.data import photos
+    from layered_segmentation.data import folder, photos
 
     if os.path.exists(out) and not os.path.isdir(out):
         raise UserError(f"--out={out}: a file has this name; name a directory")
@@ -96,7 +96,8 @@ def _find(path: str, out: str) -> tuple[str, list[str]]:
         return os.path.dirname(path), [os.path.basename(path)]
     if not os.path.isdir(path):
         raise UserError(f"--input={path}: there is no such photo or directory")
-    names = [name for name in photos.find(path) if not _is_output(os.path.join(path, name), out)]
+    found = photos.find(path, [folder.MASKS])
+    names = [name for name in found if not _is_output(os.path.join(path, name), out)]
     if not names:
         kinds = ", ".join(photos.EXTENSIONS)
         raise UserError(f"--input={path}: no photos in it ({kinds})")

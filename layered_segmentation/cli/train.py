@@ -1,11 +1,13 @@
 """Trains the layered GAN on unlabelled photos of one kind of thing.
 
 The same command again goes on where a stopped run stopped, bit for bit; a finished run says so.
-Ctrl-C, a crash or a power cut lose at most what came after the last checkpoint.
+Ctrl-C or a crash lose at most what came after the last checkpoint.
 
 Example:
   layerseg train --config=folder --set=data.path=PHOTOS --set=gan.resolution=32 --run_dir=RUN
 """
+
+import os
 
 from absl import flags
 
@@ -15,7 +17,10 @@ from layered_segmentation.cli import app
 _CONFIG, _SET = app.define_config_flags()
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
 _DEVICES = flags.DEFINE_list(
-    "devices", [], "Devices to train on, as in --devices=GPU:0,GPU:1; all that there are if empty."
+    "devices",
+    [],
+    "Devices to train on, as in --devices=GPU:0,GPU:1; several need train.strategy=mirrored, which "
+    "takes all accelerators if this is empty.",
 )
 
 RESUME = "the same command again goes on from the last checkpoint"
@@ -25,6 +30,8 @@ def main(argv: list[str]) -> None:
     """Trains, or goes on training, one run."""
     del argv
     config = configs.load(_CONFIG.value, _SET.value)
+    if config.data.path:  # the run must find its photos from anywhere
+        config.data.path = os.path.abspath(config.data.path)
 
     from layered_segmentation.evaluation import report
     from layered_segmentation.training import run_directory, trainer

@@ -205,8 +205,8 @@ class FiniteLoss(keras.callbacks.Callback):
             if math.isfinite(float(value)):
                 continue
             raise UserError(
-                f"{key} is {float(value)} at step {batch:,} of this sitting's "
-                f"{self.progress.resolution} px stage, {self.progress.images_seen:,} images seen: "
+                f"{key} is {float(value)} at {self.progress.images_seen:,} images seen, step "
+                f"{batch + 1:,} of the {self.progress.resolution} px stage since the last start: "
                 f"training has diverged and stops. The last good checkpoint stays in "
                 f"{self.run.checkpoints}. In a new run lower schedule.learning_rate.default or "
                 "take --set=train.precision=float32"

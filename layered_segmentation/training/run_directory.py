@@ -135,6 +135,8 @@ class RunDirectory:
                     f"{self.path}: the directory is not empty and not a run (it holds "
                     f"{others[0]!r}); name an empty or a new one"
                 )
+        if os.path.exists(self.config_path):
+            self._require_same(config)  # before the lock, which leaves a file
         os.makedirs(self.path, exist_ok=True)
         with self.lock():
             if os.path.exists(self.config_path):
@@ -254,6 +256,17 @@ class RunDirectory:
             return None
         with open(self.finished_path, encoding="utf-8") as file:
             return Finished(**json.load(file))
+
+    def finished_as(self, config: configs.Config) -> Finished | None:
+        """Returns how training of this config went, or None if it is not finished.
+
+        Raises:
+            UserError: The finished run is of another config.
+        """
+        finished = self.finished()
+        if finished is not None:
+            self._require_same(config)
+        return finished
 
     def _has_begun(self) -> bool:
         """Whether anything would be lost if the config were another one."""

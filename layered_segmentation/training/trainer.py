@@ -12,6 +12,7 @@ import tensorflow as tf
 from layered_segmentation import schedule
 from layered_segmentation.config import Config
 from layered_segmentation.data import pipeline
+from layered_segmentation.errors import UserError
 from layered_segmentation.training import callbacks, strategy
 from layered_segmentation.training.events import Events
 from layered_segmentation.training.gan import LayeredGAN
@@ -56,15 +57,15 @@ def train(config: Config, run: RunDirectory, devices: Sequence[str] = ()) -> Tra
         UserError: No usable photos, a directory that holds another run, devices that do not fit,
             or a loss that is not finite.
     """
+    finished = run.finished_as(config)  # says so even where the photos are gone
+    if finished is not None:
+        return TrainSummary(
+            finished.images_seen, finished.seconds, finished.images_per_second, True
+        )
     engine = strategy.open_strategy(config, devices)
     source = pipeline.open_source(config.data, config.train.seed)
     run.create_or_resume(config)
     with run.lock():
-        finished = run.finished()
-        if finished is not None:
-            return TrainSummary(
-                finished.images_seen, finished.seconds, finished.images_per_second, True
-            )
         cache = pipeline.PhotoCache.open(source, config.gan.resolution, config.data.crop_margin)
         _tell_skipped(run, source, len(cache))
         with engine.scope():
@@ -224,6 +225,7 @@ class CheckpointKeeper(keras.callbacks.Callback):
         self._every = config.train.checkpoint_every
         self._images_seen = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._saved_at = -1
+        self._trained = gan.generator.trainable_variables + gan.discriminator.trainable_variables
         # By name and position: TensorFlow does not look into Keras's lists of layers.
         parts = {
             "generator": gan.generator.variables,
@@ -252,6 +254,14 @@ class CheckpointKeeper(keras.callbacks.Callback):
         """Writes a checkpoint of now, unless the last one is of now."""
         if self._saved_at == self.progress.images_seen:
             return
+        # A step's metrics are from before its update: look at what would be kept.
+        sums = [tf.reduce_sum(variable.value) for variable in self._trained]
+        if not bool(tf.math.is_finite(tf.add_n(sums))):
+            raise UserError(
+                f"a weight is not finite at {self.progress.images_seen:,} images seen: training "
+                "has diverged and stops; the last good checkpoint stays. In a new run lower "
+                "schedule.learning_rate.default or take --set=train.precision=float32"
+            )
         self._saved_at = self.progress.images_seen
         self._images_seen.assign(self._saved_at)
         self._manager.save(checkpoint_number=self._saved_at)

@@ -1,0 +1,35 @@
+import json
+
+import pytest
+
+
+def test_the_table_and_its_file(layerseg, tmp_path):
+    out = tmp_path / "benchmark.json"
+    flags = ["--resolutions=8", "--max_channels=8", "--batch=4", "--latent_dim=8"]
+    result = layerseg("benchmark", *flags, "--steps=1", "--rounds=2", f"--out={out}")
+    assert result.status == 0, result.stderr
+    rows = json.loads(out.read_text())
+    assert [(row["fused"], row["precision"]) for row in rows] == [
+        (False, "float32"),
+        (True, "float32"),
+        (True, "mixed_bfloat16"),
+    ]
+    assert result.stdout.count("float32") == 2
+    unfused, fused, mixed = rows
+    assert unfused["ratio"] == pytest.approx(1)
+    # Fusing computes the same function in fewer operations; precision changes none of them.
+    assert 0 < fused["gflop_per_image"] < unfused["gflop_per_image"]
+    assert mixed["gflop_per_image"] == pytest.approx(fused["gflop_per_image"], rel=0.01)
+    for row in rows:
+        assert 0 < row["slowest"] <= row["images_per_second"] <= row["fastest"]
+        assert row["peak_share"] > 0
+
+
+def test_an_existing_file_and_a_wrong_resolution_are_refused(layerseg, tmp_path):
+    out = tmp_path / "mine.json"
+    out.write_text("mine")
+    result = layerseg("benchmark", f"--out={out}")
+    assert result.status == 2 and "--overwrite" in result.stderr
+    assert out.read_text() == "mine"
+    result = layerseg("benchmark", "--resolutions=8,20")
+    assert result.status == 2 and "--resolutions=20" in result.stderr
