@@ -137,7 +137,9 @@ def test_a_loss_that_is_not_finite_stops_with_advice():
 
 @pytest.fixture
 def trained_run(tmp_path):
-    config = tiny_config()
+    config = tiny_config(
+        ("data.name", "shapes"), ("data.limit", 40), ("student.self_training_steps", 3)
+    )
     run = RunDirectory(str(tmp_path / "run"))
     run.create_or_resume(config)
     run.save_generator(tiny_generator(config))
@@ -150,6 +152,7 @@ def test_the_command_writes_a_segmenter_and_its_results(trained_run, layerseg):
     assert "images/s" in done.stdout
     results = json.load(open(os.path.join(trained_run.path, "segmenter_results.json")))
     assert results["steps"] == results["student"]["steps"] == 4
+    assert results["self_training_rounds"] <= 3
     before = segmenters.load(trained_run.path)
 
     again = layerseg("distill", f"--run_dir={trained_run.path}")

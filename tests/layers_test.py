@@ -46,8 +46,7 @@ def test_blur_by_hand():
     x[0, 0, 1, 0] = 16.0
     blurred = np.array(layers.blur(x))
     np.testing.assert_allclose(
-        blurred[0, :, :, 0],
-        [[2, 4, 2, 0], [1, 2, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]] * np.float32(1),
+        blurred[0, :, :, 0], [[2, 4, 2, 0], [1, 2, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
     )
     assert not blurred[..., 1].any()
 
