@@ -81,9 +81,10 @@ def test_more_photos_than_a_batch_keep_their_order():
     images = np.stack(photos(*[(16, 16)] * 70))
     masks = segmenter.predict(images)
     assert masks.shape == (70, 16, 16, 1)
-    np.testing.assert_allclose(
-        masks[69, ..., 0], segmenter.predict_masks(images[69:])[0], atol=1e-6
-    )
+    # Another batch size may take another convolution kernel: equal to rounding, not to the bit.
+    alone = segmenter.predict_masks(images[69:])[0]
+    np.testing.assert_allclose(masks[69, ..., 0], alone, atol=1e-5)
+    assert np.abs(masks[68, ..., 0] - alone).max() > 0.01
 
 
 def test_kerashubs_preprocessor_prepares_as_we_do():

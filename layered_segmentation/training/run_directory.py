@@ -99,6 +99,16 @@ class RunDirectory:
         return os.path.join(self.generator, "generator.keras")
 
     @property
+    def discriminator_file(self) -> str:
+        """The trained discriminator as a Keras file; the encoder's loss looks through it."""
+        return os.path.join(self.generator, "discriminator.keras")
+
+    @property
+    def encoder(self) -> str:
+        """KerasHub preset of the encoder with the generator, the paper's segmenter."""
+        return os.path.join(self.path, "encoder")
+
+    @property
     def segmenter(self) -> str:
         """KerasHub preset of the student."""
         return os.path.join(self.path, "segmenter")
@@ -218,15 +228,12 @@ class RunDirectory:
         write_text(self.log_path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def save_generator(self, generator: Any) -> None:
-        """Saves the averaged generator as a Keras file.
+        """Saves the averaged generator, a built `LayeredGenerator`, as a Keras file."""
+        self._save_network(generator, self.generator_file)
 
-        Args:
-            generator: A built `LayeredGenerator`.
-        """
-        os.makedirs(self.generator, exist_ok=True)
-        partial = os.path.join(self.generator, "generator.partial.keras")  # Keras minds the ending
-        generator.save(partial)
-        os.replace(partial, self.generator_file)
+    def save_discriminator(self, discriminator: Any) -> None:
+        """Saves the trained `Discriminator` as a Keras file."""
+        self._save_network(discriminator, self.discriminator_file)
 
     def load_generator(self) -> Any:
         """Returns the averaged `LayeredGenerator`.
@@ -234,16 +241,35 @@ class RunDirectory:
         Raises:
             UserError: The run has not saved one yet.
         """
-        if not os.path.exists(self.generator_file):
+        from layered_segmentation.models import generator  # noqa: F401  registers the class
+
+        return self._load_network(self.generator_file, "generator")
+
+    def load_discriminator(self) -> Any:
+        """Returns the trained `Discriminator`.
+
+        Raises:
+            UserError: The run has not saved one.
+        """
+        from layered_segmentation.models import discriminator  # noqa: F401  registers the class
+
+        return self._load_network(self.discriminator_file, "discriminator")
+
+    def _save_network(self, network: Any, path: str) -> None:
+        os.makedirs(self.generator, exist_ok=True)
+        partial = path.removesuffix(".keras") + ".partial.keras"  # Keras minds the ending
+        network.save(partial)
+        os.replace(partial, path)
+
+    def _load_network(self, path: str, name: str) -> Any:
+        if not os.path.exists(path):
             raise UserError(
-                f"{self.path}: no generator in it yet; train it first: "
+                f"{self.path}: no {name} in it yet; train it first: "
                 f"layerseg train --run_dir={self.path} with the flags it was started with"
             )
         import keras
 
-        from layered_segmentation.models import generator  # noqa: F401  registers the class
-
-        return keras.models.load_model(self.generator_file, compile=False)
+        return keras.models.load_model(path, compile=False)
 
     def finish(self, images_seen: int, seconds: float, images_per_second: float) -> None:
         """Marks training as finished; call it last."""

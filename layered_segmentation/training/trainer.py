@@ -123,6 +123,7 @@ def _run(
     spent = seconds()
     keeper.save()
     finish_average(gan.average, config)
+    run.save_discriminator(gan.discriminator)
     run.save_generator(gan.average)
     speed = progress.images_seen / spent
     run.finish(progress.images_seen, spent, speed)
