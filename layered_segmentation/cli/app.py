@@ -14,6 +14,7 @@ import difflib
 import errno
 import inspect
 import os
+import platform
 import re
 import sys
 import textwrap
@@ -44,7 +45,7 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"  # only the models are backend-neutral
     quiet.silence_tensorflow()
-    _choose_threads()
+    _choose_kernels()
     module = inspect.getmodule(main)
     assert module is not None
     verb = verb_of(module)
@@ -177,13 +178,18 @@ def _place(error: BaseException) -> str:
     return os.getcwd()
 
 
-def _choose_threads() -> None:
+def _choose_kernels() -> None:
+    """Sets what TensorFlow reads at import; whoever has set its variables knows better."""
     # On two cores, two small operations at once are faster than one that both cores share
-    # (1.1 to 1.3 times at 16 px). Whoever has set TensorFlow's variables knows better.
+    # (1.1 to 1.3 times at 16 px).
     own = getattr(os, "sched_getaffinity", None)
     if (len(own(0)) if own else os.cpu_count() or 1) <= 2:
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
         os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+    # TensorFlow leaves oneDNN's convolutions off on x86 without AVX-512; there they are 1.2 to
+    # 1.6 times faster from a batch of 32 at 16 px on, and no slower below.
+    if platform.machine() in ("x86_64", "AMD64"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def _flag_error(module: types.ModuleType, verb: str, error: flags.Error) -> str:
