@@ -70,6 +70,7 @@ setuptools.setup(
             "jax>=0.7,<0.11",
             "scikit-image>=0.25,<0.27",
         ],
+        "torch": ["torch>=2.6,<3"],  # only to read the authors' checkpoints
         "tfds": ["tensorflow-datasets>=4.9.9,<5"],
         "dev": ["build>=1.2,<2"],
     },
