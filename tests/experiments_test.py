@@ -1,0 +1,77 @@
+"""The paper's experiments differ from the default by just what the paper says."""
+
+import dataclasses
+
+import pytest
+
+from layered_segmentation import config as configs
+
+CAR = {"data.name": "tfds", "data.dataset": "lsun_objects/car", "data.limit": 100_000}
+HORSE, CHAIR, BIRD = (
+    {**CAR, "data.dataset": f"lsun_objects/{name}", "gan.mask_size": size}
+    for name, size in (("horse", 0.20), ("chair", 0.15), ("bird", 0.15))
+)
+EXPERIMENTS = {
+    "lsun_car": CAR,
+    "lsun_horse": HORSE,
+    "lsun_chair": CHAIR,
+    "lsun_bird": BIRD,
+    "lsun_car_horse": {
+        **CAR,
+        "data.dataset": "lsun_objects/car[:50000]+lsun_objects/horse[:50000]",
+    },
+    "cub": {
+        "data.name": "tfds",
+        "data.dataset": "cub200_segmentation",
+        "gan.mask_size": 0.15,
+    },
+    "single_output": {**CAR, "gan.variant": "single_output"},
+}
+# Table 1: what each setting changes of (a).
+ABLATIONS = {
+    "a_default": {},
+    "b_no_shift": {"gan.shift": 0.0},
+    "c_large_shift": {"gan.shift": 0.25},
+    "d_contrast_jitter": {"gan.contrast_jitter": 0.3},
+    "e_no_crops": {"data.crop_margin": 1.0},
+    "f_mask_size_weight": {"gan.mask_size_weight": 10.0},
+    "g_small_mask_size": {"gan.mask_size": 0.05},
+    "h_single_generator": {"gan.variant": "one_generator"},
+}
+
+
+def changed(name, base):
+    """Returns the fields in which a packaged config differs from another one, with its values."""
+    ours, theirs = configs.load(name), configs.load(base)
+    values = dataclasses.asdict(ours)
+    fields = [line.partition(":")[0] for line in configs.differences(theirs, ours)]
+    return {field: values[field.split(".")[0]][field.split(".")[1]] for field in fields}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_differs_from_the_default_by_what_the_paper_says(name):
+    assert changed(name, "") == EXPERIMENTS[name]
+
+
+@pytest.mark.parametrize("setting", ABLATIONS)
+@pytest.mark.parametrize("data", ["ablations", "shapes"])
+def test_an_ablation_changes_one_thing(data, setting):
+    assert changed(f"{data}/{setting}", f"{data}/a_default") == ABLATIONS[setting]
+
+
+def test_setting_a_on_cars_is_the_papers_car_experiment():
+    assert configs.load("ablations/a_default") == configs.load("lsun_car")
+
+
+def test_setting_d_on_scenes_is_the_quickstart_without_self_training():
+    assert changed("shapes/d_contrast_jitter", "quickstart") == {
+        "student.self_training": 0,
+        "student.self_training_steps": 300,
+    }
+
+
+def test_every_ablation_is_there():
+    names = configs.packaged_names()
+    for data in ("ablations", "shapes"):
+        ours = [name.partition("/")[2] for name in names if name.startswith(f"{data}/")]
+        assert ours == sorted(ABLATIONS)
