@@ -20,7 +20,7 @@ def taught(count, steps):
     """A student that has seen a few scenes with their masks."""
     images, masks = Shapes(0, count).load_pairs(16)
     segmenter = segmenters.create(8, 16)
-    distill._initialise(segmenter, 0)
+    distill.initialise(segmenter, 0)
     distill.fit(segmenter, distill.Pool.from_pairs(images, masks), settings(steps=steps), 0, False)
     return segmenter
 

@@ -121,7 +121,7 @@ def distill(
     drawn = time.perf_counter() - start
     side = pool.layers.mask.shape[1]
     segmenter = segmenters.create(config.student.width, side)
-    _initialise(segmenter, seed)
+    initialise(segmenter, seed)
     summary = fit(segmenter, pool, config.student, seed, progress)
     rounds: list[DistillSummary] = []
     if photos is not None and config.student.self_training:
@@ -328,7 +328,7 @@ def _to_uint8(images: Any) -> np.ndarray:
     return np.rint(np.clip(np.asarray(images), 0, 1) * 255).astype(np.uint8)
 
 
-def _initialise(segmenter: LayeredSegmenter, seed: int) -> None:
+def initialise(segmenter: LayeredSegmenter, seed: int) -> None:
     """Draws the kernels from the seed alone (He et al.), leaving no global state."""
     for index, layer in enumerate([*segmenter.backbone.layers, segmenter.head]):
         if not hasattr(layer, "kernel"):
