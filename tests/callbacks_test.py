@@ -106,7 +106,12 @@ def test_collapse_is_said_once_with_advice(run, config, coverage, words):
     assert stream.getvalue().count("warning:") == 1
     for word in words:
         assert word in stream.getvalue()
-    assert run.read_log() == [{"images_seen": 500, "warning": stream.getvalue().rstrip("\n")}]
+    (record,) = run.read_log()
+    assert record["images_seen"] == 500 and record["warning"] == stream.getvalue().rstrip("\n")
+    resumed = callbacks.CollapseWarning(run, progress, config, window=10, stream=stream)
+    for step in range(30):
+        resumed.on_train_batch_end(step, {"coverage": coverage})
+    assert stream.getvalue().count("warning:") == 1
 
 
 def test_no_warning_while_the_mean_is_sound(run, config):

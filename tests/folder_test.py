@@ -50,6 +50,16 @@ def test_few_unreadable_files_are_left_out_and_named(directory, capsys):
     assert "2 of 40" in told and "03.png" in told and "30.png" in told
 
 
+def test_the_inventory_names_what_is_used(directory):
+    (directory / "a" / "03.png").write_bytes(b"no image")
+    folder = Folder(str(directory))
+    folder.load(18)
+    lines = folder.inventory()
+    size = os.path.getsize(directory / "a" / "02.png")
+    assert lines[2] == f"{os.path.join('a', '02.png')!r}\t{size}"
+    assert len(lines) == 39 and "04.png" in lines[3]
+
+
 def test_many_unreadable_files_are_an_error(directory):
     for index in (0, 1, 2):
         (directory / "a" / f"{index:02d}.png").write_bytes(b"no image")

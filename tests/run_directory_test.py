@@ -78,6 +78,21 @@ def test_opening_what_is_not_a_run(tmp_path):
         RunDirectory.open(tmp_path)
 
 
+def test_photos_that_were_added_or_removed_are_noticed(tmp_path, config):
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(config)
+    run.keep_inventory(["a.jpg\t10", "b.jpg\t20"])
+    run.keep_inventory(["a.jpg\t10"])  # nothing is trained yet
+    run.append_log({"images_seen": 0})
+    run.keep_inventory(["a.jpg\t10"])
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"1 then, 2 now; new: c\.jpg 5\)"):
+        run.keep_inventory(["a.jpg\t10", "c.jpg\t5"])
+    with pytest.raises(UserError, match=r"gone: a\.jpg 10, new: a\.jpg 11"):
+        run.keep_inventory(["a.jpg\t11"])
+    assert contents(tmp_path) == before
+
+
 HOLD = """
 import sys
 from layered_segmentation.training.run_directory import RunDirectory

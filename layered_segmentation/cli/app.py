@@ -29,6 +29,8 @@ from layered_segmentation.errors import UserError
 
 flags.disclaim_key_flags()  # flags that functions here define belong to the verb that calls them
 
+CHOSEN: list[str] = []  # environment variables that we have set, not the user
+
 _HELP = ("--help", "-help", "--helpshort", "-helpshort", "--h", "-h", "-?", "--?")
 _HELPFULL = ("--helpfull", "-helpfull")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -48,13 +50,13 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     _choose_kernels()
     module = inspect.getmodule(main)
     assert module is not None
-    verb = verb_of(module)
+    command = command_of(module)
 
     def parse(arguments: Sequence[str]) -> list[str]:
-        return _parse(module, verb, arguments)
+        return _parse(module, command, arguments)
 
     def guarded(arguments: list[str]) -> int:
-        return _guarded(main, module, verb, arguments)
+        return _guarded(main, module, command, arguments)
 
     absl_app.run(guarded, argv=list(sys.argv if argv is None else argv), flags_parser=parse)
 
@@ -70,17 +72,21 @@ def define_config_flags(default: str = "") -> tuple[flags.FlagHolder, flags.Flag
     return name, overrides
 
 
-def verb_of(module: types.ModuleType) -> str:
-    """Returns the verb a module implements, also when it runs as `__main__`."""
+def command_of(module: types.ModuleType) -> str:
+    """Returns how a person calls a verb or an export, also when it runs as `__main__`."""
     spec = getattr(module, "__spec__", None)
-    name = spec.name if spec is not None else os.path.basename(module.__file__ or "")
-    return name.removesuffix(".py").rpartition(".")[2]
+    if spec is None:  # a script called by its path
+        return f"python {module.__file__}"
+    name = spec.name
+    if name.startswith("layered_segmentation.cli."):
+        return f"layerseg {name.rpartition('.')[2]}"
+    return f"python -m {name}"
 
 
 def verb_help(module: types.ModuleType) -> str:
     """Returns a verb's help: what it does, its own flags, an example."""
     first, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n")
-    lines = [f"layerseg {verb_of(module)}: {first}", "", "Flags:"]
+    lines = [f"{command_of(module)}: {first}", "", "Flags:"]
     for flag in _own_flags(module):
         lines.extend(_flag_help(flag))
     if rest.strip():
@@ -89,13 +95,13 @@ def verb_help(module: types.ModuleType) -> str:
     return "\n".join(lines)
 
 
-def fail(verb: str, message: str, status: int) -> int:
-    """Prints `layerseg VERB: error: message` to stderr and returns the status."""
-    print(f"layerseg {verb}: error: {message}", file=sys.stderr, flush=True)
+def fail(command: str, message: str, status: int) -> int:
+    """Prints `COMMAND: error: message` to stderr and returns the status."""
+    print(f"{command}: error: {message}", file=sys.stderr, flush=True)
     return status
 
 
-def _parse(module: types.ModuleType, verb: str, arguments: Sequence[str]) -> list[str]:
+def _parse(module: types.ModuleType, command: str, arguments: Sequence[str]) -> list[str]:
     options = list(arguments[1:])
     if "--" in options:
         options = options[: options.index("--")]
@@ -106,12 +112,12 @@ def _parse(module: types.ModuleType, verb: str, arguments: Sequence[str]) -> lis
     try:
         rest = flags.FLAGS(list(arguments))
     except flags.Error as error:
-        sys.exit(fail(verb, _flag_error(module, verb, error), status=2))
+        sys.exit(fail(command, _flag_error(module, command, error), status=2))
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = logging.WARNING  # else absl shows its libraries' notes too
     if len(rest) > 1:
         message = f"unexpected argument {rest[1]!r}; every input is a flag, as in --name=value"
-        sys.exit(fail(verb, f"{message} (layerseg {verb} --help)", status=2))
+        sys.exit(fail(command, f"{message} ({command} --help)", status=2))
     return rest
 
 
@@ -127,22 +133,22 @@ def print_help(text: str) -> None:
 def _guarded(
     main: Callable[[list[str]], int | None],
     module: types.ModuleType,
-    verb: str,
+    command: str,
     arguments: list[str],
 ) -> int:
     try:
         return main(arguments) or 0
     except UserError as error:
-        return fail(verb, str(error), status=2)
+        return fail(command, str(error), status=2)
     except KeyboardInterrupt:
         resume = getattr(module, "RESUME", "nothing was left half-written; run it again")
-        print(f"\nlayerseg {verb}: interrupted; {resume}", file=sys.stderr, flush=True)
+        print(f"\n{command}: interrupted; {resume}", file=sys.stderr, flush=True)
         return 130
     except Exception as error:
         message = _machine_error(error)
         if message is None:
             raise
-        return fail(verb, message, status=1)
+        return fail(command, message, status=1)
 
 
 def _machine_error(error: BaseException | None) -> str | None:
@@ -180,20 +186,24 @@ def _place(error: BaseException) -> str:
 
 def _choose_kernels() -> None:
     """Sets what TensorFlow reads at import; whoever has set its variables knows better."""
+    choices = {}
     # On two cores, two small operations at once are faster than one that both cores share
     # (1.1 to 1.3 times at 16 px).
     own = getattr(os, "sched_getaffinity", None)
     if (len(own(0)) if own else os.cpu_count() or 1) <= 2:
-        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-        os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+        choices |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "2"}
     # TensorFlow leaves oneDNN's convolutions off on x86 without AVX-512; there they are 1.2 to
     # 1.6 times faster from a batch of 32 at 16 px on, and no slower below.
     if platform.machine() in ("x86_64", "AMD64"):
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+        choices["TF_ENABLE_ONEDNN_OPTS"] = "1"
+    for name, value in choices.items():
+        if name not in os.environ:
+            os.environ[name] = value
+            CHOSEN.append(name)
 
 
-def _flag_error(module: types.ModuleType, verb: str, error: flags.Error) -> str:
-    more = f"(layerseg {verb} --help lists the flags)"
+def _flag_error(module: types.ModuleType, command: str, error: flags.Error) -> str:
+    more = f"({command} --help lists the flags)"
     if isinstance(error, flags.UnrecognizedFlagError):
         names = [str(flag.name) for flag in _own_flags(module)]
         close = difflib.get_close_matches(error.flagname, names, n=1, cutoff=0.5)

@@ -49,7 +49,7 @@ class Folder:
         Raises:
             UserError: There is no such directory, or no photo in it.
         """
-        files = _find(path, "data.path", excluded=[MASKS])
+        files = find_images(path, "data.path", excluded=[MASKS])
         self.path = path
         self.files = files[:limit] if limit else files
         self.skipped: list[str] = []
@@ -104,6 +104,15 @@ class Folder:
             )
         return images[:count]
 
+    def inventory(self) -> list[str]:
+        """Returns, after `load`, name and bytes of each photo in use."""
+        skipped = set(self.skipped)
+        return [  # quoted: a name may hold a line's end
+            f"{file!r}\t{os.path.getsize(os.path.join(self.path, file))}"
+            for file in self.files
+            if file not in skipped
+        ]
+
     def _check(self, unreadable: list[str], small: list[str], least: int) -> None:
         total = len(self)
         if len(unreadable) > MOST_SKIPPED * total:
@@ -145,16 +154,16 @@ class PairFolder:
         inside = {os.path.realpath(path) for path in (masks, ignore) if path}
         self.files = [
             file
-            for file in _find(images, "images", excluded=[MASKS])
+            for file in find_images(images, "images", excluded=[MASKS])
             if not any(_is_within(os.path.join(images, file), path) for path in inside)
         ]
         if not self.files:
             raise UserError(f"{images}: there are only masks in it")
-        mask_of = _by_stem(masks, "masks")
-        ignore_of = _by_stem(ignore, "ignore") if ignore else {}
+        mask_of = by_stem(masks, "masks")
+        ignore_of = by_stem(ignore, "ignore") if ignore else {}
         self._images = images
-        self._masks = [_match(file, mask_of) for file in self.files]
-        self._ignores = [_match(file, ignore_of) for file in self.files]
+        self._masks = [match(file, mask_of) for file in self.files]
+        self._ignores = [match(file, ignore_of) for file in self.files]
         lacking = [file for file, mask in zip(self.files, self._masks, strict=True) if not mask]
         if lacking:
             raise UserError(
@@ -231,7 +240,17 @@ def to_square(image: Image.Image, side: int, aspect: str) -> np.ndarray:
     return np.pad(np.asarray(resized), (ends[1], ends[0], (0, 0)), mode="edge")
 
 
-def _find(directory: str, what: str, excluded: list[str] | None = None) -> list[str]:
+def find_images(directory: str, what: str, excluded: list[str] | None = None) -> list[str]:
+    """Returns the image files under a directory, as `photos.find` does.
+
+    Args:
+        directory: Searched with its sub-directories.
+        what: What a message calls it: a field or a flag.
+        excluded: Names of sub-directories to leave out.
+
+    Raises:
+        UserError: There is no such directory, or no image in it.
+    """
     if not directory:
         raise UserError(f"{what} is not set: name a directory of photos")
     if not os.path.exists(directory):
@@ -245,9 +264,13 @@ def _find(directory: str, what: str, excluded: list[str] | None = None) -> list[
     return files
 
 
-def _by_stem(directory: str, what: str) -> dict[str, str]:
-    """Maps the extensionless relative paths, and the unique file names, to paths."""
-    files = _find(directory, what)
+def by_stem(directory: str, what: str) -> dict[str, str]:
+    """Maps the extensionless relative paths, and the unique file names, to paths.
+
+    Raises:
+        UserError: There is no such directory, no image in it, or names are ambiguous.
+    """
+    files = find_images(directory, what)
     stems = [os.path.splitext(file)[0] for file in files]
     twice = [stem for stem, count in collections.Counter(stems).items() if count > 1]
     if twice:
@@ -265,7 +288,8 @@ def _by_stem(directory: str, what: str) -> dict[str, str]:
     return found
 
 
-def _match(file: str, by_stem: dict[str, str]) -> str:
+def match(file: str, by_stem: dict[str, str]) -> str:
+    """Returns the path that goes with a photo's path or name, or an empty text."""
     stem = os.path.splitext(file)[0]
     return by_stem.get(stem) or by_stem.get(os.path.basename(stem)) or ""
 

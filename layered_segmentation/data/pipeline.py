@@ -43,6 +43,10 @@ class Source(Protocol):
         """Returns the photos, uint8 [N, side, side, 3] RGB."""
         ...
 
+    def inventory(self) -> list[str]:
+        """Returns, after `load`, a line for each photo in use; none where the config says it."""
+        ...
+
 
 def open_source(config: DataConfig, seed: int) -> Source:
     """Opens the training photos that a config names.

@@ -106,6 +106,10 @@ class Shapes:
             images[index], _ = render(self.scene(index), side)
         return images
 
+    def inventory(self) -> list[str]:
+        """Returns nothing: seed and count say which scenes there are."""
+        return []
+
     def load_pairs(self, side: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns scenes and masks: uint8 [N, side, side, 3] and uint8 {0, 1} [N, side, side]."""
         images = np.empty((len(self), side, side, 3), np.uint8)

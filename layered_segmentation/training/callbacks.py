@@ -143,7 +143,8 @@ class CollapseWarning(keras.callbacks.Callback):
         self.config = config
         self._recent: collections.deque[float] = collections.deque(maxlen=window)
         self._stream = stream or sys.stderr
-        self._said: set[str] = set()
+        # A resumed run does not say again what it has said.
+        self._said = {record["collapse"] for record in run.read_log() if "collapse" in record}
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Looks at the recent coverage."""
@@ -180,7 +181,9 @@ class CollapseWarning(keras.callbacks.Callback):
             f"warning: at {self.progress.images_seen:,} images mean mask coverage over the last "
             f"{len(self._recent)} steps is {coverage:.3f}; {advice}"
         )
-        self.run.append_log({"images_seen": self.progress.images_seen, "warning": message})
+        self.run.append_log(
+            {"images_seen": self.progress.images_seen, "collapse": kind, "warning": message}
+        )
         tqdm.tqdm.write(message, file=self._stream)
 
 

@@ -10,7 +10,7 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from layered_segmentation import config as configs
@@ -119,6 +119,11 @@ class RunDirectory:
         return os.path.join(self.path, "report.html")
 
     @property
+    def photos_path(self) -> str:
+        """The photos the run trains on, one a line."""
+        return os.path.join(self.path, "photos.txt")
+
+    @property
     def finished_path(self) -> str:
         """Written last; its being there says that training is finished."""
         return os.path.join(self.path, "finished.json")
@@ -155,6 +160,30 @@ class RunDirectory:
                     return True
             configs.save(config, self.config_path)
             return False
+
+    def keep_inventory(self, photos: Sequence[str]) -> None:
+        """Writes down which photos a run trains on, or checks that they are still the same.
+
+        Args:
+            photos: One line a photo, in order; empty where the config says it all.
+
+        Raises:
+            UserError: The run has begun with other photos. Nothing is changed.
+        """
+        if os.path.exists(self.photos_path) and self._has_begun():
+            with open(self.photos_path, encoding="utf-8") as file:
+                before = file.read().split("\n")[:-1]
+            if before == list(photos):
+                return
+            gone, new = sorted({*before} - {*photos}), sorted({*photos} - {*before})
+            changes = [f"gone: {line}" for line in gone[:1]] + [f"new: {line}" for line in new[:1]]
+            raise UserError(
+                f"{self.path}: its photos have changed ({len(before):,} then, {len(photos):,} now; "
+                f"{', '.join(changes).expandtabs(1) or 'another order'}); bring them back as "
+                f"{self.photos_path} lists them, name and bytes, or name another directory"
+            )
+        if photos:
+            write_text(self.photos_path, "".join(f"{line}\n" for line in photos))
 
     def config(self) -> configs.Config:
         """Returns the run's effective config."""

@@ -67,6 +67,7 @@ def train(config: Config, run: RunDirectory, devices: Sequence[str] = ()) -> Tra
     run.create_or_resume(config)
     with run.lock():
         cache = pipeline.PhotoCache.open(source, config.gan.resolution, config.data.crop_margin)
+        run.keep_inventory(source.inventory())
         _tell_skipped(run, source, len(cache))
         with engine.scope():
             gan = LayeredGAN(config)
