@@ -9,14 +9,16 @@ def test_the_table_and_its_file(layerseg, tmp_path):
     result = layerseg("benchmark", *flags, "--steps=1", "--rounds=2", f"--out={out}")
     assert result.status == 0, result.stderr
     rows = json.loads(out.read_text())
-    assert [(row["fused"], row["precision"]) for row in rows] == [
-        (False, "float32"),
-        (True, "float32"),
-        (True, "mixed_bfloat16"),
+    assert [(row["convolutions"], row["precision"]) for row in rows] == [
+        ("plain", "float32"),
+        ("unfused", "float32"),
+        ("fused", "float32"),
+        ("fused", "mixed_bfloat16"),
     ]
-    assert result.stdout.count("float32") == 2
-    unfused, fused, mixed = rows
-    assert unfused["ratio"] == pytest.approx(1)
+    assert result.stdout.count("float32") == 3
+    plain, unfused, fused, mixed = rows
+    assert plain["ratio"] == pytest.approx(1)
+    assert plain["gflop_per_image"] == unfused["gflop_per_image"]
     # Fusing computes the same function in fewer operations; precision changes none of them.
     assert 0 < fused["gflop_per_image"] < unfused["gflop_per_image"]
     assert mixed["gflop_per_image"] == pytest.approx(fused["gflop_per_image"], rel=0.01)

@@ -1,9 +1,10 @@
 """Measures training speed stage by stage, and what fusing and mixed precision bring.
 
 Each row is a full step: discriminator with gradient penalty, generator, average. All variants are
-timed in turn in one process, several times over, so that a machine that slows down slows all of
-them; compare the ratios. The last column is the share of the machine's matrix-multiply peak,
-measured in the same process, that the step's counted operations take.
+timed in turn in one run, several times over, so that a machine that slows down slows all of them;
+compare the ratios. `plain` is the unfused graph with TensorFlow's own threads and kernels, the
+others run as `layerseg train` does. The last column is the share of the machine's matrix-multiply
+peak, measured in the same run, that the step's counted operations take.
 
 Example:
   layerseg benchmark --resolutions=8,16,32 --max_channels=64 --batch=32 --out=benchmark.json
@@ -44,13 +45,11 @@ def main(argv: list[str]) -> None:
     print(benchmark.HEADER, flush=True)
     for resolution in resolutions:
         timed = benchmark.time_stage(
-            resolution,
-            max_channels=_CHANNELS.value,
-            batch=_BATCH.value,
-            latent_dim=_LATENT.value,
+            benchmark.Sizes(resolution, _CHANNELS.value, _BATCH.value, _LATENT.value),
             mixed=_PRECISION.value,
             steps=_STEPS.value,
             rounds=_ROUNDS.value,
+            chosen=app.CHOSEN,
         )
         for row in timed:
             print(row.line(), flush=True)

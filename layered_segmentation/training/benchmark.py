@@ -1,8 +1,16 @@
-"""How fast a training step is: fused against unfused, float32 against mixed precision."""
+"""How fast a training step is: plain TensorFlow, unfused, fused, mixed precision.
 
+The plain row is the unfused float32 graph under TensorFlow's own choice of threads and kernels.
+These are chosen once a process, so it is timed in a second process, turn by turn with the others.
+"""
+
+import contextlib
 import dataclasses
+import multiprocessing
+import os
 import statistics
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +24,7 @@ HEADER = (
     f"{'ratio':>6} {'GFLOP/image':>12} {'of peak':>8}"
 )
 _PEAK_SIDE = 2048
+_SLOW = 0.3  # of the plain speed: slower variants take one step a turn, or they take minutes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,18 +33,18 @@ class Row:
 
     Attributes:
         resolution: Image side, pixels.
-        fused: Whether resampling convolutions are fused.
+        convolutions: `plain` (unfused, TensorFlow's own threads and kernels), `unfused`, `fused`.
         precision: Keras's dtype policy.
         images_per_second: Median over the rounds.
         slowest: The slowest round's images per second.
         fastest: The fastest round's.
-        ratio: Median over the rounds of this variant's speed over the unfused float32 one's.
+        ratio: Median over the rounds of this variant's speed over the plain one's.
         gflop_per_image: Counted floating-point operations an image of a step, in 1e9.
         peak_share: These operations a second over the machine's float32 matrix-multiply peak.
     """
 
     resolution: int
-    fused: bool
+    convolutions: str
     precision: str
     images_per_second: float
     slowest: float
@@ -48,7 +57,7 @@ class Row:
         """Returns the row of the table that `HEADER` heads."""
         spread = f"{self.slowest:.1f}–{self.fastest:.1f}"
         return (
-            f"{self.resolution:>6} {'fused' if self.fused else 'unfused':>12} "
+            f"{self.resolution:>6} {self.convolutions:>12} "
             f"{self.precision:>15} {self.images_per_second:>9.1f} {spread:>15} "
             f"{self.ratio:>6.2f} {self.gflop_per_image:>12.3f} {self.peak_share:>8.0%}"
         )
@@ -58,52 +67,68 @@ class Row:
         return dataclasses.asdict(self)
 
 
-def time_stage(
-    resolution: int,
-    max_channels: int,
-    batch: int,
-    latent_dim: int,
-    mixed: str,
-    steps: int,
-    rounds: int,
-) -> list[Row]:
-    """Times a stage's step in three variants, turn by turn.
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What a stage's step is timed with.
 
-    Args:
+    Attributes:
         resolution: The stage, pixels.
         max_channels: Cap on channels.
         batch: Images a step.
         latent_dim: Length of latents.
+    """
+
+    resolution: int
+    max_channels: int
+    batch: int
+    latent_dim: int
+
+
+def time_stage(
+    sizes: Sizes, mixed: str, steps: int, rounds: int, chosen: Sequence[str] = ()
+) -> list[Row]:
+    """Times a stage's step in four variants, turn by turn.
+
+    Args:
+        sizes: The step.
         mixed: The mixed precision to time.
-        steps: Steps of a round.
+        steps: Steps of a turn.
         rounds: How often each variant has its turn.
+        chosen: Environment variables that the plain variant runs without.
 
     Returns:
-        Unfused float32, fused float32, fused mixed.
+        Plain float32, unfused float32, fused float32, fused mixed.
     """
-    variants = [(False, "float32"), (True, "float32"), (True, mixed)]
-    timers = [
-        _Timer(resolution, fused, precision, max_channels, batch, latent_dim)
-        for fused, precision in variants
+    variants = [
+        ("plain", "float32"),
+        ("unfused", "float32"),
+        ("fused", "float32"),
+        ("fused", mixed),
     ]
-    for timer in timers:
-        timer.run(2)  # compiles, then warms up
-    speeds: list[list[float]] = [[] for _ in timers]
-    peaks = []
-    for _ in range(rounds):
-        peaks.append(matmul_peak())
-        for index, timer in enumerate(timers):
-            speeds[index].append(timer.run(steps))
+    with _plain_timer(sizes, chosen) as plain:
+        local = [_Timer(sizes, name == "fused", precision) for name, precision in variants[1:]]
+        timers: list[_Remote | _Timer] = [plain, *local]
+        for timer in timers:
+            timer.run(1)  # compiles
+        first = [timer.run(1) for timer in timers]
+        turns = [steps if speed > _SLOW * first[0] else 1 for speed in first]
+        speeds: list[list[float]] = [[] for _ in timers]
+        peaks = []
+        for _ in range(rounds):
+            peaks.append(matmul_peak())
+            for own, timer, turn in zip(speeds, timers, turns, strict=True):
+                own.append(timer.run(turn))
+    unfused, fused = (timer.flops_per_image() for timer in local[:2])
     peak = max(peaks)
     rows = []
-    for (fused, precision), timer, own in zip(variants, timers, speeds, strict=True):
+    for (name, precision), own in zip(variants, speeds, strict=True):
         median = statistics.median(own)
-        ratios = [speed / first for speed, first in zip(own, speeds[0], strict=True)]
-        flops = timer.flops_per_image()
+        ratios = [speed / other for speed, other in zip(own, speeds[0], strict=True)]
+        flops = fused if name == "fused" else unfused
         rows.append(
             Row(
-                resolution,
-                fused,
+                sizes.resolution,
+                name,
                 precision,
                 median,
                 min(own),
@@ -117,35 +142,75 @@ def time_stage(
 
 
 def matmul_peak(side: int = _PEAK_SIDE) -> float:
-    """Returns float32 operations a second of a large matrix product on this machine, now."""
+    """Returns float32 operations a second of large matrix products on this machine, now.
+
+    The better of one product and of one for each core at once: which of them keeps all cores busy
+    depends on TensorFlow's thread settings.
+    """
     matrix = tf.random.stateless_normal([side, side], [0, 0])
-    product = tf.function(lambda x: tf.matmul(x, x))
-    product(matrix).numpy()
-    start = time.perf_counter()
-    for _ in range(3):
-        product(matrix).numpy()
-    return 3 * 2 * side**3 / (time.perf_counter() - start)
+    speeds = []
+    for copies in {1, os.cpu_count() or 1}:
+        inputs = [matrix + float(copy) for copy in range(copies)]
+        products = tf.function(lambda parts: [tf.matmul(part, part) for part in parts])
+        tf.nest.map_structure(lambda x: x.numpy(), products(inputs))
+        start = time.perf_counter()
+        for _ in range(3):
+            tf.nest.map_structure(lambda x: x.numpy(), products(inputs))
+        speeds.append(copies * 3 * 2 * side**3 / (time.perf_counter() - start))
+    return max(speeds)
+
+
+@contextlib.contextmanager
+def _plain_timer(sizes: Sizes, chosen: Sequence[str]) -> Iterator["_Remote"]:
+    """Starts a process that times the plain variant without the given environment variables."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, sizes), daemon=True)
+    kept = {name: os.environ.pop(name) for name in chosen if name in os.environ}
+    try:
+        process.start()
+    finally:
+        os.environ.update(kept)
+    theirs.close()
+    try:
+        yield _Remote(ours)
+    finally:
+        ours.close()
+        process.join()
+
+
+def _serve(connection: Any, sizes: Sizes) -> None:
+    """Answers each number of steps with the images a second, until the other end closes."""
+    timer = _Timer(sizes, fused=False, precision="float32")
+    with contextlib.suppress(EOFError):
+        while True:
+            connection.send(timer.run(connection.recv()))
+
+
+class _Remote:
+    """A timer in another process."""
+
+    def __init__(self, connection: Any):
+        self._connection = connection
+
+    def run(self, steps: int) -> float:
+        """Takes steps; returns images a second."""
+        self._connection.send(steps)
+        return float(self._connection.recv())
 
 
 class _Timer:
     """A GAN at one stage and a batch to train it on."""
 
-    def __init__(
-        self,
-        resolution: int,
-        fused: bool,
-        precision: str,
-        max_channels: int,
-        batch: int,
-        latent_dim: int,
-    ):
+    def __init__(self, sizes: Sizes, fused: bool, precision: str):
+        resolution, batch = sizes.resolution, sizes.batch
         config = configs.load(
             "",
             [
                 f"gan.resolution={resolution}",
                 f"gan.initial_resolution={resolution}",
-                f"gan.max_channels={max_channels}",
-                f"gan.latent_dim={latent_dim}",
+                f"gan.max_channels={sizes.max_channels}",
+                f"gan.latent_dim={sizes.latent_dim}",
                 "gan.mapping_layers=4",
                 "gan.contrast_jitter=0.3",
                 f"schedule.batch.{resolution}={batch}",
