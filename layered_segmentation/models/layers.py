@@ -105,6 +105,7 @@ class EqualConv(keras.layers.Layer):
         resample: None, `up` or `down`; the latter two need a 3 × 3 kernel.
         fused: Whether resampling is fused; False for tests and benchmarks.
         padding: `same` or `valid`.
+        gain: Factor of the kernel beside He's constant.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class EqualConv(keras.layers.Layer):
         resample: str | None = None,
         fused: bool = True,
         padding: str = "same",
+        gain: float = 1.0,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -126,11 +128,12 @@ class EqualConv(keras.layers.Layer):
         self.resample = resample
         self.fused = fused
         self.padding = padding
+        self.gain = gain
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         in_channels = input_shape[-1]
         assert in_channels is not None
-        self.scale = math.sqrt(2.0 / (self.kernel_size**2 * in_channels))
+        self.scale = self.gain * math.sqrt(2.0 / (self.kernel_size**2 * in_channels))
         self.kernel = self.add_weight(
             shape=(self.kernel_size, self.kernel_size, in_channels, self.channels),
             initializer=unit_normal(),
@@ -159,6 +162,7 @@ class EqualConv(keras.layers.Layer):
             "resample": self.resample,
             "fused": self.fused,
             "padding": self.padding,
+            "gain": self.gain,
         }
 
 

@@ -22,6 +22,15 @@ def block_channels(resolution: int, max_channels: int) -> int:
     return max(1, min(max_channels, 512, 16384 // resolution))
 
 
+def up_gain(resolution: int) -> float:
+    """Returns the gain of the upsampling convolution at a resolution: a quarter from 128 px.
+
+    There the reference code takes the mean of the four one-pixel shifts of its kernel, not the sum.
+    AdaIN makes up for it, but how fast the kernel learns depends on it.
+    """
+    return 0.25 if resolution >= 128 else 1.0
+
+
 class MappingNetwork(keras.layers.Layer):
     """Latent -> style, both [B, latent_dim]; pixel norm, then dense layers, always float32.
 
@@ -62,6 +71,7 @@ class SynthesisBlock(keras.layers.Layer):
         in_channels: Input channels; None for the first block, which starts from a constant.
         latent_dim: Length of the style.
         fused: Whether the upsampling convolution is fused.
+        gain: Gain of the upsampling convolution.
     """
 
     def __init__(
@@ -70,6 +80,7 @@ class SynthesisBlock(keras.layers.Layer):
         in_channels: int | None,
         latent_dim: int,
         fused: bool = True,
+        gain: float = 1.0,
         **kwargs: Any,
     ):
         super().__init__(autocast=False, **kwargs)
@@ -83,7 +94,7 @@ class SynthesisBlock(keras.layers.Layer):
             )
             self.up = None
         else:
-            self.up = EqualConv(channels, resample="up", fused=fused, dtype=policy)
+            self.up = EqualConv(channels, resample="up", fused=fused, gain=gain, dtype=policy)
             self.up.build((None, None, None, in_channels))
         self.conv = EqualConv(channels, dtype=policy)
         self.conv.build(shape)
@@ -144,7 +155,9 @@ class SynthesisNetwork(keras.layers.Layer):
         side = 4
         while side <= resolution:
             channels = block_channels(side, max_channels)
-            block = SynthesisBlock(channels, previous, latent_dim, fused, dtype=policy)
+            block = SynthesisBlock(
+                channels, previous, latent_dim, fused, up_gain(side), dtype=policy
+            )
             head = EqualConv(outputs, kernel_size=1, dtype=policy)
             head.build((None, None, None, channels))
             self.blocks.append(block)
