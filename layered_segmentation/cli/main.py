@@ -15,6 +15,7 @@ VERBS = {
     "distill": "Trains the student segmenter on generated image/mask pairs.",
     "segment": "Writes masks and cut-outs for photos.",
     "evaluate": "Scores a segmenter against true masks, beside simple references.",
+    "convert": "Converts a checkpoint of the authors' PyTorch release to a run directory.",
     "benchmark": "Measures training throughput on this machine.",
 }
 
