@@ -9,6 +9,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--golden",
+        metavar="FILE",
+        help="another recording of the authors' code for port_test.py, of any sizes",
+    )
+
+
 @dataclasses.dataclass
 class Result:
     status: int
