@@ -61,3 +61,20 @@ def test_grabcut_stays_within_its_rectangle():
 def test_grabcut_answers_photos_without_contents(shape):
     mask = baselines.grabcut(np.full((*shape, 3), 90, np.uint8))
     assert mask.shape == shape and mask.dtype == bool
+
+
+def test_grabcut_stays_within_the_rectangle_that_is_asked_for():
+    image, mask = disc(60)
+    settings = baselines.GrabCutSettings(margin=0.18)
+    found = baselines.grabcut(image, settings)
+    assert mask[:, :11].any() and not found[:, :11].any()  # 18 % of 60 pixels are 11
+    assert iou(found[:, 11:], mask[:, 11:]) > 0.9
+    assert "18% of each side" in settings.protocol
+    assert "5% of each side" in baselines.DEFAULT_GRABCUT.protocol
+
+
+def test_grabcut_works_at_the_size_that_is_asked_for():
+    image, mask = disc(64, noise=0)
+    small = baselines.grabcut(image, baselines.GrabCutSettings(side=16))
+    assert small.shape == mask.shape
+    assert 0.8 < iou(small, mask) < iou(baselines.grabcut(image), mask)

@@ -8,6 +8,7 @@ from layered_segmentation.data.photos import Pair
 from layered_segmentation.data.shapes import Shapes
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import scoring
+from layered_segmentation.evaluation.baselines import GrabCutSettings
 from layered_segmentation.evaluation.scoring import score
 
 
@@ -46,7 +47,8 @@ def test_hand_computed_scores(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == ["same", "crossed", "partly"]
     assert [float(row["iou"]) for row in rows] == pytest.approx(expected, abs=1e-6)
-    assert set(rows[0]) == {"name", "iou", "full_mask", "centre_box", "grabcut"}
+    assert set(rows[0]) == {"name", "iou", "full_mask", "centre_box", "grabcut", "found"}
+    assert "detected" not in results and "detected" not in results["protocol"]
 
 
 def test_small_predictions_are_enlarged_bilinearly():
@@ -120,3 +122,49 @@ def test_nothing_to_score_and_wrong_answers():
 def test_binary_takes_masks_with_a_channel():
     image = np.zeros((8, 8, 3), np.uint8)
     assert np.array_equal(scoring.binary(image, LEFT[..., None].astype(float)), LEFT)
+
+
+def test_detected_and_all_are_told_apart():
+    nothing = np.zeros((8, 8), bool)
+    pairs = [pair("a", LEFT), pair("b", TOP), pair("c", nothing), pair("d", nothing)]
+    masks = {"a": LEFT, "b": LEFT, "c": LEFT, "d": nothing}
+    scores = scoring.score_pairs(
+        lambda chunk: [masks[one.name].astype(float) for one in chunk], pairs,
+        references=("full_mask",), batch=3,
+    )  # fmt: skip
+    results = scores.to_results()
+    # 1 and 1/3 where there is something; 0, and 1 for agreeing on nothing, where there is not.
+    assert results["detected"]["miou"] == pytest.approx(2 / 3)
+    assert results["detected"]["miou_std"] == pytest.approx(1 / 3)
+    assert results["detected"]["images"] == 2
+    assert results["detected"]["references"] == {"full_mask": pytest.approx(1 / 2)}
+    assert results["all"]["miou"] == results["miou"] == pytest.approx((1 + 1 / 3 + 0 + 1) / 4)
+    assert results["all"]["images"] == results["images"] == 4
+    assert results["all"]["references"] == {"full_mask": pytest.approx(1 / 4)}
+    assert "detected:" in results["protocol"] and "GrabCut" not in results["protocol"]
+    assert [row.found for row in scores.rows] == [True, True, False, False]
+
+
+def test_a_truth_that_is_ignored_altogether_is_not_found():
+    scores = score(lambda images: [LEFT.astype(float)], [pair("a", LEFT, LEFT)], references=False)
+    assert not scores.rows[0].found
+    assert scores.to_results()["detected"] == {
+        "miou": None, "miou_std": None, "images": 0, "references": {},
+    }  # fmt: skip
+    everywhere = score(lambda images: [LEFT.astype(float)], [pair("a", LEFT)], references=False)
+    assert everywhere.to_results(split=True)["detected"]["images"] == 1
+
+
+def test_the_grabcut_reference_is_run_as_told():
+    y, x = np.mgrid[0:40, 0:40]
+    disc = (x - 20) ** 2 + (y - 20) ** 2 < 150
+    image = np.where(disc[..., None], (200, 40, 30), (50, 130, 60)).astype(np.uint8)
+    pairs = [Pair("disc", image, disc, None)]
+    tight = GrabCutSettings(margin=0.4, iterations=1, side=32)  # leaves most of the disc outside
+    ours, theirs = (
+        score(lambda images: [disc.astype(float)], pairs, grabcut=settings)
+        for settings in (GrabCutSettings(), tight)
+    )
+    assert ours.references["grabcut"] > 0.9 > 0.4 > theirs.references["grabcut"]
+    protocol = theirs.to_results()["protocol"]
+    assert "40% of each side" in protocol and "1 iterations" in protocol and "32 pixels" in protocol

@@ -1,18 +1,42 @@
 """What a method must beat without having learnt anything: full mask, centre box, GrabCut."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 
-GRABCUT_MARGIN = 0.05  # of each side; the strongest of 0.02, 0.05, 0.10 on scenes and on photos
 GRABCUT_ITERATIONS = 5
-GRABCUT_SIDE = 256  # longest side it works at; its time grows faster than the pixels
 
-PROTOCOL = (
-    "full_mask: every pixel. centre_box: half the width and half the height, centred. "
-    f"grabcut: OpenCV's GrabCut started from a centred rectangle that leaves {GRABCUT_MARGIN:.0%} "
-    f"of each side free (at least 1 pixel), {GRABCUT_ITERATIONS} iterations, random seed 0, photos "
-    f"reduced to at most {GRABCUT_SIDE} pixels on the longer side; an empty result counts as it is."
-)
+
+@dataclasses.dataclass(frozen=True)
+class GrabCutSettings:
+    """How GrabCut is started and run; its score depends on all of it.
+
+    Attributes:
+        margin: Of each side, left free around the rectangle, in [0, 0.5); 0.05 is the strongest
+            of 0.02, 0.05 and 0.10 on scenes and on photos.
+        iterations: Of GrabCut.
+        side: Longest side it works at, pixels; its time grows faster than the pixels.
+    """
+
+    margin: float = 0.05
+    iterations: int = GRABCUT_ITERATIONS
+    side: int = 256
+
+    @property
+    def protocol(self) -> str:
+        """The settings as a sentence."""
+        return (
+            "grabcut: OpenCV's GrabCut started from a centred rectangle that leaves "
+            f"{self.margin * 100:.3g}% of each side free (at least 1 pixel), {self.iterations} "
+            f"iterations, random seed 0, photos reduced to at most {self.side} pixels on the "
+            "longer side; an empty result counts as it is."
+        )
+
+
+DEFAULT_GRABCUT = GrabCutSettings()
+FULL_MASK_PROTOCOL = "full_mask: every pixel. "
+CENTRE_BOX_PROTOCOL = "centre_box: half the width and half the height, centred. "
 
 
 def full_mask(height: int, width: int) -> np.ndarray:
@@ -29,33 +53,40 @@ def centre_box(height: int, width: int) -> np.ndarray:
     return mask
 
 
-def grabcut(image: np.ndarray) -> np.ndarray:
-    """Segments a photo by GrabCut from a rectangle (Rother et al. 2004), as `PROTOCOL` says.
+def grabcut(image: np.ndarray, settings: GrabCutSettings = DEFAULT_GRABCUT) -> np.ndarray:
+    """Segments a photo by GrabCut from a rectangle (Rother et al. 2004).
 
     Args:
         image: uint8 [H, W, 3].
+        settings: Rectangle, iterations and size.
 
     Returns:
         bool [H, W], empty where GrabCut finds nothing; the rectangle itself where it cannot start,
         as in a photo of a few pixels.
     """
     height, width = image.shape[:2]
-    scale = min(1.0, GRABCUT_SIDE / max(height, width))
+    scale = min(1.0, settings.side / max(height, width))
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        mask = _grabcut(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+        mask = _grabcut(cv2.resize(image, size, interpolation=cv2.INTER_AREA), settings)
         enlarged = cv2.resize(mask.astype(np.float32), (width, height))
         return enlarged >= 0.5
-    return _grabcut(image)
+    return _grabcut(image, settings)
 
 
-def run_grabcut(image: np.ndarray, labels: np.ndarray, rectangle: tuple | None) -> np.ndarray:
+def run_grabcut(
+    image: np.ndarray,
+    labels: np.ndarray,
+    rectangle: tuple | None,
+    iterations: int = GRABCUT_ITERATIONS,
+) -> np.ndarray:
     """Runs OpenCV's GrabCut from a fixed random seed.
 
     Args:
         image: uint8 [H, W, 3].
         labels: uint8 [H, W] of `cv2.GC_*`; not read if a rectangle is given. Not changed.
         rectangle: (left, top, width, height), or None to start from the labels.
+        iterations: Of GrabCut.
 
     Returns:
         bool [H, W].
@@ -67,20 +98,21 @@ def run_grabcut(image: np.ndarray, labels: np.ndarray, rectangle: tuple | None) 
     models = np.zeros((1, 65)), np.zeros((1, 65))
     mode = cv2.GC_INIT_WITH_MASK if rectangle is None else cv2.GC_INIT_WITH_RECT
     cv2.setRNGSeed(0)  # its mixtures start from k-means, which draws
-    cv2.grabCut(np.ascontiguousarray(image), labels, rectangle, *models, GRABCUT_ITERATIONS, mode)
+    cv2.grabCut(np.ascontiguousarray(image), labels, rectangle, *models, iterations, mode)
     return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
 
 
-def _grabcut(image: np.ndarray) -> np.ndarray:
+def _grabcut(image: np.ndarray, settings: GrabCutSettings) -> np.ndarray:
     height, width = image.shape[:2]
-    if min(height, width) < 3:
+    top = max(1, round(settings.margin * height))
+    left = max(1, round(settings.margin * width))
+    if 2 * top >= height or 2 * left >= width:  # no room for a rectangle
         return full_mask(height, width)
-    top = max(1, round(GRABCUT_MARGIN * height))
-    left = max(1, round(GRABCUT_MARGIN * width))
     box = np.zeros((height, width), bool)
     box[top : height - top, left : width - left] = True
     labels = np.zeros((height, width), np.uint8)
+    rectangle = (left, top, width - 2 * left, height - 2 * top)
     try:
-        return run_grabcut(image, labels, (left, top, width - 2 * left, height - 2 * top))
+        return run_grabcut(image, labels, rectangle, settings.iterations)
     except cv2.error:
         return box

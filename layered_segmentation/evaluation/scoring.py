@@ -14,6 +14,7 @@ import numpy as np
 from layered_segmentation.data.photos import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import baselines
+from layered_segmentation.evaluation.baselines import DEFAULT_GRABCUT, GrabCutSettings
 from layered_segmentation.evaluation.iou import iou
 from layered_segmentation.evaluation.refine import refine as refine_mask
 
@@ -24,19 +25,34 @@ PROTOCOL = (
     f"{THRESHOLD}; IoU per image over the pixels that are not ignored, 1 where prediction and "
     "truth are both empty; mean and standard deviation (of the population) over images. "
 )
+SPLIT_PROTOCOL = (
+    "detected: images in whose true mask there is something; all: the others too, with an empty "
+    "truth. "
+)
 
 Predict = Callable[[list[np.ndarray]], Sequence[np.ndarray]]
+PredictPairs = Callable[[list[Pair]], Sequence[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One image's IoUs; those of the references are None where they were not asked for."""
+    """One image's IoUs; those of the references are None where they were not asked for.
+
+    Attributes:
+        name: The image.
+        iou: Of the prediction.
+        full_mask: Of a mask of every pixel.
+        centre_box: Of a centred box.
+        grabcut: Of GrabCut.
+        found: Whether there is anything in the truth.
+    """
 
     name: str
     iou: float
     full_mask: float | None = None
     centre_box: float | None = None
     grabcut: float | None = None
+    found: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +64,14 @@ class Scores:
         seconds: All of it: reading, predicting, refining, references.
         predict_seconds: Predicting and refining only.
         refine: The refinement that was applied.
+        grabcut: How the GrabCut reference was run.
     """
 
     rows: list[Row]
     seconds: float
     predict_seconds: float
     refine: str
+    grabcut: GrabCutSettings = DEFAULT_GRABCUT
 
     @property
     def images(self) -> int:
@@ -76,25 +94,45 @@ class Scores:
         means = {}
         for name in REFERENCES:
             values = [getattr(row, name) for row in self.rows]
-            if None not in values:
+            if values and None not in values:
                 means[name] = float(np.mean(values))
         return means
+
+    @property
+    def detected(self) -> "Scores":
+        """The scores of the images in whose truth there is something; there may be none."""
+        return dataclasses.replace(self, rows=[row for row in self.rows if row.found])
 
     def ranked(self) -> list[int]:
         """Returns the images' indices from the lowest IoU to the highest."""
         return sorted(range(self.images), key=lambda index: (self.rows[index].iou, index))
 
-    def to_results(self) -> dict[str, Any]:
-        """Returns what goes into results.json."""
+    def summary(self) -> dict[str, Any]:
+        """Returns mean, spread, count and references; without an image, means are None."""
         return {
-            "miou": self.miou,
-            "miou_std": self.miou_std,
+            "miou": self.miou if self.rows else None,
+            "miou_std": self.miou_std if self.rows else None,
             "images": self.images,
             "references": self.references,
+        }
+
+    def to_results(self, split: bool = False) -> dict[str, Any]:
+        """Returns what goes into results.json.
+
+        Args:
+            split: Whether `detected` and `all` are told apart, as in table 2; they always are
+                where a truth is empty.
+        """
+        split = split or not all(row.found for row in self.rows)
+        references = [_reference_protocol(name, self.grabcut) for name in self.references]
+        parts = {"detected": self.detected.summary(), "all": self.summary()} if split else {}
+        return {
+            **self.summary(),
+            **parts,
             "refine": self.refine,
             "seconds": round(self.seconds, 3),
             "predict_seconds_per_image": round(self.predict_seconds / self.images, 6),
-            "protocol": PROTOCOL + (baselines.PROTOCOL if self.references else ""),
+            "protocol": PROTOCOL + (SPLIT_PROTOCOL if split else "") + "".join(references),
         }
 
     def write_csv(self, path: str) -> None:
@@ -116,9 +154,10 @@ def score(
     predict: Predict,
     pairs: Iterable[Pair],
     refine: str = "none",
-    references: bool = True,
+    references: bool | Sequence[str] = True,
     batch: int = 16,
     progress: Callable[[int], Any] | None = None,
+    grabcut: GrabCutSettings = DEFAULT_GRABCUT,
 ) -> Scores:
     """Scores a segmenter on photos with true masks, a batch of photos at a time.
 
@@ -127,32 +166,50 @@ def score(
             [0, 1], each [h, w] of its photo's size or smaller.
         pairs: Photos and masks; read once, in order, never held all at once.
         refine: `none`, `guided` or `grabcut`, at each photo's own size.
-        references: Whether to score full mask, centre box and GrabCut too.
+        references: Which of `REFERENCES` to score too; True for all, False for none.
         batch: Photos a call of `predict`.
         progress: Called after each batch with the number of photos in it.
+        grabcut: How the GrabCut reference is run.
 
     Raises:
         UserError: There is no pair.
         ValueError: `predict` returns another number of masks.
     """
+
+    def predict_pairs(chunk: list[Pair]) -> Sequence[np.ndarray]:
+        return predict([pair.image for pair in chunk])
+
+    return score_pairs(predict_pairs, pairs, refine, references, batch, progress, grabcut)
+
+
+def score_pairs(
+    predict: PredictPairs,
+    pairs: Iterable[Pair],
+    refine: str = "none",
+    references: bool | Sequence[str] = True,
+    batch: int = 16,
+    progress: Callable[[int], Any] | None = None,
+    grabcut: GrabCutSettings = DEFAULT_GRABCUT,
+) -> Scores:
+    """Scores a method that looks its masks up by the pairs' names; otherwise as `score`."""
     started = time.perf_counter()
     predict_seconds = 0.0
     rows: list[Row] = []
     remaining = iter(pairs)
+    wanted = (REFERENCES if references else ()) if isinstance(references, bool) else references
     while chunk := list(itertools.islice(remaining, batch)):
         before = time.perf_counter()
-        images = [pair.image for pair in chunk]
-        masks = list(predict(images))
+        masks = list(predict(chunk))
         if len(masks) != len(chunk):
             raise ValueError(f"{len(masks)} masks for {len(chunk)} photos")
-        masks = [binary(image, mask, refine) for image, mask in zip(images, masks, strict=True)]
+        masks = [binary(pair.image, mask, refine) for pair, mask in zip(chunk, masks, strict=True)]
         predict_seconds += time.perf_counter() - before
-        rows += [_row(pair, mask, references) for pair, mask in zip(chunk, masks, strict=True)]
+        rows += [_row(pair, mask, wanted, grabcut) for pair, mask in zip(chunk, masks, strict=True)]
         if progress is not None:
             progress(len(chunk))
     if not rows:
         raise UserError("there is nothing to score: no photo with a mask")
-    return Scores(rows, time.perf_counter() - started, predict_seconds, refine)
+    return Scores(rows, time.perf_counter() - started, predict_seconds, refine, grabcut)
 
 
 def binary(image: np.ndarray, mask: np.ndarray, refine: str = "none") -> np.ndarray:
@@ -174,15 +231,21 @@ def binary(image: np.ndarray, mask: np.ndarray, refine: str = "none") -> np.ndar
     return refine_mask(image, mask, refine) >= THRESHOLD
 
 
-def _row(pair: Pair, mask: np.ndarray, references: bool) -> Row:
-    own = iou(mask, pair.mask, pair.ignore)
-    if not references:
-        return Row(pair.name, own)
+def _row(pair: Pair, mask: np.ndarray, references: Sequence[str], grabcut: GrabCutSettings) -> Row:
     height, width = pair.mask.shape
-    return Row(
-        pair.name,
-        own,
-        full_mask=iou(baselines.full_mask(height, width), pair.mask, pair.ignore),
-        centre_box=iou(baselines.centre_box(height, width), pair.mask, pair.ignore),
-        grabcut=iou(baselines.grabcut(pair.image), pair.mask, pair.ignore),
-    )
+    masks: dict[str, Callable[[], np.ndarray]] = {
+        "full_mask": lambda: baselines.full_mask(height, width),
+        "centre_box": lambda: baselines.centre_box(height, width),
+        "grabcut": lambda: baselines.grabcut(pair.image, grabcut),
+    }
+    scored = {name: iou(masks[name](), pair.mask, pair.ignore) for name in references}
+    counted = pair.mask if pair.ignore is None else pair.mask & ~pair.ignore
+    return Row(pair.name, iou(mask, pair.mask, pair.ignore), **scored, found=bool(counted.any()))
+
+
+def _reference_protocol(name: str, grabcut: GrabCutSettings) -> str:
+    return {
+        "full_mask": baselines.FULL_MASK_PROTOCOL,
+        "centre_box": baselines.CENTRE_BOX_PROTOCOL,
+        "grabcut": grabcut.protocol,
+    }[name]
