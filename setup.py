@@ -49,6 +49,7 @@ setuptools.setup(
         "keras>=3.15.1,<3.16",
         "keras-hub>=0.32,<0.33",  # brings tensorflow-text, which must match tensorflow
         "numpy>=2.0,<3",
+        "scipy>=1.14,<2",
         "absl-py>=2.3,<3",
         "omegaconf>=2.3,<3",
         "pillow>=11,<14",

@@ -1,0 +1,170 @@
+"""Inception features of images, which FID compares; the network comes from a local file.
+
+FID is defined with the network of 2015-12-05 (Heusel et al. 2017). Keras's InceptionV3 has other
+weights, so that its figures compare only with each other; every result names its features.
+"""
+
+import os
+from typing import Any, Protocol
+
+import numpy as np
+
+from layered_segmentation.errors import UserError
+
+SIDE = 299  # of the image that the networks see, pixels
+GRAPH_URL = "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz"
+KERAS_URL = (
+    "https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/"
+    "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
+)
+GRAPH_NAME, KERAS_NAME = "inception-2015-12-05 pool_3", "keras-inception-v3 avg_pool"
+
+_GRAPH_INPUT, _GRAPH_OUTPUT = "ExpandDims", "pool_3"
+_WEIGHTS = (".h5", ".keras")
+_HOW = (
+    f"for figures that compare with the paper's, unpack classify_image_graph_def.pb from "
+    f"{GRAPH_URL} and name it with --inception; Keras's network also serves ({KERAS_URL}), with "
+    "figures of its own"
+)
+
+
+class Features(Protocol):
+    """Maps images to vectors.
+
+    Attributes:
+        name: Which features these are; only FIDs of the same name compare.
+        protocol: How images are prepared, a sentence.
+    """
+
+    name: str
+    protocol: str
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Maps uint8 [B, H, W, 3] to float [B, D]."""
+        ...
+
+
+class InceptionGraph:
+    """FID's own network: the frozen graph classify_image_graph_def.pb, 2,048 features.
+
+    The graph takes values from 0 to 255 and resizes them to 299 × 299 itself, bilinearly as
+    TensorFlow 1 did. Its batch normalisation is an operation that current graphs may not hold, so
+    it runs in a session of its own.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: It is not that graph.
+    """
+
+    name = GRAPH_NAME
+    protocol = (
+        f"Features: pool_3 of the Inception graph of 2015-12-05, which resizes uint8 images "
+        f"bilinearly to {SIDE} × {SIDE} itself. "
+    )
+
+    def __init__(self, path: str):
+        import tensorflow as tf
+        from google.protobuf.message import DecodeError
+
+        definition = tf.compat.v1.GraphDef()
+        try:
+            with open(path, "rb") as file:
+                definition.ParseFromString(file.read())
+        except DecodeError as error:
+            raise UserError(f"--inception={path}: not a frozen TensorFlow graph; {_HOW}") from error
+        nodes = {node.name for node in definition.node}
+        lacking = [name for name in (_GRAPH_INPUT, _GRAPH_OUTPUT) if name not in nodes]
+        if lacking:
+            raise UserError(
+                f"--inception={path}: the graph has no node {' and no '.join(lacking)}, so it is "
+                f"not FID's; {_HOW}"
+            )
+        with tf.Graph().as_default() as graph:
+            # In the place of the node that fixes the batch at one image.
+            self._images = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3])
+            (self._features,) = tf.graph_util.import_graph_def(
+                definition,
+                input_map={f"{_GRAPH_INPUT}:0": self._images},
+                return_elements=[f"{_GRAPH_OUTPUT}:0"],
+                name="inception",
+            )
+        self._session = tf.compat.v1.Session(graph=graph)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Maps uint8 [B, H, W, 3] to float32 [B, 2048]."""
+        features = self._session.run(self._features, {self._images: images.astype(np.float32)})
+        return features.reshape(len(images), -1)
+
+
+class KerasInception:
+    """Keras's InceptionV3 without its top, averaged over positions: 2,048 features.
+
+    Args:
+        path: Weights, `.h5` or `.weights.h5`, of `InceptionV3(include_top=False)`; or a whole
+            model, `.keras`, that takes images of 299 × 299.
+
+    Raises:
+        UserError: The file does not fit.
+    """
+
+    name = KERAS_NAME
+    protocol = (
+        f"Features: Keras's InceptionV3, averaged over positions; uint8 images resized bilinearly "
+        f"to {SIDE} × {SIDE}, scaled to [-1, 1]; not comparable with FIDs of the original graph. "
+    )
+
+    def __init__(self, path: str):
+        import keras
+
+        try:
+            if path.endswith(".keras"):
+                model = keras.models.load_model(path, compile=False)
+            else:
+                model = keras.applications.InceptionV3(
+                    include_top=False, weights=None, input_shape=(SIDE, SIDE, 3), pooling="avg"
+                )
+                model.load_weights(path)
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"--inception={path}: not weights of InceptionV3(include_top=False): {reason}"
+            ) from error
+        if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
+            raise UserError(
+                f"--inception={path}: the model's outputs are "
+                f"{[list(output.shape) for output in model.outputs]}; one vector an image is "
+                "needed, as of InceptionV3(include_top=False, pooling='avg')"
+            )
+        self._model = model
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Maps uint8 [B, H, W, 3] to float32 [B, 2048]."""
+        from keras import ops
+
+        resized = ops.image.resize(
+            ops.convert_to_tensor(images, "float32"), (SIDE, SIDE), interpolation="bilinear"
+        )
+        features: Any = self._model.predict_on_batch(resized / 127.5 - 1.0)
+        return np.asarray(features)
+
+
+def open_features(path: str) -> Features:
+    """Opens a feature network; which one, the file's ending tells.
+
+    Args:
+        path: `.pb`, the original graph; `.h5` or `.keras`, Keras's network.
+
+    Raises:
+        UserError: There is no such file, or it is neither; the message says where to get it.
+    """
+    if not path:
+        raise UserError(f"--inception is needed with --measure=fid: {_HOW}")
+    if not os.path.isfile(path):
+        raise UserError(f"--inception={path}: there is no such file; {_HOW}")
+    if path.endswith(".pb"):
+        return InceptionGraph(path)
+    if path.endswith(_WEIGHTS):
+        return KerasInception(path)
+    raise UserError(f"--inception={path}: neither .pb nor {' nor '.join(_WEIGHTS)}; {_HOW}")
