@@ -1,0 +1,159 @@
+"""A TensorFlow detection SavedModel as a source of masks: its signature, boxes and instances."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from layered_segmentation.errors import UserError
+
+INSTANCES = ("union", "largest")
+CAR = 3  # COCO's number, as of the Object Detection API
+
+_THRESHOLD = 0.5
+_BOXES, _SCORES, _CLASSES = "detection_boxes", "detection_scores", "detection_classes"
+_REFRAMED, _MASKS = "detection_masks_reframed", "detection_masks"
+_SLACK = 0.5  # how far beyond the photo a normalised box may reach, in photo sides
+
+
+class SavedModelDetector:
+    """A TensorFlow detection SavedModel with masks, as of the Object Detection API or TF Hub.
+
+    It takes uint8 [1, H, W, 3] and returns `detection_boxes` [1, N, 4] (ymin, xmin, ymax, xmax as
+    fractions of the photo), `detection_scores` and `detection_classes` [1, N], and masks: either
+    `detection_masks` [1, N, h, w], each over its box, or `detection_masks_reframed` [1, N, H, W].
+    `detection_masks` of exactly the photo's size are taken as masks of the photo.
+
+    Args:
+        path: Directory that holds saved_model.pb.
+        class_id: The kind of thing, in the model's own numbers; COCO's car is 3.
+        score: Least score of a detection, in [0, 1].
+        instances: `union` takes all detections, since a layer's mask knows no instances and a
+            second car that it covers is no mistake; `largest` only the one with most pixels.
+
+    Raises:
+        UserError: The model cannot be loaded or has another signature.
+    """
+
+    def __init__(self, path: str, class_id: int, score: float, instances: str = "union"):
+        self._class, self._score, self._instances = class_id, score, instances
+        self._path = path
+        self._model, self._run = _load_signature(path)
+        self.protocol = (
+            f"Pseudo truth: the detector {os.path.basename(os.path.abspath(path))}, class "
+            f"{class_id}, score at least {score:g}, masks at {_THRESHOLD}, "
+            f"{'union of' if instances == 'union' else 'largest of'} the instances. "
+        )
+
+    def __call__(self, images: Sequence[np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
+        """Runs the model on one photo after the other; raises a UserError on unusable boxes."""
+        return [self._detect(image) for image in images]
+
+    def _detect(self, image: np.ndarray) -> np.ndarray:
+        outputs = {name: np.asarray(value)[0] for name, value in self._run(image[None]).items()}
+        height, width = image.shape[:2]
+        wanted = np.rint(outputs[_CLASSES]) == self._class
+        kept = np.flatnonzero(wanted & (outputs[_SCORES] >= self._score))
+        masks = np.asarray(outputs.get(_REFRAMED, outputs.get(_MASKS)), np.float32)[kept]
+        boxes = outputs[_BOXES][kept]
+        if masks.shape[1:] == (height, width):
+            instances = masks >= _THRESHOLD
+        else:
+            self._check(boxes)
+            instances = np.array(
+                [paste(mask, box, height, width) for mask, box in zip(masks, boxes, strict=True)]
+            )
+        if not len(instances):
+            return np.zeros((height, width), bool)
+        if self._instances == "largest":
+            largest = np.argmax(instances.sum(axis=(1, 2)))
+            instances = instances[largest : largest + 1]
+        return np.logical_or.reduce(instances, axis=0)
+
+    def _check(self, boxes: np.ndarray) -> None:
+        if boxes.size and not (boxes.min() > -_SLACK and boxes.max() < 1 + _SLACK):
+            raise UserError(
+                f"--detector={self._path}: {_BOXES} reach from {boxes.min():g} to "
+                f"{boxes.max():g}; they must be fractions of the photo (ymin, xmin, ymax, xmax), "
+                "as the Object Detection API gives them"
+            )
+
+
+def paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Pastes a mask that covers a box into the photo and thresholds it.
+
+    A pixel belongs to the box if its centre does; its value is interpolated bilinearly between
+    the centres of the mask's cells, whose outermost values continue to the box's edge.
+
+    Args:
+        mask: Float [h, w] in [0, 1] over the box.
+        box: Float [4]: ymin, xmin, ymax, xmax, fractions of the photo.
+        height: Of the photo, pixels.
+        width: Of the photo, pixels.
+
+    Returns:
+        bool [height, width].
+    """
+    top, left, bottom, right = (float(value) for value in box)
+    pasted = np.zeros((height, width), bool)
+    if bottom <= top or right <= left:
+        return pasted
+    rows = ((np.arange(height) + 0.5) / height - top) / (bottom - top)
+    columns = ((np.arange(width) + 0.5) / width - left) / (right - left)
+    inside_rows, inside_columns = (rows >= 0) & (rows < 1), (columns >= 0) & (columns < 1)
+    x, y = np.meshgrid(
+        columns[inside_columns] * mask.shape[1] - 0.5, rows[inside_rows] * mask.shape[0] - 0.5
+    )
+    if x.size:
+        values = cv2.remap(
+            np.asarray(mask, np.float32), x.astype(np.float32), y.astype(np.float32),
+            cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE,
+        )  # fmt: skip
+        pasted[np.ix_(inside_rows, inside_columns)] = values >= _THRESHOLD
+    return pasted
+
+
+def _load_signature(path: str) -> tuple[Any, Any]:
+    """Loads a SavedModel and its detection signature, after checking inputs and outputs.
+
+    Returns:
+        The model, which keeps its variables alive, and a function of uint8 [1, H, W, 3].
+    """
+    import tensorflow as tf
+
+    try:
+        model = tf.saved_model.load(path)
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--detector={path}: cannot be loaded as a SavedModel: {reason}") from error
+    signatures = dict(model.signatures)
+    signature = signatures.get("serving_default")
+    if signature is None:
+        held = ", ".join(sorted(signatures)) or "none"
+        raise UserError(
+            f"--detector={path}: no signature 'serving_default' (signatures: {held}); export the "
+            "model with the Object Detection API's exporter"
+        )
+    inputs = signature.structured_input_signature[1]
+    outputs = signature.structured_outputs
+    lacking = [name for name in (_BOXES, _SCORES, _CLASSES) if name not in outputs]
+    if _MASKS not in outputs and _REFRAMED not in outputs:
+        lacking.append(_MASKS)
+    if lacking:
+        raise UserError(
+            f"--detector={path}: its signature has no output {', '.join(lacking)} (outputs: "
+            f"{', '.join(sorted(outputs))}); take an instance segmentation model, such as Mask "
+            "R-CNN"
+        )
+    spec = next(iter(inputs.values()), None)
+    fits = spec is not None and spec.dtype == tf.uint8 and spec.shape.rank in (None, 4)
+    if len(inputs) != 1 or not fits:
+        held = ", ".join(f"{name}: {one.dtype.name} {one.shape}" for name, one in inputs.items())
+        raise UserError(
+            f"--detector={path}: it takes {held or 'nothing'}; one input of uint8 [1, H, W, 3] is "
+            "needed (exported with the input type image_tensor)"
+        )
+    name = next(iter(inputs))
+    return model, lambda images: signature(**{name: tf.constant(images)})
