@@ -1,39 +1,98 @@
-"""Draws a sheet of generated layers from a trained run.
+"""Draws a sheet of generated layers from a trained run, or writes scenes and masks as files.
 
-Columns are scenes; rows are background, foreground, mask, masked foreground and composite. The
-same seed draws the same scenes.
+On the sheet (--out) columns are scenes; rows are background, foreground, mask, masked foreground
+and composite. --images_out writes composites to images/000001.png … and their masks at 0.5 to
+masks/, for any detector to look at. The same seed draws the same scenes.
 
 Example:
   layerseg sample --run_dir=RUN --out=sheet.png --seed=1 --truncation=0.7
+  layerseg sample --run_dir=RUN --count=10000 --images_out=SCENES
+  layerseg evaluate --predictions=SCENES/masks --images=SCENES/images --masks=DETECTED
 """
 
 import os
+import re
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
+if TYPE_CHECKING:
+    from layered_segmentation.evaluation.generated import Generated
+
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
-_OUT = flags.DEFINE_string("out", None, "PNG file to write.", required=True)
+_OUT = flags.DEFINE_string("out", "", "PNG file to write the sheet to.")
+_IMAGES_OUT = flags.DEFINE_string(
+    "images_out", "", "Directory to write images/ and masks/ to, one PNG a scene."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the scenes.", lower_bound=0, upper_bound=2**31 - 1)
 _TRUNCATION = flags.DEFINE_float(
     "truncation",
     1.0,
     "ψ in [0, 1]: how far styles may lie from their mean; smaller is more typical, less varied.",
 )
-_COUNT = flags.DEFINE_integer("count", 8, "How many scenes.", lower_bound=1, upper_bound=10_000)
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the file if there is one.")
+_COUNT = flags.DEFINE_integer("count", 8, "How many scenes.", lower_bound=1, upper_bound=999_999)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the files if there are some.")
+
+RESUME = "the files written so far are whole; run it again with --overwrite"
 
 _COLUMNS = 10
+_MOST_ON_SHEET = 10_000
+_FOLDERS = ("images", "masks")
+_NUMBERED = re.compile(r"\d{6}\.png(\.partial)?")
 
 
 def main(argv: list[str]) -> None:
-    """Draws one sheet."""
+    """Draws one sheet, writes files, or both."""
     del argv
-    out = _OUT.value
     if not 0 <= _TRUNCATION.value <= 1:
         raise UserError(f"--truncation={_TRUNCATION.value}: it must be in [0, 1]")
+    if not _OUT.value and not _IMAGES_OUT.value:
+        raise UserError("name what to write: --out=sheet.png, or --images_out=DIR, or both")
+    if _OUT.value:
+        _check_sheet(_OUT.value)
+    if _IMAGES_OUT.value:
+        _check_directory(_IMAGES_OUT.value)
+
+    from layered_segmentation.training.run_directory import RunDirectory
+
+    run = RunDirectory.open(_RUN_DIR.value)
+    generator = run.load_generator()
+
+    from layered_segmentation.evaluation import sheets
+    from layered_segmentation.evaluation.generated import Generated
+
+    generated = Generated(generator, _SEED.value, _TRUNCATION.value)
+    if _OUT.value:
+        layers = generated.layers(_COUNT.value)
+        sheets.save_png(sheets.layers_sheet(layers, columns=_COLUMNS), _OUT.value)
+        print(f"{_COUNT.value} scenes of {run.path}, seed {_SEED.value}: {_OUT.value}")
+    if _IMAGES_OUT.value:
+        _write_scenes(generated, _IMAGES_OUT.value)
+        folders = " and ".join(os.path.join(_IMAGES_OUT.value, name) for name in _FOLDERS)
+        print(f"{_COUNT.value:,} scenes of {run.path}, seed {_SEED.value}: {folders}")
+
+
+def _write_scenes(generated: "Generated", directory: str) -> None:
+    from layered_segmentation.data import photos
+    from layered_segmentation.progress import Bar
+
+    for name in _FOLDERS:
+        os.makedirs(os.path.join(directory, name), exist_ok=True)
+    _remove_earlier(directory)
+    with Bar(_COUNT.value, "drawing", "scene") as bar:
+        for scene in generated.scenes(_COUNT.value):
+            image, mask = (os.path.join(directory, name, f"{scene.name}.png") for name in _FOLDERS)
+            photos.write(image, scene.image)
+            photos.write_mask(mask, scene.mask >= 0.5)
+            bar.update()
+
+
+def _check_sheet(out: str) -> None:
+    if _COUNT.value > _MOST_ON_SHEET:
+        raise UserError(f"--count={_COUNT.value}: a sheet shows at most {_MOST_ON_SHEET:,} scenes")
     if not out.lower().endswith(".png"):
         raise UserError(f"--out={out}: the sheet is a PNG file; end its name with .png")
     if os.path.isdir(out):
@@ -44,17 +103,34 @@ def main(argv: list[str]) -> None:
     if not os.path.isdir(parent):
         raise UserError(f"--out={out}: there is no directory {parent}")
 
-    from layered_segmentation.training.run_directory import RunDirectory
 
-    run = RunDirectory.open(_RUN_DIR.value)
-    generator = run.load_generator()
+def _check_directory(directory: str) -> None:
+    """Refuses a directory in which other things lie: an evaluation would take them for scenes."""
+    inside = [os.path.join(directory, name) for name in _FOLDERS]
+    for path in (directory, *inside):
+        if os.path.exists(path) and not os.path.isdir(path):
+            raise UserError(f"--images_out={directory}: {path} is a file; name another directory")
+    for path in inside:
+        held = sorted(os.listdir(path)) if os.path.isdir(path) else []
+        others = [file for file in held if not _NUMBERED.fullmatch(file)]
+        if others:
+            raise UserError(
+                f"--images_out={directory}: {path} holds {others[0]!r}, which is no scene of an "
+                "earlier run; name another directory"
+            )
+        if held and not _OVERWRITE.value:
+            raise UserError(
+                f"--images_out={directory}: {path} holds {len(held):,} scenes already; name "
+                "another directory or add --overwrite"
+            )
 
-    from layered_segmentation.evaluation import sheets
-    from layered_segmentation.training import sampling
 
-    layers = sampling.sample_layers(generator, _SEED.value, _COUNT.value, _TRUNCATION.value)
-    sheets.save_png(sheets.layers_sheet(layers, columns=_COLUMNS), out)
-    print(f"{_COUNT.value} scenes of {run.path}, seed {_SEED.value}: {out}")
+def _remove_earlier(directory: str) -> None:
+    """Removes the scenes of an earlier run, of which there may have been more."""
+    for name in _FOLDERS:
+        folder = os.path.join(directory, name)
+        for file in os.listdir(folder):
+            os.remove(os.path.join(folder, file))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Sheets of examples: the best, the middle and the worst by score, or some photos of many."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -53,6 +54,29 @@ def scored_sheet(
     ious = [scores.rows[index].iou for index in indices]
     return sheets.segmentation_sheet(
         images, [pair.mask for pair in some], masks, ious, columns=columns
+    )
+
+
+def overview_sheet(
+    predict: scoring.PredictPairs, pairs: Sequence[Pair], scores: scoring.Scores, count: int
+) -> np.ndarray:
+    """Shows the best, the middle and the worst pairs, `count` of each, one band a kind.
+
+    Args:
+        predict: As for `scoring.score_pairs`.
+        pairs: Photos and masks; only those shown are read.
+        scores: Their scores.
+        count: Photos side by side.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    parts = ranked(scores, count).values()
+    chosen = list(dict.fromkeys(index for part in parts for index in part))
+    some = [pairs[index] for index in chosen]
+    theirs = dataclasses.replace(scores, rows=[scores.rows[index] for index in chosen])
+    return scored_sheet(
+        lambda images: predict(some), some, theirs, range(len(some)), min(count, len(some))
     )
 
 

@@ -63,6 +63,7 @@ def segmentation_sheet(
     ious: Sequence[float] | None = None,
     side: int = 144,
     columns: int = 8,
+    labels: tuple[str, str, str, str] = ("photo", "true mask", "our mask", "cut-out"),
 ) -> np.ndarray:
     """Shows photos with their predicted masks, cut-outs and, where known, true masks.
 
@@ -73,6 +74,7 @@ def segmentation_sheet(
         ious: Score of each, written below it.
         side: Side of the square each is fitted into, pixels.
         columns: Photos side by side.
+        labels: Of the rows: photos, true masks, predictions, cut-outs.
 
     Returns:
         Uint8 [height, width, 3].
@@ -88,14 +90,14 @@ def segmentation_sheet(
             board = checkerboard(height, width, cell=max(1, max(height, width) // 18))
             cut_outs.append(fit(over(image, mask[..., None], board), side))
         rows = [photos]
-        labels = ["photo"]
+        shown = [labels[0]]
         if truths is not None:
             rows.append([fit(grey(np.asarray(truth, np.float32)), side) for truth in truths[part]])
-            labels.append("true mask")
+            shown.append(labels[1])
         rows += [[fit(grey(mask), side) for mask in masks], cut_outs]
-        labels += ["our mask", "cut-out"]
+        shown += labels[2:]
         captions = None if ious is None else [f"IoU {iou:.2f}" for iou in ious[part]]
-        bands.append(grid(rows, labels, min(columns, len(images)), captions))
+        bands.append(grid(rows, shown, min(columns, len(images)), captions))
     return _stack(bands)
 
 
