@@ -14,7 +14,8 @@ VERBS = {
     "sample": "Draws a sheet of generated layers from a trained run.",
     "distill": "Trains the student segmenter on generated image/mask pairs.",
     "segment": "Writes masks and cut-outs for photos.",
-    "evaluate": "Scores a segmenter against true masks, beside simple references.",
+    "evaluate": "Scores masks against true ones or a detector's, or images by FID.",
+    "table": "Puts the paper's table 1, 2 or 3 beside the scores of own runs.",
     "convert": "Converts a checkpoint of the authors' PyTorch release to a run directory.",
     "benchmark": "Measures training throughput on this machine.",
 }

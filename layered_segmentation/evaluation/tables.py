@@ -1,0 +1,259 @@
+"""The paper's tables beside our figures, which are read from results.
+
+The paper's figures are those of Bielski and Favaro, NeurIPS 2019 (arXiv 1905.12663), tables 1 to
+3. Ours come from the results.json files of `layerseg evaluate`.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from layered_segmentation.errors import UserError
+from layered_segmentation.evaluation.table import Cell, Table
+
+KINDS = {
+    "segmentation": "evaluation",
+    "generated": "evaluation_generated",
+    "fid": "evaluation_fid",
+}
+
+# Table 1, LSUN Car: mIoU and full-mask reference at 64 px, the same at 128 px.
+SETTINGS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "a": ("default", (0.685, 0.440, 0.533, 0.432)),
+    "b": ("no shift, δ = 0", (0.039, 0.428, 0.025, 0.419)),
+    "c": ("shift, δ = 0.25", (0.144, 0.434, 0.094, 0.426)),
+    "d": ("background contrast jitter", (0.765, 0.454, 0.673, 0.436)),
+    "e": ("no random crops of real images", (0.264, 0.374, 0.136, 0.365)),
+    "f": ("γ1 = 10", (0.733, 0.443, 0.643, 0.430)),
+    "g": ("η = 5 %", (0.693, 0.458, 0.552, 0.430)),
+    "h": ("one generator, three outputs", (0.550, 0.446, 0.484, 0.435)),
+}
+
+# Table 2, real images: mIoU on LSUN Car where a car is detected, on all of it, on CUB-200.
+METHODS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "encoder": ("the method (encoder)", (0.540, 0.479, 0.380)),
+    "grabcut": ("GrabCut", (0.559, 0.499, 0.453)),
+    "full_mask": ("full mask", (0.402, 0.357, 0.132)),
+}
+REFERENCES = ("grabcut", "full_mask", "centre_box")
+
+# Table 3, LSUN Car: FID of 10,000 composites against 10,000 real images at 64 px, at 128 px.
+GENERATORS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "single_output": ("StyleGAN, single output", (27.8, 21.7)),
+    "layered": ("layered", (31.4, 30.9)),
+}
+
+Results = Mapping[str, Any]
+Runs = Mapping[str, Sequence[Mapping[str, Results]]]
+
+
+def read_runs(named: Sequence[tuple[str, str]]) -> Runs:
+    """Reads the results of runs.
+
+    Args:
+        named: (name, directory) pairs; a name may come several times, once for each seed. A
+            directory is a run, whose evaluation/, evaluation_generated/ and evaluation_fid/ are
+            looked through, or holds a results.json itself.
+
+    Returns:
+        For each name its runs, each as results by measure; a run without results is empty.
+
+    Raises:
+        UserError: There is no such directory, or its results cannot be read.
+    """
+    runs: dict[str, list[Mapping[str, Results]]] = {}
+    for name, directory in named:
+        if not os.path.isdir(directory):
+            raise UserError(f"--runs={name}={directory}: there is no such directory")
+        found = {}
+        for place in ("", *KINDS.values()):
+            path = os.path.join(directory, place, "results.json")
+            if os.path.isfile(path):
+                results = _read(path)
+                measure = results.get("measure") or ("miou" in results and "segmentation")
+                if measure in KINDS:  # other verbs write results, too
+                    found[measure] = results
+        runs.setdefault(name, []).append(found)
+    return runs
+
+
+def build(number: int, runs: Runs) -> Table:
+    """Builds one of the paper's tables.
+
+    Args:
+        number: 1, 2 or 3.
+        runs: Results by row. Table 1 takes the settings `a` to `h`, table 3 `single_output` and
+            `layered`, table 2 any method's name; `encoder` is the paper's.
+
+    Raises:
+        UserError: A name is not a row of the table, or the results do not fit together.
+    """
+    return {1: _ablations, 2: _methods, 3: _distances}[number](runs)
+
+
+def _ablations(runs: Runs) -> Table:
+    _require_known(runs, SETTINGS, 1)
+    columns = ["setting", "paper, 64 px", "full mask", "paper, 128 px", "full mask"]
+    kinds = {"generated": "generated masks", "segmentation": "student"}
+    shown = [kind for kind in kinds if _some_have(runs, kind)]
+    for kind in shown:
+        columns += [f"ours: {kinds[kind]}", "full mask"]
+    rows: list[tuple[str, list[Cell]]] = []
+    missing: list[str] = []
+    for key, (name, paper) in SETTINGS.items():
+        cells = [Cell((figure,)) for figure in paper]
+        for kind in shown:
+            cells.append(_cell(runs, key, kind, "miou"))
+            cells.append(_cell(runs, key, kind, "references", "full_mask"))
+            missing += _missing(runs, key, kind)
+        rows.append((f"({key}) {name}", cells))
+    missing += [f"{key}: no results" for key in runs if not shown]
+    missing = list(dict.fromkeys(missing))  # both columns miss a run that was not given
+    notes = [
+        "Paper: LSUN Car, mIoU of generated masks against Mask R-CNN on the composites.",
+        *_protocols(runs, shown),
+    ]
+    return Table("Table 1: ablations, mIoU", _distinct(columns), rows, notes, missing)
+
+
+def _methods(runs: Runs) -> Table:
+    for name in set(runs) & set(REFERENCES):
+        raise UserError(
+            f"--runs={name}=…: {name} is a reference, whose score every method's results hold; "
+            "name the method otherwise"
+        )
+    kind = "segmentation"
+    split = any("detected" in one.get(kind, {}) for several in runs.values() for one in several)
+    columns = ["method", "paper: LSUN Car, detected", "paper: LSUN Car, all", "paper: CUB-200"]
+    columns += ["ours: detected", "ours: all"] if split else ["ours: mIoU"]
+    parts = [("detected",), ("all",)] if split else [()]
+    rows: list[tuple[str, list[Cell]]] = []
+    missing: list[str] = []
+    for key in dict.fromkeys(["encoder", *runs]):
+        name, paper = METHODS.get(key, (key, ()))
+        cells = [Cell((figure,)) for figure in paper] or [Cell()] * 3
+        cells += [_cell(runs, key, kind, *part, "miou") for part in parts]
+        missing += _missing(runs, key, kind)
+        rows.append((name, cells))
+    disagreeing = False
+    for key in REFERENCES:
+        name, paper = METHODS.get(key, ("centre box", ()))
+        cells = [Cell((figure,)) for figure in paper] or [Cell()] * 3
+        for part in parts:
+            cell = _agreed(runs, kind, (*part, "references", key))
+            disagreeing |= cell is None
+            cells.append(cell or Cell())
+        if paper or cells[-1].values:
+            rows.append((name, cells))
+    if disagreeing:
+        missing.append(
+            "references: the methods' results hold different ones, so they were not scored on the "
+            "same images in the same way"
+        )
+    notes = ["Paper: mIoU of real images.", *_protocols(runs, [kind])]
+    return Table("Table 2: segmentation, mIoU", columns, rows, notes, missing)
+
+
+def _distances(runs: Runs) -> Table:
+    _require_known(runs, GENERATORS, 3)
+    features = {
+        one["fid"]["features"] for several in runs.values() for one in several if "fid" in one
+    }
+    if len(features) > 1:
+        raise UserError(
+            f"--runs: FIDs of different features do not compare ({', '.join(sorted(features))}); "
+            "measure all with the same --inception"
+        )
+    rows: list[tuple[str, list[Cell]]] = []
+    missing: list[str] = []
+    for key, (name, paper) in GENERATORS.items():
+        cells = [Cell((figure,), digits=1) for figure in paper]
+        cells.append(dataclasses.replace(_cell(runs, key, "fid", "fid"), digits=1))
+        missing += _missing(runs, key, "fid")
+        rows.append((name, cells))
+    notes = [
+        "Paper: LSUN Car, 10,000 composites against 10,000 real images.",
+        *_protocols(runs, ["fid"]),
+    ]
+    columns = ["generator", "paper, 64 px", "paper, 128 px", "ours"]
+    return Table("Table 3: Fréchet inception distance", columns, rows, notes, missing)
+
+
+def _cell(runs: Runs, key: str, kind: str, *path: str) -> Cell:
+    """Returns a figure of each of a row's runs that has it."""
+    values = [_figure(one, kind, path) for one in runs.get(key, [])]
+    return Cell(tuple(value for value in values if value is not None))
+
+
+def _figure(run: Mapping[str, Results], kind: str, path: Sequence[str]) -> float | None:
+    value: Any = run.get(kind)
+    if path and path[0] in ("detected", "all") and value and path[0] not in value:
+        path = path[1:]  # every truth has something in it, so both are the same
+    for step in path:
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return None if value is None else float(value)
+
+
+def _agreed(runs: Runs, kind: str, path: tuple[str, ...]) -> Cell | None:
+    """Returns the reference that all runs hold, no figure if none does, None if they differ."""
+    figures = [_figure(one, kind, path) for several in runs.values() for one in several]
+    known = [figure for figure in figures if figure is not None]
+    if not known:
+        return Cell()
+    return Cell((known[0],)) if np.ptp(known) < 1e-6 else None
+
+
+def _missing(runs: Runs, key: str, kind: str) -> list[str]:
+    count = len(runs.get(key, []))
+    held = sum(kind in one for one in runs.get(key, []))
+    if held == count:
+        return [f"{key}: no run given"] if not count else []
+    return [f"{key}: {count - held} of {count} runs without {KINDS[kind]}/results.json"]
+
+
+def _some_have(runs: Runs, kind: str) -> bool:
+    return any(kind in one for several in runs.values() for one in several)
+
+
+def _protocols(runs: Runs, kinds: Sequence[str]) -> list[str]:
+    """Returns each kind's protocols, as far as the results state them, without repetition."""
+    notes = []
+    for kind in kinds:
+        held = [one[kind] for several in runs.values() for one in several if kind in one]
+        told = dict.fromkeys(str(one["protocol"]).strip() for one in held if "protocol" in one)
+        notes += [f"Ours, {kind}: {protocol}" for protocol in told]
+    if any(len(several) > 1 for several in runs.values()):
+        notes.append("±: standard deviation (of the population) over runs.")
+    return notes
+
+
+def _require_known(runs: Runs, rows: Mapping[str, Any], number: int) -> None:
+    for name in runs:
+        if name not in rows:
+            raise UserError(
+                f"--runs={name}=…: table {number} has no row {name!r}; its rows are "
+                f"{', '.join(rows)}"
+            )
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """Names the references' columns after the figures to their left."""
+    named: list[str] = []
+    for column in columns:
+        named.append(f"{named[-1]}: full mask" if column == "full mask" else column)
+    return named
+
+
+def _read(path: str) -> Results:
+    try:
+        with open(path, encoding="utf-8") as file:
+            results = json.load(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(results, dict):
+        raise UserError(f"{path}: not results of `layerseg evaluate`; measure again")
+    return results
