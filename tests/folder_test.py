@@ -211,3 +211,13 @@ def test_missing_mask_directories(labelled):
         pairs(str(directory / "photos"), str(directory / "nowhere"))
     with pytest.raises(UserError, match=r"ignore=.*nowhere"):
         pairs(str(directory / "photos"), str(directory / "masks"), str(directory / "nowhere"))
+
+
+def test_masks_that_segment_wrote_go_with_their_photos(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "masks").mkdir()
+    Image.new("RGB", (4, 3)).save(tmp_path / "photos" / "a.jpg")
+    Image.new("L", (4, 3), 255).save(tmp_path / "masks" / "a.mask.png")
+    Image.new("RGBA", (4, 3)).save(tmp_path / "masks" / "a.cutout.png")
+    (pair,) = pairs(str(tmp_path / "photos"), str(tmp_path / "masks"))
+    assert pair.name == "a.jpg" and pair.mask.all()

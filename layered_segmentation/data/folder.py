@@ -15,6 +15,7 @@ from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
 
 MASKS = "masks"  # a sub-directory of this name holds true masks, for evaluation only
+SEGMENTED = ".mask"  # `layerseg segment` writes NAME.mask.png beside NAME.cutout.png
 MOST_SKIPPED = 0.05  # a larger share of unusable files is an error
 
 _NAMED = 10  # files that a message names
@@ -285,6 +286,9 @@ def by_stem(directory: str, what: str) -> dict[str, str]:
             found[os.path.basename(stem)] = os.path.join(directory, file)
     for stem, file in zip(stems, files, strict=True):
         found[stem] = os.path.join(directory, file)
+    for stem, path in list(found.items()):
+        if stem.endswith(SEGMENTED):
+            found.setdefault(stem.removesuffix(SEGMENTED), path)
     return found
 
 

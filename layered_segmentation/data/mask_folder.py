@@ -7,8 +7,6 @@ import numpy as np
 from layered_segmentation.data import folder, photos
 from layered_segmentation.errors import UserError
 
-_SEGMENTED = ".mask"  # `layerseg segment` writes NAME.mask.png beside NAME.cutout.png
-
 
 class MaskFolder:
     """Masks under their photos' names, whatever program wrote them.
@@ -30,9 +28,6 @@ class MaskFolder:
         self.path = path
         self._what = what
         self._of = folder.by_stem(path, what)
-        for stem, file in list(self._of.items()):
-            if stem.endswith(_SEGMENTED):
-                self._of.setdefault(stem.removesuffix(_SEGMENTED), file)
 
     def require(self, names: Sequence[str]) -> None:
         """Checks that there is a mask for each photo.

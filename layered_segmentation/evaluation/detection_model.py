@@ -1,6 +1,5 @@
 """A TensorFlow detection SavedModel as a source of masks: its signature, boxes and instances."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +41,7 @@ class SavedModelDetector:
         self._path = path
         self._model, self._run = _load_signature(path)
         self.protocol = (
-            f"Pseudo truth: the detector {os.path.basename(os.path.abspath(path))}, class "
+            f"Pseudo truth: the detector {path}, class "
             f"{class_id}, score at least {score:g}, masks at {_THRESHOLD}, "
             f"{'union of' if instances == 'union' else 'largest of'} the instances. "
         )

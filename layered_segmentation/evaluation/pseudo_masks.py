@@ -87,8 +87,8 @@ class SegmenterDetector:
         except UserError as error:
             raise UserError(str(error).replace("--segmenter=", "--detector=")) from error
         self.protocol = (
-            f"Pseudo truth: the segmenter {os.path.basename(os.path.abspath(path))}, masks at "
-            f"{_THRESHOLD}, found where they cover at least {LEAST_COVER:.0%}. "
+            f"Pseudo truth: the segmenter {path}, masks at {_THRESHOLD}, found where they cover at "
+            f"least {LEAST_COVER:.0%}. "
         )
 
     def __call__(self, images: Sequence[np.ndarray], names: Sequence[str]) -> list[np.ndarray]:

@@ -76,14 +76,14 @@ class Table:
         from matplotlib.figure import Figure
 
         texts = [[name, *(cell.text for cell in cells)] for name, cells in self.rows]
-        figure = Figure(figsize=(8, 1), dpi=150)
+        # As tall as the rows will be, so that the title stands above them.
+        figure = Figure(figsize=(8, 0.32 * (len(texts) + 3)), dpi=150)
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         axes.axis("off")
-        drawn = axes.table(
-            texts, colLabels=[column.replace(": ", ":\n") for column in self.columns],
-            cellLoc="right", loc="center",
-        )  # fmt: skip
+        headings = [column.replace(": ", ":\n") for column in self.columns]
+        lines = 1 + max(heading.count("\n") for heading in headings)
+        drawn = axes.table(texts, colLabels=headings, cellLoc="right", loc="upper center")
         drawn.auto_set_font_size(False)
         drawn.set_fontsize(9)
         drawn.auto_set_column_width(list(range(len(self.columns))))
@@ -91,11 +91,11 @@ class Table:
         for (row, column), cell in drawn.get_celld().items():
             cell.set_linewidth(0.4)
             if row == 0:
-                cell.set_height(1.7 * cell.get_height())
+                cell.set_height((0.4 + 0.65 * lines) * cell.get_height())
                 cell.set_text_props(weight="bold", ha="left" if column == 0 else "right")
             elif column == 0:
                 cell.set_text_props(ha="left")
-        axes.set_title(self.title, fontsize=10, weight="bold", pad=24)
+        axes.set_title(self.title, fontsize=10, weight="bold")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
         return buffer.getvalue()
