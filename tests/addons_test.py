@@ -5,6 +5,7 @@ import os
 import keras
 import numpy as np
 import pytest
+from keras.ops import convert_to_numpy as to_numpy
 
 from layered_segmentation.composite import shift
 from layered_segmentation.models.layers import AdaIN
@@ -18,7 +19,7 @@ def golden():
 
 def test_shift_is_image_translate(golden):
     moved = shift(golden["translate/x"], golden["translate/dx_dy"])
-    np.testing.assert_array_equal(np.array(moved), golden["translate/y"])
+    np.testing.assert_array_equal(to_numpy(moved), golden["translate/y"])
 
 
 def test_adain_normalises_as_instance_normalization(golden):
@@ -27,7 +28,7 @@ def test_adain_normalises_as_instance_normalization(golden):
     adain.build(images.shape, style_dim=3)
     # A style of zeros leaves the bias, which is at first scale 1 and offset 0.
     normalised = adain(images, np.zeros((len(images), 3), np.float32))
-    np.testing.assert_allclose(np.array(normalised), golden["instance_norm/y"], atol=1e-5)
+    np.testing.assert_allclose(to_numpy(normalised), golden["instance_norm/y"], atol=1e-5)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="training needs TensorFlow")
@@ -50,8 +51,8 @@ def test_the_generators_average_is_moving_average(golden):
         variable.assign_sub(step)
         gan.update_average()
     np.testing.assert_allclose(
-        np.array(variable), golden["moving_average/w5"].ravel(), rtol=1e-6, atol=1e-7
+        to_numpy(variable), golden["moving_average/w5"].ravel(), rtol=1e-6, atol=1e-7
     )
     np.testing.assert_allclose(
-        np.array(average), golden["moving_average/average"].ravel(), rtol=1e-6, atol=1e-7
+        to_numpy(average), golden["moving_average/average"].ravel(), rtol=1e-6, atol=1e-7
     )

@@ -11,6 +11,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from keras.ops import convert_to_numpy as to_numpy
 
 from layered_segmentation import composite, losses
 from layered_segmentation.convert import discriminator_from_state_dict, generator_from_state_dict
@@ -131,7 +132,7 @@ def need(golden, section):
 
 def assert_close(ours, theirs, what):
     """Within a ten thousandth of the standard deviation."""
-    ours = np.array(ours)
+    ours = to_numpy(ours)
     scale = theirs.std() or np.abs(theirs).max()
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * scale, err_msg=what)
 
@@ -178,7 +179,7 @@ def test_discriminator(golden, path, discriminator_case):
 def test_shift(golden):
     need(golden, "shift")
     moved = composite.shift(golden.images("shift/x"), golden["shift/shift_xy"])
-    np.testing.assert_array_equal(np.array(moved), golden.images("shift/y"))
+    np.testing.assert_array_equal(to_numpy(moved), golden.images("shift/y"))
 
 
 def test_contrast_jitter(golden):
@@ -271,5 +272,5 @@ def test_trajectory_weights(golden, trajectory, name):
     theirs = convert(state, golden.side("trajectory"))
     for ours, expected in zip(getattr(gan, name).variables, theirs.variables, strict=True):
         np.testing.assert_allclose(
-            np.array(ours), np.array(expected), rtol=0, atol=TOLERANCE, err_msg=ours.path
+            to_numpy(ours), to_numpy(expected), rtol=0, atol=TOLERANCE, err_msg=ours.path
         )

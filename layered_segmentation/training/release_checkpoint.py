@@ -65,7 +65,7 @@ def read(path: str) -> dict[str, Any]:
     except ImportError as error:
         raise UserError(
             "reading a PyTorch checkpoint needs PyTorch, which is not installed: pip install torch "
-            "--index-url https://download.pytorch.org/whl/cpu"
+            "(without a GPU, --index-url https://download.pytorch.org/whl/cpu has a small one)"
         ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
