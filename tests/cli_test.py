@@ -148,7 +148,7 @@ def status_of(function):
 
 def test_a_users_mistake_has_no_traceback(capsys):
     assert status_of(raising(UserError("photos: none in x"))) == 2
-    assert capsys.readouterr().err == "layerseg cli_test: error: photos: none in x\n"
+    assert capsys.readouterr().err == "python -m tests.cli_test: error: photos: none in x\n"
 
 
 def test_a_fault_of_ours_keeps_its_traceback():

@@ -38,3 +38,13 @@ def test_folding_changes_nothing_for_grey_images(detector):
     before = np.stack(segmenter.predict_masks(grey))
     grey_detector.see_grey(segmenter)
     np.testing.assert_allclose(np.stack(segmenter.predict_masks(grey)), before, atol=1e-5)
+
+
+def test_the_verb_scores_and_writes_it(layerseg, tmp_path):
+    out = tmp_path / "detector"
+    flags = ["--resolution=8", "--steps=2", "--scenes=64"]
+    result = layerseg("grey_detector", f"--out={out}", *flags)
+    assert result.status == 0, result.stderr
+    assert "held-out scenes" in result.stdout and (out / "task.json").exists()
+    result = layerseg("grey_detector", f"--out={out}", *flags)
+    assert result.status == 2 and "it exists" in result.stderr

@@ -13,10 +13,12 @@ VERBS = {
     "train": "Trains the layered GAN on unlabelled photos of one kind of thing.",
     "sample": "Draws a sheet of generated layers from a trained run.",
     "distill": "Trains the student segmenter on generated image/mask pairs.",
+    "autoencode": "Trains the paper's encoder, which segments through the generator.",
     "segment": "Writes masks and cut-outs for photos.",
     "evaluate": "Scores masks against true ones or a detector's, or images by FID.",
     "table": "Puts the paper's table 1, 2 or 3 beside the scores of own runs.",
     "convert": "Converts a checkpoint of the authors' PyTorch release to a run directory.",
+    "grey_detector": "Trains a detector that sees no colour, to score generated embedded scenes.",
     "benchmark": "Measures training throughput on this machine.",
 }
 

@@ -4,55 +4,21 @@ Table 1 of the paper scores generated masks by a detector that was trained elsew
 For the embedded scenes such a detector can be trained: on other scenes and their true masks, in
 grey, so that it must know objects by outline and texture and cannot repeat what a mask that follows
 a palette would say. It serves for scoring alone; nothing that is scored ever sees it.
-
-Example:
-  python -m layered_segmentation.evaluation.grey_detector --out=grey_detector
-  layerseg evaluate --measure=generated --run_dir=RUN --detector=grey_detector
 """
 
-import os
-from typing import TYPE_CHECKING
-
 import numpy as np
-from absl import flags
 
-from layered_segmentation.cli import app
-from layered_segmentation.errors import UserError
-
-if TYPE_CHECKING:
-    from layered_segmentation.models.segmenter import LayeredSegmenter
-
-_OUT = flags.DEFINE_string("out", None, "Preset directory to write.", required=True)
-_RESOLUTION = flags.DEFINE_integer("resolution", 16, "Side of the scenes, pixels.", lower_bound=8)
-_STEPS = flags.DEFINE_integer("steps", 2_000, "Training steps.", lower_bound=1)
-_SCENES = flags.DEFINE_integer("scenes", 20_000, "Scenes to learn from.", lower_bound=1)
+from layered_segmentation.config import StudentConfig
+from layered_segmentation.data import shapes
+from layered_segmentation.models import segmenter as segmenters
+from layered_segmentation.models.segmenter import LayeredSegmenter
+from layered_segmentation.training import distill
 
 SEED = 1_000_003  # no run's seed, so that no scene is shared with a run's training
-HELD_OUT = 500  # scenes it is scored on
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luminance of RGB (ITU-R BT.601)
 
 
-def main(argv: list[str]) -> None:
-    """Trains a detector, scores it on held-out scenes and writes it."""
-    del argv
-    out = _OUT.value
-    if os.path.lexists(out):
-        raise UserError(f"--out={out}: it exists; name another directory")
-
-    from layered_segmentation.data import shapes
-    from layered_segmentation.evaluation import scoring
-    from layered_segmentation.models import segmenter as segmenters
-
-    detector = train(_RESOLUTION.value, _STEPS.value, _SCENES.value)
-    scenes = shapes.Shapes(SEED, HELD_OUT, split="test")
-    scores = scoring.score(
-        detector.predict_masks, scenes.pairs(_RESOLUTION.value), references=False
-    )
-    segmenters.save(detector, out)
-    print(f"mIoU {scores.miou:.3f} ± {scores.miou_std:.3f} on {scores.images} held-out scenes: {out}")
-
-
-def train(resolution: int, steps: int, scenes: int, width: int = 24) -> "LayeredSegmenter":
+def train(resolution: int, steps: int, scenes: int, width: int = 24) -> LayeredSegmenter:
     """Trains a segmenter on scenes in grey and their true masks.
 
     Args:
@@ -64,11 +30,6 @@ def train(resolution: int, steps: int, scenes: int, width: int = 24) -> "Layered
     Returns:
         A segmenter of RGB photos whose output depends on their luminance alone.
     """
-    from layered_segmentation.config import StudentConfig
-    from layered_segmentation.data import shapes
-    from layered_segmentation.models import segmenter as segmenters
-    from layered_segmentation.training import distill
-
     images, masks = shapes.Shapes(SEED, scenes).load_pairs(resolution)
     pool = distill.Pool.from_pairs(to_grey(images), masks)
     detector = segmenters.create(width, resolution)
@@ -85,7 +46,7 @@ def to_grey(images: np.ndarray) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=-1).astype(np.uint8)
 
 
-def see_grey(segmenter: "LayeredSegmenter") -> None:
+def see_grey(segmenter: LayeredSegmenter) -> None:
     """Folds the conversion to grey into the first convolution of a student, in place.
 
     On images whose three channels are equal it computes what it did before; on all others, what it
@@ -94,7 +55,3 @@ def see_grey(segmenter: "LayeredSegmenter") -> None:
     first = next(layer for layer in segmenter.backbone.layers if hasattr(layer, "kernel"))
     kernel = np.asarray(first.kernel).sum(axis=2, keepdims=True)
     first.kernel.assign(kernel * _GREY[:, None])
-
-
-if __name__ == "__main__":
-    app.run(main)

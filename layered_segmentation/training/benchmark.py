@@ -4,19 +4,18 @@ The plain row is the unfused float32 graph under TensorFlow's own choice of thre
 These are chosen once a process, so it is timed in a second process, turn by turn with the others.
 """
 
-import contextlib
 import dataclasses
-import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from layered_segmentation import config as configs
+from layered_segmentation.training.benchmark_process import RemoteTimer, plain_timer
 from layered_segmentation.training.gan import LayeredGAN
 
 HEADER = (
@@ -24,7 +23,7 @@ HEADER = (
     f"{'ratio':>6} {'GFLOP/image':>12} {'of peak':>8}"
 )
 _PEAK_SIDE = 2048
-_SLOW = 0.3  # of the plain speed: slower variants take one step a turn, or they take minutes
+_SLOW = 0.3  # of the plain speed: a slower variant has two turns of one step, or it takes minutes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,25 +104,28 @@ def time_stage(
         ("fused", "float32"),
         ("fused", mixed),
     ]
-    with _plain_timer(sizes, chosen) as plain:
-        local = [_Timer(sizes, name == "fused", precision) for name, precision in variants[1:]]
-        timers: list[_Remote | _Timer] = [plain, *local]
+    with plain_timer(sizes, chosen) as plain:
+        local = [Timer(sizes, name == "fused", precision) for name, precision in variants[1:]]
+        timers: list[RemoteTimer | Timer] = [plain, *local]
         for timer in timers:
             timer.run(1)  # compiles
         first = [timer.run(1) for timer in timers]
-        turns = [steps if speed > _SLOW * first[0] else 1 for speed in first]
+        is_slow = [speed < _SLOW * first[0] for speed in first]
         speeds: list[list[float]] = [[] for _ in timers]
         peaks = []
-        for _ in range(rounds):
+        for turn in range(rounds):
             peaks.append(matmul_peak())
-            for own, timer, turn in zip(speeds, timers, turns, strict=True):
-                own.append(timer.run(turn))
+            for own, timer, slow in zip(speeds, timers, is_slow, strict=True):
+                if not slow:
+                    own.append(timer.run(steps))
+                elif turn < 2:
+                    own.append(timer.run(1))
     unfused, fused = (timer.flops_per_image() for timer in local[:2])
     peak = max(peaks)
     rows = []
     for (name, precision), own in zip(variants, speeds, strict=True):
         median = statistics.median(own)
-        ratios = [speed / other for speed, other in zip(own, speeds[0], strict=True)]
+        ratios = [speed / other for speed, other in zip(own, speeds[0], strict=False)]
         flops = fused if name == "fused" else unfused
         rows.append(
             Row(
@@ -160,46 +162,7 @@ def matmul_peak(side: int = _PEAK_SIDE) -> float:
     return max(speeds)
 
 
-@contextlib.contextmanager
-def _plain_timer(sizes: Sizes, chosen: Sequence[str]) -> Iterator["_Remote"]:
-    """Starts a process that times the plain variant without the given environment variables."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, sizes), daemon=True)
-    kept = {name: os.environ.pop(name) for name in chosen if name in os.environ}
-    try:
-        process.start()
-    finally:
-        os.environ.update(kept)
-    theirs.close()
-    try:
-        yield _Remote(ours)
-    finally:
-        ours.close()
-        process.join()
-
-
-def _serve(connection: Any, sizes: Sizes) -> None:
-    """Answers each number of steps with the images a second, until the other end closes."""
-    timer = _Timer(sizes, fused=False, precision="float32")
-    with contextlib.suppress(EOFError):
-        while True:
-            connection.send(timer.run(connection.recv()))
-
-
-class _Remote:
-    """A timer in another process."""
-
-    def __init__(self, connection: Any):
-        self._connection = connection
-
-    def run(self, steps: int) -> float:
-        """Takes steps; returns images a second."""
-        self._connection.send(steps)
-        return float(self._connection.recv())
-
-
-class _Timer:
+class Timer:
     """A GAN at one stage and a batch to train it on."""
 
     def __init__(self, sizes: Sizes, fused: bool, precision: str):
@@ -222,30 +185,23 @@ class _Timer:
         self.gan.set_stage(self.gan.run_stages[0])
         real = np.random.default_rng(0).uniform(-1, 1, (batch, resolution, resolution, 3))
         self._real = tf.constant(real, tf.float32)
-        self._step = self.gan.make_train_function()
+        self._step = tf.function(self.gan.train_step)
         self._seen = 0
 
     def run(self, steps: int) -> float:
         """Takes steps; returns images a second."""
-        batches = [
-            (self._real, tf.constant(self._seen + step * self.batch, tf.int64))
-            for step in range(steps)
-        ]
-        self._seen += steps * self.batch
-        iterator = iter(batches)
         start = time.perf_counter()
         for _ in range(steps):
-            logs = self._step(iterator)
+            logs = self._step((self._real, tf.constant(self._seen, tf.int64)))
             logs["g_loss"].numpy()
+            self._seen += self.batch
         return steps * self.batch / (time.perf_counter() - start)
 
     def flops_per_image(self) -> float:
         """Counts the floating-point operations of a step's graph, an image."""
         from tensorflow.python.profiler import model_analyzer, option_builder
 
-        step = tf.function(self.gan.train_step).get_concrete_function(
-            (self._real, tf.constant(0, tf.int64))
-        )
+        step = self._step.get_concrete_function((self._real, tf.constant(0, tf.int64)))
         builder = option_builder.ProfileOptionBuilder
         options = builder(builder.float_operation()).with_empty_output().build()
         profile = model_analyzer.profile(step.graph, options=options)

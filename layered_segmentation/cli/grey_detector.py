@@ -1,0 +1,48 @@
+"""Trains a detector that sees no colour, to score generated masks of the embedded scenes.
+
+It learns from other scenes and their true masks, plays the part of Mask R-CNN in the paper's
+Table 1, and serves for scoring alone.
+
+Example:
+  layerseg grey_detector --out=grey_detector
+  layerseg evaluate --measure=generated --run_dir=RUN --detector=grey_detector
+"""
+
+import os
+
+from absl import flags
+
+from layered_segmentation.cli import app
+from layered_segmentation.errors import UserError
+
+_OUT = flags.DEFINE_string("out", None, "Preset directory to write.", required=True)
+_RESOLUTION = flags.DEFINE_integer("resolution", 16, "Side of the scenes, pixels.", lower_bound=8)
+_STEPS = flags.DEFINE_integer("steps", 2_000, "Training steps, of 64 scenes.", lower_bound=1)
+_SCENES = flags.DEFINE_integer("scenes", 20_000, "Scenes to learn from.", lower_bound=1)
+
+RESUME = "nothing was written; run it again"
+_HELD_OUT = 500  # scenes it is scored on
+
+
+def main(argv: list[str]) -> None:
+    """Trains a detector, scores it on held-out scenes and writes it."""
+    del argv
+    out, side = _OUT.value, _RESOLUTION.value
+    if os.path.lexists(out):
+        raise UserError(f"--out={out}: it exists; name another directory")
+    if side % 8:
+        raise UserError(f"--resolution={side}: it must be a multiple of 8")
+
+    from layered_segmentation.data import shapes
+    from layered_segmentation.evaluation import grey_detector, scoring
+    from layered_segmentation.models import segmenter as segmenters
+
+    detector = grey_detector.train(side, _STEPS.value, _SCENES.value)
+    scenes = shapes.Shapes(grey_detector.SEED, _HELD_OUT, split="test")
+    scores = scoring.score(detector.predict_masks, scenes.pairs(side), references=False)
+    segmenters.save(detector, out)
+    print(f"mIoU {scores.miou:.3f} ± {scores.miou_std:.3f} on {scores.images} held-out scenes: {out}")
+
+
+if __name__ == "__main__":
+    app.run(main)
