@@ -71,6 +71,8 @@ def export_tflite(
     stride = segmenter.backbone.stride
     if side < stride or side % stride:
         raise UserError(f"--input_size={side}: it must be a multiple of {stride}")
+    if segmenter.backbone.input.shape[1] not in (None, side):
+        raise UserError(f"--input_size={side}: this network takes {segmenter.resolution} px only")
     if os.path.isdir(out):
         raise UserError(f"--out={out}: a directory has this name; name a file")
     if os.path.lexists(out) and not overwrite:

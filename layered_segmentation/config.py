@@ -151,11 +151,18 @@ class EncoderConfig:
         chunk: Images a separately trained encoder sees.
         iterations: Training steps a chunk.
         learning_rate: Adam's.
+        batch: Images a step, at most the chunk; the paper does not say how many.
+        input_resolution: Side that its input is resized to, pixels; 0 takes the generator's
+            resolution.
+        max_channels: Cap on the channels of the ResNet's stages; 512 is ResNet-18, 64 the least.
     """
 
     chunk: int = 100
     iterations: int = 1_000
     learning_rate: float = 0.0001
+    batch: int = 32
+    input_resolution: int = 64
+    max_channels: int = 512
 
 
 @dataclasses.dataclass

@@ -1,4 +1,4 @@
-"""The losses of the layered GAN, eq. 3 to 6, each a function of tensors; all in float32."""
+"""The losses of GAN and encoder, eq. 3 to 7, each a function of tensors; all in float32."""
 
 from typing import Any
 
@@ -83,3 +83,22 @@ def discriminator(
     drift = ops.mean(ops.square(real_score))
     distance = ops.mean(real_score) - ops.mean(fake_score)
     return -distance + penalty_weight * penalty + drift_weight * drift
+
+
+def encoder(reconstruction: Any, images: Any, their_features: Any, features: Any) -> Any:
+    """The encoder's loss (eq. 7): L1 on pixels plus squared distance of features.
+
+    Both norms are taken as means over the batch and over all values of an image, not as sums: the
+    loss then does not depend on the resolution, nor on how many channels the features have.
+
+    Args:
+        reconstruction: Float [B, H, W, 3], the unshifted composites of G(E(x)).
+        images: Float [B, H, W, 3], x.
+        their_features: Float [B, 8, 8, C], the discriminator's features of the reconstruction.
+        features: Float [B, 8, 8, C], those of the images.
+
+    Returns:
+        Scalar.
+    """
+    pixels = ops.mean(ops.abs(reconstruction - images))
+    return pixels + ops.mean(ops.square(their_features - features))

@@ -92,6 +92,11 @@ def validate(config: "Config") -> None:
     for field in ("chunk", "iterations"):
         value = getattr(encoder, field)
         _require(value >= 1, f"encoder.{field}", value, "at least 1")
+    # Batch norm needs more than one image.
+    _require(encoder.batch >= 2, "encoder.batch", encoder.batch, "at least 2")
+    is_side = encoder.input_resolution == 0 or encoder.input_resolution >= 8
+    _require(is_side, "encoder.input_resolution", encoder.input_resolution, "0 or at least 8")
+    _require(encoder.max_channels >= 64, "encoder.max_channels", encoder.max_channels, ">= 64")
     _require(encoder.learning_rate > 0, "encoder.learning_rate", encoder.learning_rate, "positive")
 
     _require(0 <= train.seed < 2**31, "train.seed", train.seed, "in [0, 2**31)")

@@ -94,7 +94,55 @@ class LayeredGenerator(keras.Model):
                     self.mappings[index], latents, crossover, truncation, last + 1
                 )
             images.append(synthesis(styles, noise, alpha=alpha, last=last))
-        output = ops.concatenate(images, axis=-1)
+        return self.to_layers(ops.concatenate(images, axis=-1))
+
+    def from_codes(self, codes: Any, resolution: int | None = None) -> Layers:
+        """Draws layers from codes, which are styles: they bypass the mapping network, noise too.
+
+        Args:
+            codes: Float [B, generators, blocks, 2, latent_dim], one for each AdaIN (the paper's
+                section on segmenting real images); see `codes_shape`.
+            resolution: The stage's resolution; the final one if None.
+
+        Returns:
+            Layers in float32, mask after the sigmoid.
+        """
+        return self.to_layers(self.outputs_from_codes(codes, resolution))
+
+    def outputs_from_codes(self, codes: Any, resolution: int | None = None) -> Any:
+        """Draws from codes what the networks give, before it is taken apart into layers.
+
+        Args:
+            codes: As for `from_codes`.
+            resolution: The stage's resolution; the final one if None.
+
+        Returns:
+            Float32 [B, R, R, 7]: background, foreground, mask logits; [B, R, R, 3] of a
+            `single_output`.
+        """
+        last = (resolution or self.resolution).bit_length() - 3
+        images = []
+        for index, synthesis in enumerate(self.syntheses):
+            styles = [
+                (codes[:, index, block, 0], codes[:, index, block, 1]) for block in range(last + 1)
+            ]
+            images.append(synthesis(styles, last=last))
+        return ops.concatenate(images, axis=-1)
+
+    @property
+    def codes_shape(self) -> tuple[int, int, int, int]:
+        """Shape of one scene's codes at the final resolution: generators, blocks, 2, length."""
+        return len(self.syntheses), self.num_blocks, 2, self.latent_dim
+
+    def mean_codes(self) -> Any:
+        """Returns the mean style as codes, float of `codes_shape`: the centre of truncation."""
+        styles = [mapping.mean_style for mapping in self.mappings]
+        styles += styles[-1:] * (len(self.syntheses) - len(styles))
+        styles = [ops.reshape(style, (1, 1, 1, -1)) for style in styles]
+        return ops.broadcast_to(ops.concatenate(styles), self.codes_shape)
+
+    def to_layers(self, output: Any) -> Layers:
+        """Takes apart what `outputs_from_codes` gives; the mask goes through the sigmoid."""
         if self.variant == "single_output":
             return Layers(output, output, ops.zeros_like(output[..., :1]))
         return Layers(output[..., :3], output[..., 3:6], ops.sigmoid(output[..., 6:7]))

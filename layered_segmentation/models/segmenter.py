@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -10,34 +10,18 @@ import keras_hub
 import numpy as np
 from keras import ops
 
+from layered_segmentation.composite import Layers, compose
 from layered_segmentation.errors import UserError
+from layered_segmentation.models.autoencoder import EncoderGeneratorBackbone
+from layered_segmentation.models.preprocessing import (
+    EncoderSegmenterImageConverter,
+    EncoderSegmenterPreprocessor,
+    LayeredSegmenterImageConverter,
+    LayeredSegmenterPreprocessor,
+)
 from layered_segmentation.models.unet import UNetBackbone, levels_for
 
 _BATCH = 64  # images a pass, in prediction
-
-
-@keras.saving.register_keras_serializable(package="layered_segmentation")
-class LayeredSegmenterImageConverter(keras_hub.layers.ImageConverter):
-    """Squashes uint8 RGB images of any size to the network's square, in [-1, 1]."""
-
-    backbone_cls = UNetBackbone
-
-    def call(self, inputs: Any) -> Any:
-        """Resizes and scales one image, a batch or a list; float at once, so nothing is rounded."""
-        return super().call(keras.tree.map_structure(self._as_float, inputs))
-
-    def _as_float(self, images: Any) -> Any:
-        if isinstance(images, np.ndarray):
-            return images.astype(np.float32)
-        return self._convert_types(images, images, "float32")[0]
-
-
-@keras.saving.register_keras_serializable(package="layered_segmentation")
-class LayeredSegmenterPreprocessor(keras_hub.models.ImageSegmenterPreprocessor):
-    """The converter as KerasHub's preprocessor, so that `fit` and `from_preset` find it."""
-
-    backbone_cls = UNetBackbone
-    image_converter_cls = LayeredSegmenterImageConverter
 
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
@@ -58,9 +42,8 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
     backbone_cls = UNetBackbone
     preprocessor_cls = LayeredSegmenterPreprocessor
 
-    def __init__(self, backbone: UNetBackbone, preprocessor: Any = None, **kwargs: Any):
-        # The head works in float32 also under mixed precision: a mask is a probability.
-        head = keras.layers.Conv2D(1, 1, dtype="float32", name="mask_logits")
+    def __init__(self, backbone: Any, preprocessor: Any = None, **kwargs: Any):
+        head = self.make_head()
         inputs = backbone.input
         logits = head(backbone(inputs))
         outputs = keras.layers.Activation("sigmoid", dtype="float32", name="masks")(logits)
@@ -68,6 +51,12 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
         self.backbone = backbone
         self.preprocessor = preprocessor
         self.head = head
+
+    @staticmethod
+    def make_head() -> keras.layers.Layer:
+        """Returns the layer that makes mask logits of the backbone's features."""
+        # In float32 also under mixed precision: a mask is a probability.
+        return keras.layers.Conv2D(1, 1, dtype="float32", name="mask_logits")
 
     @property
     def resolution(self) -> int:
@@ -132,9 +121,7 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
             UserError: An image is not uint8 or not an image.
         """
         masks = []
-        for first in range(0, len(images), _BATCH):
-            batch = [as_rgb(image) for image in images[first : first + _BATCH]]
-            prepared = ops.concatenate([self.prepare(image[None]) for image in batch])
+        for batch, prepared in self._batches(images):
             # Keras's own predict: the one of KerasHub would prepare the images once more.
             small = keras.Model.predict_on_batch(self, prepared)
             for image, mask in zip(batch, small, strict=True):
@@ -153,6 +140,60 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
             return [mask[..., None] for mask in self.predict_masks(x)]
         return super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
 
+    def _batches(self, images: Any) -> Iterator[tuple[list[np.ndarray], Any]]:
+        """Yields photos with what the network takes, a batch at a time."""
+        for first in range(0, len(images), _BATCH):
+            batch = [as_rgb(image) for image in images[first : first + _BATCH]]
+            yield batch, ops.concatenate([self.prepare(image[None]) for image in batch])
+
+
+@keras.saving.register_keras_serializable(package="layered_segmentation")
+class EncoderSegmenter(LayeredSegmenter):
+    """The paper's segmenter: the mask that the generator draws for a photo's codes.
+
+    `fit` trains the encoder only; the generator stays as it is.
+
+    Args:
+        backbone: An `EncoderGeneratorBackbone`.
+        preprocessor: An `EncoderSegmenterPreprocessor`.
+        **kwargs: As of `LayeredSegmenter`.
+    """
+
+    backbone_cls = EncoderGeneratorBackbone
+    preprocessor_cls = EncoderSegmenterPreprocessor
+
+    @staticmethod
+    def make_head() -> keras.layers.Layer:
+        """Returns the layer that picks the mask logits out of the generator's outputs."""
+        return _MaskLogits(dtype="float32", name="mask_logits")
+
+    def predict_layers(self, images: Sequence[np.ndarray] | np.ndarray) -> Layers:
+        """Returns what the generator draws for photos; `compose` lays it together.
+
+        Args:
+            images: As for `predict_masks`.
+
+        Returns:
+            Layers of float32 arrays at the network's resolution, [N, R, R, C].
+
+        Raises:
+            UserError: An image is not uint8 or not an image.
+        """
+        parts = [self.backbone.predict_on_batch(prepared) for _, prepared in self._batches(images)]
+        layers = self.backbone.generator.to_layers(np.concatenate(parts))
+        return Layers(*map(ops.convert_to_numpy, layers))
+
+    def reconstruct(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """Returns the composites of `predict_layers`, float [N, R, R, 3] in about [-1, 1]."""
+        return compose(self.predict_layers(images))
+
+
+class _MaskLogits(keras.layers.Layer):
+    """Background, foreground and mask logits, [B, R, R, 7] -> mask logits, [B, R, R, 1]."""
+
+    def call(self, outputs: Any) -> Any:
+        return outputs[..., 6:7]
+
 
 def create(width: int, resolution: int) -> LayeredSegmenter:
     """Makes an untrained segmenter.
@@ -161,17 +202,17 @@ def create(width: int, resolution: int) -> LayeredSegmenter:
         width: Channels of the U-Net's first level.
         resolution: Side of the square it works at, a multiple of 8.
     """
-    converter = LayeredSegmenterImageConverter(
-        image_size=(resolution, resolution),
-        scale=1 / 127.5,
-        offset=-1.0,
-        crop_to_aspect_ratio=False,
-        antialias=True,
-    )
+    converter = LayeredSegmenterImageConverter.for_side(resolution)
     return LayeredSegmenter(
         backbone=UNetBackbone(width, levels_for(resolution)),
         preprocessor=LayeredSegmenterPreprocessor(converter),
     )
+
+
+def create_encoder(backbone: EncoderGeneratorBackbone) -> EncoderSegmenter:
+    """Makes a segmenter of an encoder and a generator."""
+    converter = EncoderSegmenterImageConverter.for_side(backbone.resolution)
+    return EncoderSegmenter(backbone, EncoderSegmenterPreprocessor(converter))
 
 
 def save(segmenter: LayeredSegmenter, directory: str, overwrite: bool = False) -> None:

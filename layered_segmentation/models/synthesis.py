@@ -110,16 +110,18 @@ class SynthesisBlock(keras.layers.Layer):
 
         Args:
             x: Float [B, H/2, W/2, in_channels]; None in the first block.
-            style: Float [B, latent_dim].
+            style: Float [B, latent_dim] for both halves, or a pair, one a half (what the paper's
+                encoder gives).
             noise: Float [B, H, W, 1] for both halves, or None.
         """
+        first, second = style if isinstance(style, tuple) else (style, style)
         if self.up is None:
             constant = ops.cast(self.constant, self.compute_dtype)
-            x = ops.repeat(constant, ops.shape(style)[0], axis=0)
+            x = ops.repeat(constant, ops.shape(first)[0], axis=0)
         else:
             x = blur(self.up(x))
-        x = self._finish(x, style, noise, half=0)
-        return self._finish(self.conv(x), style, noise, half=1)
+        x = self._finish(x, first, noise, half=0)
+        return self._finish(self.conv(x), second, noise, half=1)
 
     def _finish(self, x: Any, style: Any, noise: Any, half: int) -> Any:
         if noise is not None:
@@ -169,7 +171,7 @@ class SynthesisNetwork(keras.layers.Layer):
         """Draws images at the resolution of block `last`.
 
         Args:
-            styles: List of float [B, latent_dim], one a block.
+            styles: List of float [B, latent_dim], or of pairs of these, one a block.
             noise: List of float [B, R, R, 1], one a block, or None.
             alpha: Weight of the last block's own image; the rest is the block's before it. A
                 Python 1.0 leaves the fading branch out of the graph.

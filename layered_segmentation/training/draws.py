@@ -18,6 +18,7 @@ class Purpose(enum.IntEnum):
     GENERATOR = 1
     SAMPLE = 2
     DISTILL = 3
+    ENCODE = 4
 
 
 class GeneratorDraws(NamedTuple):

@@ -1,0 +1,248 @@
+"""Trains the paper's encoder, which segments photos through a run's generator.
+
+--mode=dataset trains one encoder on the run's own photos (or --images) and writes RUN/encoder (a
+KerasHub preset that every verb takes as --segmenter), RUN/encoder_results.json and
+RUN/encoder_reconstructions.png. --mode=chunks is the paper's protocol: an encoder for each chunk of
+encoder.chunk photos, its masks at the photos' own size in OUT/masks, sheets in
+OUT/reconstructions, OUT/results.json; without --images, a run on procedural scenes takes its
+held-out ones and writes them to OUT/images and OUT/true_masks. The encoder's settings are the
+run's; --set=encoder.FIELD=VALUE changes them.
+
+Example:
+  layerseg autoencode --run_dir=RUN --mode=chunks --images=PHOTOS --out=OUT
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from layered_segmentation import config as configs
+from layered_segmentation.cli import app
+from layered_segmentation.errors import UserError
+
+if TYPE_CHECKING:
+    from layered_segmentation.training.autoencode import Autoencoder
+    from layered_segmentation.training.chunks import ChunkJob
+    from layered_segmentation.training.run_directory import RunDirectory
+
+_RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the trained run.", required=True)
+_MODE = flags.DEFINE_enum(
+    "mode", "dataset", ["dataset", "chunks"], "One encoder for all photos, or one for each chunk."
+)
+_IMAGES = flags.DEFINE_string("images", "", "Directory of photos; the run's own if empty.")
+_OUT = flags.DEFINE_string("out", "", "Directory to write to, with --mode=chunks.")
+_SET = flags.DEFINE_multi_string(
+    "set", [], "An encoder setting, as in --set=encoder.iterations=500; may be repeated."
+)
+_LIMIT = flags.DEFINE_integer(
+    "limit", 0, "Take only the first so many photos; 0 takes all (a dataset: 10,000).", 0
+)
+_SAVE_ENCODERS = flags.DEFINE_bool(
+    "save_encoders", False, "Keep each chunk's preset, in OUT/encoders."
+)
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Replace the run's encoder, or train finished chunks again."
+)
+
+RESUME = "finished chunks are kept and the same command goes on; no dataset's encoder was written"
+RESULTS, SHEET = "encoder_results.json", "encoder_reconstructions.png"
+_SHOWN = 20  # photos on the data set's sheet
+
+
+def main(argv: list[str]) -> int:
+    """Trains one encoder, or one for each chunk."""
+    del argv
+    from layered_segmentation.training import run_directory
+
+    run = run_directory.RunDirectory.open(_RUN_DIR.value)
+    for override in _SET.value:
+        if not override.startswith("encoder."):
+            raise UserError(
+                f"--set={override}: only encoder.* can be set here; the rest belongs to the "
+                f"trained run ({run.config_path})"
+            )
+    config = configs.load(run.config_path, _SET.value)
+    if _IMAGES.value and not os.path.isdir(_IMAGES.value):
+        raise UserError(f"--images={_IMAGES.value}: there is no such directory")
+    from layered_segmentation.training import autoencode
+
+    autoencode.require_mask(config.gan.variant)
+    if _MODE.value == "dataset":
+        return _dataset(run, config)
+    return _chunks(run, config)
+
+
+def _dataset(run: "RunDirectory", config: configs.Config) -> int:
+    for flag in (_OUT, _SAVE_ENCODERS):
+        if flag.value:
+            raise UserError(f"--{flag.name} goes with --mode=chunks; a dataset's is {run.encoder}")
+    if os.path.lexists(run.encoder) and not _OVERWRITE.value:
+        raise UserError(
+            f"--run_dir={run.path}: it has an encoder already ({run.encoder}); add --overwrite to "
+            "replace it"
+        )
+    from layered_segmentation.evaluation import reconstructions, sheets
+    from layered_segmentation.models import segmenter as segmenters
+    from layered_segmentation.progress import Bar
+    from layered_segmentation.training import autoencode
+    from layered_segmentation.training.run_directory import write_text
+
+    autoencoder = _open_autoencoder(run, config)
+    side = config.gan.resolution
+    photos = autoencode.dataset_photos(config, side, _IMAGES.value, _LIMIT.value)
+    with run.lock():
+        with Bar(config.encoder.iterations, "encoding", "step") as bar:
+            summary = autoencoder.train(
+                photos, config.data.mirror, tick=lambda note: bar.update(note=note)
+            )
+        segmenter = autoencoder.segmenter
+        segmenters.save(segmenter, run.encoder, overwrite=_OVERWRITE.value)
+    layers = segmenter.predict_layers(photos[:_SHOWN])
+    sheet = reconstructions.reconstruction_sheet(photos[:_SHOWN], layers)
+    sheets.save_png(sheet, os.path.join(run.path, SHEET))
+    results = {
+        "mode": "dataset",
+        **dataclasses.asdict(summary),
+        "resolution": side,
+        "seed": config.train.seed,
+        "encoder": dataclasses.asdict(config.encoder),
+    }
+    write_text(os.path.join(run.path, RESULTS), json.dumps(results, indent=2) + "\n")
+    print(
+        f"encoder of {summary.photos:,} photos, {summary.iterations:,} steps in "
+        f"{summary.seconds:,.0f} s, {summary.images_per_second:,.1f} images/s; loss "
+        f"{summary.first_loss:.3f} -> {summary.loss:.3f}"
+    )
+    print(f"segmenter: {run.encoder}, reconstructions: {SHEET}, results: {RESULTS}")
+    print(f"next: layerseg segment --segmenter={run.encoder} --input=PHOTOS --out=MASKS")
+    return 0
+
+
+def _chunks(run: "RunDirectory", config: configs.Config) -> int:
+    if not _OUT.value:
+        raise UserError("--out is needed with --mode=chunks: name a directory for the masks")
+    if not _IMAGES.value and config.data.name != "shapes":
+        raise UserError("--images is needed with --mode=chunks: name the photos to segment")
+    from layered_segmentation.training import chunks
+    from layered_segmentation.training.run_directory import write_text
+
+    out = _OUT.value
+    chunks.require_ours(out)
+    images = _IMAGES.value or os.path.join(out, "images")
+    names = _photo_names(images, out) if _IMAGES.value else _scene_names()
+    for network in (run.generator_file, run.discriminator_file):
+        if not os.path.exists(network):
+            _open_autoencoder(run, config)  # says what is missing
+    settings = config.encoder
+    job = chunks.ChunkJob(
+        images, names, out, settings.chunk, settings.iterations, _SAVE_ENCODERS.value
+    )
+    chunks.begin(job, _inputs(run, config, names), _OVERWRITE.value)
+    if not _IMAGES.value:
+        _write_scenes(out, len(names), config.gan.resolution)
+    start = time.perf_counter()
+    records = chunks.encode(job, lambda: _open_autoencoder(run, config))
+    results = {
+        "mode": "chunks",
+        **chunks.summarise(records),
+        "seconds_of_this_call": round(time.perf_counter() - start, 3),
+        "run_dir": run.path,
+        "resolution": config.gan.resolution,
+        "seed": config.train.seed,
+        "encoder": dataclasses.asdict(settings),
+    }
+    write_text(os.path.join(out, "results.json"), json.dumps(results, indent=2) + "\n")
+    _tell(job, results)
+    return 1 if results["unreadable"] else 0
+
+
+def _open_autoencoder(run: "RunDirectory", config: configs.Config) -> "Autoencoder":
+    generator, discriminator = run.load_generator(), run.load_discriminator()
+    from layered_segmentation.training import autoencode
+
+    return autoencode.Autoencoder(generator, discriminator, config)
+
+
+def _photo_names(images: str, out: str) -> list[str]:
+    from layered_segmentation.data import folder, photos
+
+    inside = os.path.join(os.path.realpath(out), "")
+    names = [
+        name
+        for name in photos.find(images, [folder.MASKS])
+        if not os.path.realpath(os.path.join(images, name)).startswith(inside)
+    ]
+    if not names:
+        kinds = ", ".join(photos.EXTENSIONS)
+        raise UserError(f"--images={images}: no photos in it ({kinds})")
+    names = names[: _LIMIT.value or None]
+    stems = collections.Counter(os.path.splitext(name)[0] for name in names)
+    twice = [name for name in names if stems[os.path.splitext(name)[0]] > 1]
+    if twice:
+        raise UserError(
+            f"--images={images}: {', '.join(twice[:4])} differ only in their extension, so their "
+            "masks would have one name; rename or remove one"
+        )
+    return names
+
+
+def _scene_names() -> list[str]:
+    from layered_segmentation import quickstart
+
+    count = min(_LIMIT.value or quickstart.HELD_OUT, quickstart.HELD_OUT)
+    return [f"test_{index:05d}.png" for index in range(count)]
+
+
+def _write_scenes(out: str, count: int, resolution: int) -> None:
+    """Writes held-out scenes and their true masks; they are the same whatever the run's seed."""
+    from layered_segmentation import quickstart
+    from layered_segmentation.data import photos, shapes
+
+    for name in ("images", "true_masks"):
+        os.makedirs(os.path.join(out, name), exist_ok=True)
+    for pair in shapes.Shapes(quickstart.HELD_OUT_SEED, count, split="test").pairs(resolution):
+        photos.write(os.path.join(out, "images", f"{pair.name}.png"), pair.image)
+        photos.write_mask(os.path.join(out, "true_masks", f"{pair.name}.png"), pair.mask)
+
+
+def _inputs(run: "RunDirectory", config: configs.Config, names: list[str]) -> dict[str, Any]:
+    """Returns what the masks depend on; photos by their names only."""
+    digest = hashlib.sha256()
+    for path in (run.generator_file, run.discriminator_file):
+        with open(path, "rb") as file:
+            digest.update(file.read())
+    return {
+        "networks": digest.hexdigest()[:12],
+        "encoder": dataclasses.asdict(config.encoder),
+        "seed": config.train.seed,
+        "photos": hashlib.sha256("\n".join(names).encode()).hexdigest()[:12],
+    }
+
+
+def _tell(job: "ChunkJob", results: dict[str, Any]) -> None:
+    from layered_segmentation.training import chunks
+
+    print(
+        f"{results['photos']:,} masks of {results['chunks']:,} chunks, trained in "
+        f"{results['seconds']:,.0f} s, {results['images_per_second']:,.1f} images/s a step, "
+        f"{results['photos_per_second']:,.2f} masks/s; loss {results['first_loss']:.3f} -> "
+        f"{results['loss']:.3f}"
+    )
+    masks = os.path.join(job.out, chunks.MASKS)
+    print(f"masks: {masks}, sheets: {os.path.join(job.out, chunks.SHEETS)}")
+    truth = "TRUE_MASKS" if _IMAGES.value else os.path.join(job.out, "true_masks")
+    print(f"next: layerseg evaluate --predictions={masks} --images={job.images} --masks={truth}")
+    if results["unreadable"]:
+        print(f"skipped {len(results['unreadable']):,} that cannot be read:", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in results["unreadable"]), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    app.run(main)

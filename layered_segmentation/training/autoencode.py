@@ -1,0 +1,257 @@
+"""The paper's encoder: it learns to make the frozen generator draw photos (eq. 7).
+
+What the generator draws for a photo has a mask, and this mask is the photo's segmentation. One
+`Autoencoder` trains one encoder after another: a data set's, or one for each chunk of photos.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from layered_segmentation import composite, losses
+from layered_segmentation.config import Config
+from layered_segmentation.data import pipeline
+from layered_segmentation.errors import UserError
+from layered_segmentation.models import segmenter as segmenters
+from layered_segmentation.models.autoencoder import EncoderGeneratorBackbone
+from layered_segmentation.models.discriminator import Discriminator
+from layered_segmentation.models.generator import LayeredGenerator
+from layered_segmentation.training.draws import Purpose
+
+PHOTOS = 10_000  # a data set's encoder sees at most so many
+FEATURE_SIDE = 8  # of the discriminator's features in eq. 7
+_CODE_GAIN = 0.1  # of the dense kernel: first codes lie close to the mean style
+_EVALUATED = 1_000  # photos, for the loss that a summary states
+_BATCH = 100  # photos a pass without gradients
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodeSummary:
+    """How the training of one encoder went.
+
+    Attributes:
+        photos: Photos it learnt from.
+        iterations: Training steps.
+        batch: Photos a step.
+        first_loss: Eq. 7 at the first step.
+        loss: Eq. 7 over the photos (at most 1,000) when it was done, as the segmenter computes.
+        pixel_loss: Its first term alone, the mean absolute difference of values in [-1, 1].
+        images_per_second: Photos trained on a second, without the first step, which may compile.
+        seconds: Time of all.
+    """
+
+    photos: int
+    iterations: int
+    batch: int
+    first_loss: float
+    loss: float
+    pixel_loss: float
+    images_per_second: float
+    seconds: float
+
+
+class Autoencoder:
+    """An encoder in training, with frozen copies of generator and discriminator, in float32.
+
+    Batch norms take the batch's statistics while training. Afterwards theirs are set to those of
+    the photos that were trained on, all of them where it is a chunk: a photo's mask then depends on
+    nothing but the photo and the preset, and fits the photos it is made for.
+
+    Attributes:
+        segmenter: The `EncoderSegmenter`, with the weights of the last training.
+
+    Args:
+        generator: The run's averaged generator.
+        discriminator: The run's discriminator.
+        config: The run's config: its `encoder` section and `train.seed`.
+
+    Raises:
+        UserError: The generator draws no mask.
+    """
+
+    def __init__(self, generator: LayeredGenerator, discriminator: Discriminator, config: Config):
+        require_mask(generator.variant)
+        self._settings = config.encoder
+        self._seed = config.train.seed
+        self._discriminator = discriminator
+        self._backbone = EncoderGeneratorBackbone.around(
+            generator, config.encoder.input_resolution, config.encoder.max_channels
+        )
+        self._encoder = self._backbone.encoder
+        self.segmenter = segmenters.create_encoder(self._backbone)
+        _initialise(self._encoder, self._seed)
+        self._encoder.dense.bias.assign(ops.reshape(generator.mean_codes(), (-1,)))
+        self._first_weights = [np.array(weight) for weight in self._encoder.get_weights()]
+        self._optimizer = keras.optimizers.Adam(
+            self._settings.learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8
+        )
+        self._optimizer.build(self._encoder.trainable_variables)
+        self._step = tf.function(self._train_step)
+
+    def train(
+        self,
+        photos: np.ndarray,
+        mirror: bool = False,
+        tick: Callable[[str], None] | None = None,
+    ) -> EncodeSummary:
+        """Trains a new encoder, from the same random weights each time.
+
+        Args:
+            photos: uint8 [N, R, R, 3].
+            mirror: Whether photos are mirrored at random.
+            tick: Called after each step with a note for a progress bar.
+
+        Raises:
+            UserError: The loss is not finite.
+        """
+        start = compiled = time.perf_counter()
+        self._reset()
+        iterations, batch = self._settings.iterations, min(self._settings.batch, len(photos))
+        crops = pipeline.Crops(photos, self._backbone.resolution, self._seed, mirror)
+        history: list[float] = []
+        for step in range(iterations):
+            images = crops.batch_at(step * batch, batch)
+            history.append(float(self._step(tf.constant(images))))
+            if not math.isfinite(history[-1]):
+                raise UserError(
+                    f"the encoder's loss is not finite at step {step}; lower "
+                    f"encoder.learning_rate ({self._settings.learning_rate!r})"
+                )
+            if step == 0:
+                compiled = time.perf_counter()
+            if tick is not None:
+                tick(f"loss {np.mean(history[-20:]):.3f}")
+        end = time.perf_counter()
+        self._settle(photos[:_EVALUATED])
+        loss, pixel_loss = self._evaluate(photos[:_EVALUATED])
+        return EncodeSummary(
+            photos=len(photos),
+            iterations=iterations,
+            batch=batch,
+            first_loss=history[0],
+            loss=loss,
+            pixel_loss=pixel_loss,
+            images_per_second=(iterations - 1) * batch / max(end - compiled, 1e-9),
+            seconds=time.perf_counter() - start,
+        )
+
+    def _train_step(self, images: tf.Tensor) -> tf.Tensor:
+        variables = self._encoder.trainable_variables
+        with tf.GradientTape() as tape:
+            reconstruction = composite.compose(self._backbone.draw(images, training=True))
+            loss = self._eq7(reconstruction, images)
+        self._optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss
+
+    def _eq7(self, reconstruction: Any, images: Any) -> Any:
+        """Returns eq. 7 for photos and their reconstructions, float [B, R, R, 3]."""
+        return losses.encoder(
+            reconstruction,
+            images,
+            self._discriminator.features(reconstruction, side=FEATURE_SIDE),
+            self._discriminator.features(images, side=FEATURE_SIDE),
+        )
+
+    def _reset(self) -> None:
+        self._encoder.set_weights(self._first_weights)
+        for variable in self._optimizer.variables:
+            variable.assign(ops.zeros_like(variable))
+        self._optimizer.learning_rate = self._settings.learning_rate
+
+    def _settle(self, photos: np.ndarray) -> None:
+        """Sets the batch norms' statistics to the mean of theirs over batches of photos."""
+        norms = [
+            layer
+            for layer in self._encoder.resnet.layers
+            if isinstance(layer, keras.layers.BatchNormalization)
+        ]
+        momenta = [norm.momentum for norm in norms]
+        for count, batch in enumerate(_split(photos)):
+            for norm in norms:
+                norm.momentum = count / (count + 1)
+            self._encoder(_to_float(batch), training=True)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+    def _evaluate(self, photos: np.ndarray) -> tuple[float, float]:
+        """Returns the means of eq. 7 and of its first term over photos, uint8 [N, R, R, 3]."""
+        sums = np.zeros(2)
+        for batch in _split(photos):
+            images, reconstruction = _to_float(batch), self.segmenter.reconstruct(batch)
+            pixel_loss = np.mean(np.abs(reconstruction - images))
+            sums += len(batch) * np.array([float(self._eq7(reconstruction, images)), pixel_loss])
+        loss, pixel_loss = sums / len(photos)
+        return float(loss), float(pixel_loss)
+
+
+def require_mask(variant: str) -> None:
+    """Refuses a generator that draws no mask.
+
+    Raises:
+        UserError: It is a `single_output`.
+    """
+    if variant == "single_output":
+        raise UserError(
+            "gan.variant='single_output' draws no mask, so its encoder cannot segment; take a run "
+            "of another variant"
+        )
+
+
+def dataset_photos(config: Config, resolution: int, images: str = "", limit: int = 0) -> np.ndarray:
+    """Loads the photos that a data set's encoder learns from.
+
+    Args:
+        config: The run's config.
+        resolution: The generator's, pixels.
+        images: A directory of photos instead of the run's own.
+        limit: At most so many; 0 for 10,000, which is the most.
+
+    Returns:
+        uint8 [N, resolution, resolution, 3].
+
+    Raises:
+        UserError: The photos are not there, or too many cannot be used.
+    """
+    data = config.data
+    if images:
+        data = dataclasses.replace(data, name="folder", path=images, limit=0)
+    most = min(count for count in (limit, data.limit, PHOTOS) if count)
+    data = dataclasses.replace(data, limit=most)
+    try:
+        return pipeline.open_source(data, config.train.seed).load(resolution)
+    except UserError as error:
+        if images:
+            raise UserError(f"--images={images}: {error}") from error
+        raise UserError(
+            f"the encoder learns from the run's training photos ({error}); bring them back, or "
+            "name others with --images"
+        ) from error
+
+
+def _split(photos: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(photos, -(-len(photos) // _BATCH))
+
+
+def _to_float(photos: np.ndarray) -> np.ndarray:
+    """Converts uint8 to float in [-1, 1]."""
+    return photos.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def _initialise(encoder: keras.Model, seed: int) -> None:
+    """Draws the kernels from the seed alone (He et al.), the codes' small; no global state."""
+    convolutions = [layer for layer in encoder.resnet.layers if hasattr(layer, "kernel")]
+    for index, layer in enumerate([*convolutions, encoder.dense]):
+        shape = layer.kernel.shape
+        seeds = tf.constant([seed * 1000 + int(Purpose.ENCODE), index], tf.int64)
+        fan_in = math.prod(shape[:-1])
+        deviation = math.sqrt(2.0 / fan_in)
+        if layer is encoder.dense:
+            deviation = _CODE_GAIN / math.sqrt(fan_in)
+        layer.kernel.assign(tf.random.stateless_normal(shape, seeds, stddev=deviation))

@@ -1,0 +1,219 @@
+"""Per-chunk encoders: the photos in chunks, an encoder trained on each, its masks written.
+
+The paper's protocol. A chunk's files are complete before its record is written, and a chunk with a
+record is not trained again.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from layered_segmentation import cutouts
+from layered_segmentation.composite import Layers
+from layered_segmentation.data import photos
+from layered_segmentation.errors import UserError
+from layered_segmentation.evaluation import sheets
+from layered_segmentation.evaluation.reconstructions import reconstruction_sheet
+from layered_segmentation.models import segmenter as segmenters
+from layered_segmentation.progress import Bar
+from layered_segmentation.training.autoencode import Autoencoder
+from layered_segmentation.training.run_directory import write_text
+
+RECORDS, MASKS, SHEETS, ENCODERS = "chunks", "masks", "reconstructions", "encoders"
+INPUTS = "inputs.json"  # what the chunks depend on
+THRESHOLD = 0.5
+_SHOWN = 10  # photos on a chunk's sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunkJob:
+    """Which photos to segment, and where the results go.
+
+    Attributes:
+        images: Directory of the photos.
+        names: Their paths relative to it; no two may differ in their extension only.
+        out: Directory of the results.
+        chunk: Most photos an encoder is trained on.
+        iterations: Training steps a chunk.
+        save_encoders: Whether each chunk's segmenter is kept as a preset.
+    """
+
+    images: str
+    names: list[str]
+    out: str
+    chunk: int
+    iterations: int
+    save_encoders: bool = False
+
+    def chunks(self) -> list[list[str]]:
+        """Returns the photos of each chunk, in order; the chunks are about equally large."""
+        count = -(-len(self.names) // self.chunk)
+        return [list(map(str, part)) for part in np.array_split(self.names, count)]
+
+    def record(self, number: int) -> str:
+        """Path of a chunk's record; its being there says that the chunk is finished."""
+        return os.path.join(self.out, RECORDS, f"{number:05d}.json")
+
+    def sheet(self, number: int) -> str:
+        """Path of a chunk's sheet."""
+        return os.path.join(self.out, SHEETS, f"{number:05d}.png")
+
+    def encoder(self, number: int) -> str:
+        """Path of a chunk's preset."""
+        return os.path.join(self.out, ENCODERS, f"{number:05d}")
+
+    def mask(self, name: str) -> str:
+        """Path of a photo's mask."""
+        return os.path.join(self.out, MASKS, os.path.splitext(name)[0] + ".png")
+
+    def is_finished(self, number: int) -> bool:
+        """Whether nothing is left to do for a chunk."""
+        kept = not self.save_encoders or os.path.isdir(self.encoder(number))
+        return kept and os.path.exists(self.record(number))
+
+
+def require_ours(out: str) -> None:
+    """Refuses a directory that holds anything but chunks.
+
+    Raises:
+        UserError: It does, or a file has its name.
+    """
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise UserError(f"--out={out}: a file has this name; name a directory")
+    if os.path.isdir(out) and os.listdir(out) and not os.path.exists(os.path.join(out, INPUTS)):
+        raise UserError(
+            f"--out={out}: the directory is not empty and holds no chunks (it holds "
+            f"{sorted(os.listdir(out))[0]!r}); name an empty or a new one"
+        )
+
+
+def begin(job: ChunkJob, inputs: Mapping[str, Any], overwrite: bool = False) -> None:
+    """Writes what the chunks depend on, or checks that it is the same.
+
+    Args:
+        job: What to do and where.
+        inputs: JSON values.
+        overwrite: Whether finished chunks are thrown away.
+
+    Raises:
+        UserError: Chunks that are there were made with other settings, photos or networks.
+    """
+    path = os.path.join(job.out, INPUTS)
+    if os.path.exists(path) and not overwrite:
+        with open(path, encoding="utf-8") as file:
+            theirs = json.load(file)
+        differing = [key for key in inputs if theirs.get(key) != inputs[key]]
+        if differing:
+            raise UserError(
+                f"--out={job.out}: it holds chunks made with other {', '.join(differing)} "
+                f"({path}); name another --out, or add --overwrite to train them again"
+            )
+        return
+    for part in (RECORDS, MASKS, SHEETS, ENCODERS):
+        shutil.rmtree(os.path.join(job.out, part), ignore_errors=True)
+    os.makedirs(job.out, exist_ok=True)
+    write_text(path, json.dumps(inputs, indent=2) + "\n")
+
+
+def encode(
+    job: ChunkJob, open_autoencoder: Callable[[], Autoencoder], progress: bool = True
+) -> list[dict[str, Any]]:
+    """Trains the encoders of the chunks that are left and writes their results.
+
+    Args:
+        job: What to do and where.
+        open_autoencoder: Makes the networks; called only if a chunk is left.
+        progress: Whether a progress bar is shown.
+
+    Returns:
+        The records of all chunks, also of those finished before.
+
+    Raises:
+        UserError: None of the photos can be read, or a loss is not finite.
+    """
+    chunks = job.chunks()
+    left = [number for number in range(len(chunks)) if not job.is_finished(number)]
+    if left:
+        autoencoder = open_autoencoder()
+        with Bar(len(left) * job.iterations, "encoding", "step", progress) as bar:
+            for number in left:
+                _encode_chunk(job, number, chunks[number], autoencoder, bar)
+    records = []
+    for number in range(len(chunks)):
+        with open(job.record(number), encoding="utf-8") as file:
+            records.append(json.load(file))
+    return records
+
+
+def _encode_chunk(
+    job: ChunkJob, number: int, names: list[str], autoencoder: Autoencoder, bar: Bar
+) -> None:
+    segmenter = autoencoder.segmenter
+    squares, sizes, read, unreadable = [], [], [], []
+    for name in names:
+        try:
+            photo = photos.read(os.path.join(job.images, name))
+        except photos.UnreadableImage as error:
+            unreadable.append(str(error))
+            continue
+        # What the segmenter is shown; the photo at its own size need not be kept.
+        square = ops.convert_to_numpy(segmenter.prepare(photo[None]))[0]
+        squares.append(sheets.to_uint8(square))
+        sizes.append(photo.shape[:2])
+        read.append(name)
+    if not read:
+        raise UserError(
+            f"none of chunk {number}'s {len(names)} photos can be read: {unreadable[0]}"
+        )
+    summary = autoencoder.train(
+        np.stack(squares), tick=lambda note: bar.update(note=f"chunk {number}, {note}")
+    )
+    layers = segmenter.predict_layers(np.stack(squares))
+    for name, (height, width), mask in zip(read, sizes, layers.mask, strict=True):
+        mask = ops.convert_to_numpy(segmenters.resize_masks(mask[None], height, width))[0, ..., 0]
+        os.makedirs(os.path.dirname(job.mask(name)), exist_ok=True)
+        photos.write(job.mask(name), cutouts.binary_mask(mask, THRESHOLD))
+    os.makedirs(os.path.dirname(job.sheet(number)), exist_ok=True)
+    some = Layers(*(layer[:_SHOWN] for layer in layers))
+    sheets.save_png(reconstruction_sheet(np.stack(squares[:_SHOWN]), some), job.sheet(number))
+    if job.save_encoders:
+        os.makedirs(os.path.dirname(job.encoder(number)), exist_ok=True)
+        segmenters.save(segmenter, job.encoder(number), overwrite=True)
+    record = {
+        "chunk": number,
+        **dataclasses.asdict(summary),
+        "coverage": float(np.mean(layers.mask)),
+        "names": read,
+        "unreadable": unreadable,
+    }
+    os.makedirs(os.path.dirname(job.record(number)), exist_ok=True)
+    write_text(job.record(number), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns what results.json says of all chunks; means are over photos.
+
+    Args:
+        records: The chunks' records.
+    """
+    photos = sum(record["photos"] for record in records)
+    seconds = sum(record["seconds"] for record in records)
+    means = {
+        key: sum(record[key] * record["photos"] for record in records) / photos
+        for key in ("first_loss", "loss", "pixel_loss", "coverage", "images_per_second")
+    }
+    return {
+        "photos": photos,
+        "chunks": len(records),
+        **means,
+        "losses": [record["loss"] for record in records],
+        "seconds": round(seconds, 3),
+        "photos_per_second": photos / seconds,
+        "unreadable": [line for record in records for line in record["unreadable"]],
+    }
