@@ -79,16 +79,21 @@ _SCORE = flags.DEFINE_float(
 _INSTANCES = flags.DEFINE_enum(
     "detector_instances", "union", ["union", "largest"], "Of several that a SavedModel finds."
 )
-_RUN_DIR = flags.DEFINE_string("run_dir", "", "The run, for --measure=generated and fid.")
-_COUNT = flags.DEFINE_integer("count", 10_000, "How many composites, for those two.", 2)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the composites.", 0, 2**31 - 1)
+_RUN_DIR = flags.DEFINE_string("run_dir", "", "The run, with --measure=generated or fid.")
+_COUNT = flags.DEFINE_integer(
+    "count", 10_000, "How many composites, with --measure=generated or fid.", 2
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of those composites.", 0, 2**31 - 1)
 _INCEPTION = flags.DEFINE_string(
     "inception",
     "",
     "Feature network of FID: classify_image_graph_def.pb, or weights of Keras's InceptionV3.",
 )
 _OUT = flags.DEFINE_string(
-    "out", "", "Directory to write to; `evaluation` in the run, or beside the preset, if empty."
+    "out",
+    "",
+    "Directory to write to; if empty `evaluation` in the run, or `evaluation_generated` or "
+    "`evaluation_fid`.",
 )
 _LIMIT = flags.DEFINE_integer("limit", 0, "Score only the first so many photos; 0 scores all.", 0)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results that --out holds.")

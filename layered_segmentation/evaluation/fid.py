@@ -14,9 +14,6 @@ from layered_segmentation.evaluation.inception import Features
 BATCH = 32  # images the feature network sees at once
 PROTOCOL = "FID (Heusel et al. 2017) of uint8 images; composites unshifted; unbiased covariances. "
 
-_EPSILON = 1e-6  # added to the diagonals where their product has no finite root
-_MOST_IMAGINARY = 1e-3  # what rounding leaves of an imaginary part
-
 
 class Moments:
     """Mean and covariance of vectors that pass by in batches (Chan et al. 1979), in float64.
@@ -121,7 +118,7 @@ def measure(
         progress: Called after each batch with the number of images in it.
 
     Raises:
-        UserError: There are fewer than two images of a kind, or no distance can be computed.
+        UserError: There are fewer than two images of a kind, or features are not finite.
     """
     started = time.perf_counter()
     ours = _moments(features, generated, "generated", progress)
@@ -138,30 +135,23 @@ def frechet_distance(
 ) -> float:
     """Returns the squared Fréchet distance of two Gaussians (Dowson and Landau 1982).
 
-    |μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½). Where the product of covariances has no finite root,
-    1e-6 is added to their diagonals first, as in the original implementation.
+    |μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½). The trace of the root is taken from the eigenvalues of
+    Σa^½ Σb Σa^½, which are those of Σa Σb, but real by construction, also where a covariance is
+    singular; the root of the product itself, as other implementations take it, may have none that
+    is finite or real, and takes three times as long.
 
     Args:
         mean_a: Float [D].
-        covariance_a: Float [D, D].
+        covariance_a: Float [D, D], symmetric.
         mean_b: Float [D].
-        covariance_b: Float [D, D].
-
-    Raises:
-        UserError: The root has an imaginary part beyond rounding.
+        covariance_b: Float [D, D], symmetric.
     """
-    root = scipy.linalg.sqrtm(covariance_a @ covariance_b)
-    if not np.isfinite(root).all():
-        offset = _EPSILON * np.eye(len(mean_a))
-        root = scipy.linalg.sqrtm((covariance_a + offset) @ (covariance_b + offset))
-    imaginary = np.abs(np.imag(np.diagonal(root))).max()
-    if imaginary > _MOST_IMAGINARY:
-        raise UserError(
-            f"FID: the root of the covariances has an imaginary part of {imaginary:.2g}; the "
-            "images are too few or too much alike; take more with --count"
-        )
+    values, vectors = scipy.linalg.eigh(covariance_a)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    products = scipy.linalg.eigvalsh(root @ covariance_b @ root)
+    trace = np.trace(covariance_a) + np.trace(covariance_b)
+    trace -= 2 * np.sqrt(np.maximum(products, 0)).sum()  # rounding leaves some just below 0
     offset = mean_a - mean_b
-    trace = np.trace(covariance_a) + np.trace(covariance_b) - 2 * np.trace(root).real
     return float(offset @ offset + trace)
 
 
