@@ -259,7 +259,7 @@ class TestVerb:
         path.write_bytes(b"not a checkpoint")
         result = layerseg("convert", f"--checkpoint={path}", f"--out={tmp_path / 'run'}")
         assert result.status == 2
-        assert f"--checkpoint={path}: cannot be read as PyTorch weights" in result.stderr
+        assert f"--checkpoint={path}: PyTorch cannot read it as weights" in result.stderr
 
     @pytest.mark.parametrize(
         ("flags", "words"),

@@ -72,9 +72,9 @@ def read(path: str) -> dict[str, Any]:
     except (MemoryError, PermissionError):
         raise
     except Exception as error:  # PyTorch raises whatever a file that is not its own leads to
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--checkpoint={path}: cannot be read as PyTorch weights: {reason}"
+            f"--checkpoint={path}: PyTorch cannot read it as weights ({type(error).__name__}); it "
+            "must be what torch.save wrote of state dicts, not of whole modules"
         ) from error
     if not isinstance(content, Mapping):
         raise UserError(
