@@ -65,6 +65,8 @@ class GANConfig:
         contrast_jitter: Half width of the background's contrast factor around 1; 0 is off, the
             paper's setting (d) is 0.3.
         mask_size: η of eq. 3, the least mean coverage a mask is not punished for.
+        mask_size_most: The most mean coverage a mask is not punished for; 1 is off, as in the
+            paper. It keeps small and short trainings from masks that cover everything.
         mask_size_weight: γ1 of eq. 5.
         mask_binary_weight: γ2 of eq. 5.
         gradient_penalty: λ of eq. 6.
@@ -83,6 +85,7 @@ class GANConfig:
     shift: float = 0.125
     contrast_jitter: float = 0.0
     mask_size: float = 0.25
+    mask_size_most: float = 1.0
     mask_size_weight: float = 2.0
     mask_binary_weight: float = 2.0
     gradient_penalty: float = 10.0

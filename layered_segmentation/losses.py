@@ -5,18 +5,19 @@ from typing import Any
 from keras import ops
 
 
-def mask_size(mask: Any, least: float) -> Any:
-    """Punishes masks that cover too little (eq. 3).
+def mask_size(mask: Any, least: float, most: float = 1.0) -> Any:
+    """Punishes masks that cover too little (eq. 3) or, which the paper does not, too much.
 
     Args:
         mask: Float [B, H, W, 1] in [0, 1].
         least: η, the mean coverage from which on nothing is punished, in (0, 1).
+        most: The mean coverage up to which nothing is punished; 1 is the paper's eq. 3.
 
     Returns:
         Scalar, the batch's mean hinge.
     """
     coverage = ops.mean(mask, axis=(1, 2, 3))
-    return ops.mean(ops.maximum(0.0, least - coverage))
+    return ops.mean(ops.maximum(0.0, least - coverage) + ops.maximum(0.0, coverage - most))
 
 
 def mask_binary(mask: Any) -> Any:

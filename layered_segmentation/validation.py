@@ -52,6 +52,12 @@ def validate(config: "Config") -> None:
     )
     _require(0 <= gan.contrast_jitter < 1, "gan.contrast_jitter", gan.contrast_jitter, "in [0, 1)")
     _require(0 < gan.mask_size < 1, "gan.mask_size", gan.mask_size, "in (0, 1)")
+    _require(
+        gan.mask_size < gan.mask_size_most <= 1,
+        "gan.mask_size_most",
+        gan.mask_size_most,
+        f"more than gan.mask_size ({gan.mask_size:g}) and at most 1",
+    )
     for field in ("mask_size_weight", "mask_binary_weight", "gradient_penalty", "drift"):
         _require(getattr(gan, field) >= 0, f"gan.{field}", getattr(gan, field), "not negative")
 

@@ -145,7 +145,7 @@ class LayeredGAN(keras.Model):
             tape.watch([v.value for v in variables])
             fake, mask = self.composite(draws, alpha)
             score = self.discriminator(fake, alpha=alpha)
-            size = losses.mask_size(mask, gan.mask_size)
+            size = losses.mask_size(mask, gan.mask_size, gan.mask_size_most)
             binary = losses.mask_binary(mask)
             if gan.variant == "single_output":  # a plain StyleGAN has no mask to shape
                 size, binary = 0.0 * size, 0.0 * binary
