@@ -63,6 +63,7 @@ setuptools.setup(
     extras_require={
         "test": [
             "pytest>=8.4,<10",
+            "pytest-xdist>=3.6,<4",
             "setuptools>=65",  # a test builds the wheel
             "wheel>=0.43",
             "ruff>=0.14,<0.18",
