@@ -90,6 +90,37 @@ def test_a_discriminator_without_minibatch_std_is_seen(states):
     assert not discriminator_from_state_dict(state, 8).minibatch_std
 
 
+FUSED = "generator_bg.generator.progression.5.conv1.0"
+
+
+def test_kernels_are_kept_as_they_are_stored(states):
+    # So that a weight's step counts for as much as it does in the authors' training: from 128 px
+    # the gain of a quarter is the layer's, not the kernel's.
+    generator = generator_from_state_dict(states["two_generators"], 128)
+    up = generator.syntheses[0].blocks[5].up
+    theirs = states["two_generators"][f"{FUSED}.weight"]
+    np.testing.assert_array_equal(to_numpy(up.kernel), theirs.transpose(2, 3, 0, 1)[::-1, ::-1])
+    gains = [block.up.scale / np.sqrt(2 / (9 * 16)) for block in generator.syntheses[0].blocks[1:]]
+    np.testing.assert_allclose(gains, [1, 1, 1, 1, 0.25], rtol=1e-6)
+
+
+def test_a_model_without_fused_convolutions_is_the_same_model(states):
+    fused = states["two_generators"]
+    plain = {}
+    for key, value in fused.items():
+        net, _, rest = key.partition(".progression.5.conv1.")
+        name = f"{net}.progression.5.conv1.1.conv."
+        if rest == "0.weight":  # IOHW, flipped, the mean of four -> OIHW, the sum
+            plain[f"{name}weight_orig"] = value.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1] / 4
+        elif rest == "0.bias":
+            plain[f"{name}bias"] = value
+        elif rest not in ("1.weight", "1.weight_flip"):
+            plain[key] = value
+    ours, theirs = (generator_from_state_dict(state, 128).get_weights() for state in (plain, fused))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
 def test_missing_and_unexpected_keys_are_listed(states):
     state = dict(states["two_generators"])
     del state["generator_objects.generator.progression.1.noise2.weight_orig"]
