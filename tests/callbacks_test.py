@@ -91,7 +91,10 @@ def test_sheets_are_written_when_due_and_at_the_end(run, events):
     ("coverage", "words"),
     [
         (0.001, ("masks are empty", "gan.mask_size_weight (γ1, now 2)", "gan.mask_size (η, now")),
-        (0.999, ("masks cover everything", "gan.shift (δ, now 0.125)", "lower gan.mask_size")),
+        (
+            0.999,
+            ("masks cover everything", "gan.shift (δ, now 0.125)", "gan.mask_size_most (now 1)"),
+        ),
     ],
 )
 def test_collapse_is_said_once_with_advice(run, config, coverage, words):

@@ -85,6 +85,7 @@ def test_differences_name_the_fields():
         ("", ["gan.resolution=16", "gan.initial_resolution=32"], ("initial_resolution=32", "16")),
         ("", ["gan.mask_size=0"], ("gan.mask_size=0", "(0, 1)")),
         ("", ["gan.mask_size=1"], ("gan.mask_size=1", "(0, 1)")),
+        ("", ["gan.mask_size_most=0.2"], ("mask_size_most=0.2", "more than gan.mask_size (0.25)")),
         ("", ["gan.shift=nan"], ("gan.shift=nan",)),
         ("", ["gan.shift=${data.nothing}"], ("gan.shift", "data.nothing")),
         ("", ["gan.shift=1"], ("gan.shift=1", "as large as the image")),

@@ -186,7 +186,7 @@ def _place(error: BaseException) -> str:
 
 def _choose_kernels() -> None:
     """Sets what TensorFlow reads at import; whoever has set its variables knows better."""
-    choices = {}
+    choices: dict[str, str] = {}
     # On two cores, two small operations at once are faster than one that both cores share
     # (1.1 to 1.3 times at 16 px).
     own = getattr(os, "sched_getaffinity", None)

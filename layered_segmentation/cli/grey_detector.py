@@ -41,7 +41,8 @@ def main(argv: list[str]) -> None:
     scenes = shapes.Shapes(grey_detector.SEED, _HELD_OUT, split="test")
     scores = scoring.score(detector.predict_masks, scenes.pairs(side), references=False)
     segmenters.save(detector, out)
-    print(f"mIoU {scores.miou:.3f} ± {scores.miou_std:.3f} on {scores.images} held-out scenes: {out}")
+    score = f"mIoU {scores.miou:.3f} ± {scores.miou_std:.3f}"
+    print(f"{score} on {scores.images} held-out scenes\ndetector: {out}")
 
 
 if __name__ == "__main__":

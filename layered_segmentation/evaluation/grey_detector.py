@@ -1,4 +1,4 @@
-"""A detector for generated scenes that sees no colour: the embedded scenes' stand-in for Mask R-CNN.
+"""A detector for generated scenes without colour: the embedded scenes' stand-in for Mask R-CNN.
 
 Table 1 of the paper scores generated masks by a detector that was trained elsewhere, with labels.
 For the embedded scenes such a detector can be trained: on other scenes and their true masks, in

@@ -172,9 +172,10 @@ class CollapseWarning(keras.callbacks.Callback):
             ),
             "full": (
                 "masks cover everything: the foreground paints the whole image. In a new run "
-                f"lower gan.mask_size (η, now {gan.mask_size:g}), raise gan.mask_binary_weight "
-                f"(γ2, now {gan.mask_binary_weight:g}) or raise gan.shift (δ, now {gan.shift:g}); "
-                "photos need room around the object"
+                f"set gan.mask_size_most (now {gan.mask_size_most:g}) to about the largest share "
+                "of the image that an object takes, lower gan.mask_size (η, now "
+                f"{gan.mask_size:g}) or raise gan.shift (δ, now {gan.shift:g}); photos need room "
+                "around the object"
             ),
         }[kind]
         message = (
