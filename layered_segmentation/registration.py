@@ -14,7 +14,8 @@ import types
 from collections.abc import Sequence
 
 _WATCHED = "keras_hub"
-_SEGMENTER = "layered_segmentation.models.segmenter"
+_MODELS = "layered_segmentation.models."
+_SEGMENTER = _MODELS + "segmenter"
 
 
 def register_with_keras_hub() -> None:
@@ -59,4 +60,17 @@ class _RegisteringLoader(importlib.abc.Loader):
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._wrapped
         self._wrapped.exec_module(module)
-        importlib.import_module(_SEGMENTER)
+        if not _is_importing_models():
+            importlib.import_module(_SEGMENTER)
+
+
+def _is_importing_models() -> bool:
+    """Whether it is one of our networks that imports KerasHub: the segmenter would import it back.
+
+    Whoever imports a network by itself loads no preset; what does, imports the segmenter.
+    """
+    return any(
+        getattr(module.__spec__, "_initializing", False)
+        for name, module in list(sys.modules.items())
+        if name.startswith(_MODELS)
+    )

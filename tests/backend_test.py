@@ -29,13 +29,17 @@ layers = generator(
 moved = perturb(layers, np.array([(1, 2), (0, 0), (-2, 1), (3, -3)]), normal(2, 4) * 0.1 + 1)
 image = compose(moved)
 score = discriminator(image, alpha=0.3)
+drawn = compose(generator.from_codes(normal(3, 4, *generator.codes_shape)))
+features = [discriminator.features(x, side=8) for x in (drawn, image)]
 size, binary = losses.mask_size(moved.mask, 0.5), losses.mask_binary(moved.mask)
 assert keras.backend.backend() == sys.argv[1]
 if sys.argv[1] == "jax":
     assert "tensorflow" not in sys.modules, "the networks pull in TensorFlow"
 np.savez(
     sys.argv[2], image=np.array(image), score=np.array(score), size=np.array(size),
-    binary=np.array(binary), loss=np.array(losses.generator(score, size, binary, 2, 2)),
+    binary=np.array(binary), drawn=np.array(drawn),
+    eq7=np.array(losses.encoder(drawn, image, *features)),
+    loss=np.array(losses.generator(score, size, binary, 2, 2)),
 )
 """
 

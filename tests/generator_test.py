@@ -129,6 +129,56 @@ def test_stage_variables_grow_and_cover_all():
     assert used == {id(v) for v in generator.trainable_variables}
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_codes_that_are_styles_draw_what_the_latents_draw(variant):
+    generator = tiny(variant, resolution=16)
+    latents = normal(3, 8)
+    styles = [np.array(mapping(latents)) for mapping in generator.mappings]
+    styles += styles[-1:] * (len(generator.syntheses) - len(styles))
+    codes = np.broadcast_to(
+        np.stack(styles, axis=1)[:, :, None, None], (3, *generator.codes_shape)
+    ).astype(np.float32)
+    for resolution in (8, 16):
+        ours = generator.from_codes(codes, resolution)
+        theirs = generator(latents, resolution=resolution)
+        for one, other in zip(arrays(ours), arrays(theirs), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_each_adain_hears_its_own_code():
+    generator = tiny(resolution=16)
+    assert generator.codes_shape == (2, 3, 2, 8)
+    codes = normal(1, *generator.codes_shape)
+    before = arrays(generator.from_codes(codes))
+    changes = []
+    for position in np.ndindex(2, 3, 2):
+        changed = codes.copy()
+        changed[(0, *position)] += 1
+        after = arrays(generator.from_codes(changed))
+        background, foreground, mask = (
+            np.abs(a - b).max() for a, b in zip(after, before, strict=True)
+        )
+        # The first generator's codes change the background alone, the second's the rest.
+        if position[0] == 0:
+            assert background > 1e-3 and foreground == mask == 0
+        else:
+            assert foreground > 1e-3 and mask > 1e-4 and background == 0
+        changes.append(np.concatenate(after, axis=-1))
+    assert len(np.unique(np.round(np.stack(changes), 6).reshape(12, -1), axis=0)) == 12
+
+
+def test_the_mean_codes_are_the_centre_of_truncation():
+    for variant in ("two_generators", "shared_mapping"):
+        generator = tiny(variant)
+        generator.update_mean_styles(normal(50, 8, seed=5))
+        codes = np.array(generator.mean_codes())
+        assert codes.shape == generator.codes_shape
+        mean = arrays(generator.from_codes(codes[None]))
+        centre = arrays(generator(normal(1, 8), truncation=0.0))
+        for one, other in zip(mean, centre, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_save_and_load(tmp_path):
     generator = tiny(variant="shared_mapping")
     generator.update_mean_styles(normal(10, 8))
