@@ -17,7 +17,7 @@ from layered_segmentation.models.unet import UNetBackbone
 class LayeredSegmenterImageConverter(keras_hub.layers.ImageConverter):
     """Squashes uint8 RGB images of any size to the network's square, in [-1, 1]."""
 
-    backbone_cls = UNetBackbone
+    backbone_cls: Any = UNetBackbone
 
     def call(self, inputs: Any) -> Any:
         """Resizes and scales one image, a batch or a list; float at once, so nothing is rounded."""
@@ -44,7 +44,7 @@ class LayeredSegmenterImageConverter(keras_hub.layers.ImageConverter):
 class LayeredSegmenterPreprocessor(keras_hub.models.ImageSegmenterPreprocessor):
     """The converter as KerasHub's preprocessor, so that `fit` and `from_preset` find it."""
 
-    backbone_cls = UNetBackbone
+    backbone_cls: Any = UNetBackbone
     image_converter_cls = LayeredSegmenterImageConverter
 
 

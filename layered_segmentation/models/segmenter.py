@@ -39,7 +39,7 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
         **kwargs: `name`, and what `keras_hub.models.Task` takes.
     """
 
-    backbone_cls = UNetBackbone
+    backbone_cls: Any = UNetBackbone
     preprocessor_cls = LayeredSegmenterPreprocessor
 
     def __init__(self, backbone: Any, preprocessor: Any = None, **kwargs: Any):
@@ -224,6 +224,8 @@ def save(segmenter: LayeredSegmenter, directory: str, overwrite: bool = False) -
     if os.path.lexists(directory) and not overwrite:
         raise UserError(f"{directory}: already exists; remove it or add --overwrite")
     partial, replaced = f"{directory}.partial", f"{directory}.replaced"
+    if os.path.lexists(replaced) and not os.path.lexists(directory):
+        os.replace(replaced, directory)  # a process that was killed between the two renames
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
