@@ -27,7 +27,10 @@ def photos(*sizes, seed=0):
 
 def randomised(variant="two_generators", resolution=16):
     """An encoder segmenter whose weights, norms included, differ from those it starts with."""
+    keras.utils.set_random_seed(7)
     generator = LayeredGenerator(variant, resolution, 8, mapping_layers=1, max_channels=8)
+    head = generator.syntheses[-1].to_image[-1]
+    head.kernel.assign(0.1 * head.kernel)  # untrained codes are large: keep masks off 0 and 1
     backbone = EncoderGeneratorBackbone.around(
         generator, encoder_resolution=16, encoder_channels=64
     )
