@@ -108,7 +108,7 @@ def test_masks_are_those_of_the_layers(segmenter):
     for mask, theirs, image in zip(masks, layers.mask, images, strict=True):
         np.testing.assert_allclose(mask, theirs[..., 0], atol=1e-5)
         np.testing.assert_allclose(segmenter.masks(image[None])[0, ..., 0], mask, atol=1e-5)
-    np.testing.assert_allclose(segmenter.reconstruct(images), compose(layers), atol=1e-6)
+    np.testing.assert_allclose(segmenter.reconstruct(images), compose(layers), atol=1e-5)
     assert np.abs(layers.background - layers.foreground).max() > 0.01
 
 

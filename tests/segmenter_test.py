@@ -70,8 +70,8 @@ def test_a_list_of_sizes_gives_what_each_photo_gives_alone():
     images = photos((20, 30), (16, 16), (50, 11))
     together = segmenter.predict_masks(images)
     for image, mask in zip(images, together, strict=True):
-        np.testing.assert_allclose(segmenter.predict_masks([image])[0], mask, atol=1e-6)
-        np.testing.assert_allclose(segmenter.masks(image[None])[0, ..., 0], mask, atol=1e-6)
+        np.testing.assert_allclose(segmenter.predict_masks([image])[0], mask, atol=1e-5)
+        np.testing.assert_allclose(segmenter.masks(image[None])[0, ..., 0], mask, atol=1e-5)
     for mask, ours in zip(segmenter.predict(images), together, strict=True):
         np.testing.assert_array_equal(mask[..., 0], ours)
 
