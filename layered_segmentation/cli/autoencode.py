@@ -62,13 +62,7 @@ def main(argv: list[str]) -> int:
     from layered_segmentation.training import run_directory
 
     run = run_directory.RunDirectory.open(_RUN_DIR.value)
-    for override in _SET.value:
-        if not override.startswith("encoder."):
-            raise UserError(
-                f"--set={override}: only encoder.* can be set here; the rest belongs to the "
-                f"trained run ({run.config_path})"
-            )
-    config = configs.load(run.config_path, _SET.value)
+    config = run.config_with("encoder", _SET.value)
     if _IMAGES.value and not os.path.isdir(_IMAGES.value):
         raise UserError(f"--images={_IMAGES.value}: there is no such directory")
     from layered_segmentation.training import autoencode

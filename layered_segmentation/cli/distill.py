@@ -13,7 +13,6 @@ import os
 
 from absl import flags
 
-from layered_segmentation import config as configs
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -33,13 +32,7 @@ def main(argv: list[str]) -> None:
     from layered_segmentation.training import run_directory
 
     run = run_directory.RunDirectory.open(_RUN_DIR.value)
-    for override in _SET.value:
-        if not override.startswith("student."):
-            raise UserError(
-                f"--set={override}: only student.* can be set here; the rest belongs to the "
-                f"trained run ({run.config_path})"
-            )
-    config = configs.load(run.config_path, _SET.value)
+    config = run.config_with("student", _SET.value)
     if os.path.lexists(run.segmenter) and not _OVERWRITE.value:
         raise UserError(
             f"--run_dir={run.path}: it has a segmenter already ({run.segmenter}); add "

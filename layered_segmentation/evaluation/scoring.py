@@ -150,36 +150,20 @@ class Scores:
         os.replace(partial, path)
 
 
-def score(
-    predict: Predict,
-    pairs: Iterable[Pair],
-    refine: str = "none",
-    references: bool | Sequence[str] = True,
-    batch: int = 16,
-    progress: Callable[[int], Any] | None = None,
-    grabcut: GrabCutSettings = DEFAULT_GRABCUT,
-) -> Scores:
-    """Scores a segmenter on photos with true masks, a batch of photos at a time.
+def score(predict: Predict, pairs: Iterable[Pair], **options: Any) -> Scores:
+    """Scores a segmenter on photos with true masks; what else it takes and raises, `score_pairs`.
 
     Args:
         predict: Takes photos, uint8 [H, W, 3] of any sizes; returns as many masks, float in
             [0, 1], each [h, w] of its photo's size or smaller.
-        pairs: Photos and masks; read once, in order, never held all at once.
-        refine: `none`, `guided` or `grabcut`, at each photo's own size.
-        references: Which of `REFERENCES` to score too; True for all, False for none.
-        batch: Photos a call of `predict`.
-        progress: Called after each batch with the number of photos in it.
-        grabcut: How the GrabCut reference is run.
-
-    Raises:
-        UserError: There is no pair.
-        ValueError: `predict` returns another number of masks.
+        pairs: Photos and masks.
+        **options: Of `score_pairs`.
     """
 
     def predict_pairs(chunk: list[Pair]) -> Sequence[np.ndarray]:
         return predict([pair.image for pair in chunk])
 
-    return score_pairs(predict_pairs, pairs, refine, references, batch, progress, grabcut)
+    return score_pairs(predict_pairs, pairs, **options)
 
 
 def score_pairs(
@@ -191,7 +175,22 @@ def score_pairs(
     progress: Callable[[int], Any] | None = None,
     grabcut: GrabCutSettings = DEFAULT_GRABCUT,
 ) -> Scores:
-    """Scores a method that looks its masks up by the pairs' names; otherwise as `score`."""
+    """Scores a method on photos with true masks, a batch of photos at a time.
+
+    Args:
+        predict: Takes pairs, so that it may look masks up by name; returns as many masks, float
+            in [0, 1], each [h, w] of its photo's size or smaller.
+        pairs: Photos and masks; read once, in order, never held all at once.
+        refine: `none`, `guided` or `grabcut`, at each photo's own size.
+        references: Which of `REFERENCES` to score too; True for all, False for none.
+        batch: Photos a call of `predict`.
+        progress: Called after each batch with the number of photos in it.
+        grabcut: How the GrabCut reference is run.
+
+    Raises:
+        UserError: There is no pair.
+        ValueError: `predict` returns another number of masks.
+    """
     started = time.perf_counter()
     predict_seconds = 0.0
     rows: list[Row] = []

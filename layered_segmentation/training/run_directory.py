@@ -189,6 +189,24 @@ class RunDirectory:
         """Returns the run's effective config."""
         return configs.load(self.config_path)
 
+    def config_with(self, section: str, overrides: Sequence[str]) -> configs.Config:
+        """Returns the run's config with other settings in one section, for what follows training.
+
+        Args:
+            section: The only section that may differ.
+            overrides: `section.field=value` strings.
+
+        Raises:
+            UserError: An override is of another section, or not possible.
+        """
+        for override in overrides:
+            if not override.startswith(f"{section}."):
+                raise UserError(
+                    f"--set={override}: only {section}.* can be set here; the rest belongs to the "
+                    f"trained run ({self.config_path})"
+                )
+        return configs.load(self.config_path, overrides)
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keeps other processes from training in this directory; freed also when killed.
