@@ -158,6 +158,8 @@ class EncoderConfig:
         input_resolution: Side that its input is resized to, pixels; 0 takes the generator's
             resolution.
         max_channels: Cap on the channels of the ResNet's stages; 512 is ResNet-18, 64 the least.
+        together: Chunks whose encoders train at once, in one graph; the results do not depend on
+            it. Each takes as much memory as one alone.
     """
 
     chunk: int = 100
@@ -166,6 +168,7 @@ class EncoderConfig:
     batch: int = 32
     input_resolution: int = 64
     max_channels: int = 512
+    together: int = 4
 
 
 @dataclasses.dataclass

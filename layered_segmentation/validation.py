@@ -95,7 +95,7 @@ def validate(config: "Config") -> None:
         student.self_training >= 0, "student.self_training", student.self_training, "not negative"
     )
     _require(0 < student.truncation <= 1, "student.truncation", student.truncation, "in (0, 1]")
-    for field in ("chunk", "iterations"):
+    for field in ("chunk", "iterations", "together"):
         value = getattr(encoder, field)
         _require(value >= 1, f"encoder.{field}", value, "at least 1")
     # Batch norm needs more than one image.
