@@ -26,7 +26,9 @@ class DataConfig:
     Attributes:
         name: `folder` (a directory of photos), `shapes` (procedural scenes) or `tfds`.
         path: Directory of photos, for `folder`.
-        dataset: TensorFlow Datasets name, for `tfds`.
+        dataset: Prepared TensorFlow Datasets, for `tfds`: `lsun_objects/car[:100000]`, several
+            of them joined by `+`; `data/tfds_source.py` has the grammar.
+        data_dir: Directory that these were prepared in; empty takes TFDS's own.
         limit: Use only the first so many images; 0 uses all. For `shapes`: how many are drawn.
         test_path: Directory of photos to score on.
         test_masks: Directory of their masks; only ever used for scoring.
@@ -34,17 +36,23 @@ class DataConfig:
         crop_margin: Images are resized to this times the resolution, then cropped at random, so
             that real objects move as the generated ones do.
         aspect: `squash` to a square (the paper), `centre_crop` or `pad`.
+        cache_memory: Photos resized for all stages stay in memory if they take no more than so
+            many megabytes, else they go to disk.
+        cache_dir: Directory for those on disk, which runs may share; empty takes RUN/cache.
     """
 
     name: str = "folder"
     path: str = ""
     dataset: str = ""
+    data_dir: str = ""
     limit: int = 0
     test_path: str = ""
     test_masks: str = ""
     mirror: bool = True
     crop_margin: float = 1.125
     aspect: str = "squash"
+    cache_memory: int = 2_000
+    cache_dir: str = ""
 
 
 @dataclasses.dataclass

@@ -19,6 +19,7 @@ def validate(config: "Config") -> None:
     _one_of("data.name", data.name, ("folder", "shapes", "tfds"))
     _one_of("data.aspect", data.aspect, ("squash", "centre_crop", "pad"))
     _require(data.limit >= 0, "data.limit", data.limit, "0 (all) or a positive count")
+    _require(data.cache_memory >= 0, "data.cache_memory", data.cache_memory, "not negative (MB)")
     _require(1.0 <= data.crop_margin <= 2.0, "data.crop_margin", data.crop_margin, "in [1, 2]")
 
     variants = ("two_generators", "one_generator", "shared_mapping", "single_output")

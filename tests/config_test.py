@@ -94,6 +94,7 @@ def test_differences_name_the_fields():
         ("", ["gan.variant=three"], ("'three'", "two_generators")),
         ("", ["data.name=foldr"], ("'foldr'", "folder, shapes")),
         ("", ["data.crop_margin=0.5"], ("data.crop_margin=0.5",)),
+        ("", ["data.cache_memory=-1"], ("data.cache_memory=-1", "not negative")),
         ("", ["schedule.batch={8: 0}"], ("schedule.batch.8=0", "at least 1")),
         ("", ["schedule.learning_rate={default: 0}"], ("learning_rate.default=0",)),
         ("", ["student.resolution=20"], ("student.resolution=20", "multiple of 8")),
