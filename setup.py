@@ -14,6 +14,7 @@ PACKAGES = [
     "layered_segmentation.configs",
     "layered_segmentation.export",
 ]
+DATASETS = ["tensorflow-datasets>=4.9.10,<5", "lmdb>=1.7,<4"]  # LSUN's archives are LMDBs
 
 
 def _read(path: str) -> str:
@@ -41,6 +42,7 @@ setuptools.setup(
     package_data={
         "layered_segmentation": ["py.typed"],
         "layered_segmentation.configs": ["*.yaml", "*/*.yaml"],
+        "layered_segmentation.data": ["checksums.tsv", "cub_classes.txt"],
         "layered_segmentation.evaluation": ["templates/*.html"],
         "layered_segmentation.export": ["*.md"],
     },
@@ -71,9 +73,11 @@ setuptools.setup(
             "pre-commit>=4,<5",
             "jax>=0.7,<0.11",
             "scikit-image>=0.25,<0.27",
+            *DATASETS,
+            "dill>=0.4,<0.5",  # tfds.testing imports it
         ],
         "torch": ["torch>=2.6,<3"],  # only to read the authors' checkpoints
-        "tfds": ["tensorflow-datasets>=4.9.9,<5"],
+        "tfds": DATASETS,
         "dev": ["build>=1.2,<2"],
     },
     entry_points={"console_scripts": ["layerseg=layered_segmentation.cli.main:main"]},

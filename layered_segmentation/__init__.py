@@ -8,7 +8,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from layered_segmentation.registration import register_with_keras_hub
+from layered_segmentation.registration import register
 
 if TYPE_CHECKING:
     from layered_segmentation.composite import Layers, compose, contrast_jitter, shift
@@ -56,7 +56,7 @@ if all(
 ):
     __path__.append(_checkout)
 
-register_with_keras_hub()
+register()
 
 
 def __getattr__(name: str) -> Any:

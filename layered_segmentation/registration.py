@@ -1,67 +1,52 @@
-"""Makes our classes known to KerasHub once both packages are imported, in either order.
+"""Makes our classes known to KerasHub and TensorFlow Datasets, whichever is imported first.
 
-`keras_hub.models.ImageSegmenter.from_preset(DIR)` finds a class only if its module was imported.
-Importing it with the package would make `import layered_segmentation`, and with it `layerseg
---help`, wait for TensorFlow; so it is imported right after KerasHub is.
+`keras_hub.models.ImageSegmenter.from_preset(DIR)` and `tfds.load("lsun_objects/car")` find a class
+only if its module was imported. Importing it with the package would make `import
+layered_segmentation`, and with it `layerseg --help`, wait for TensorFlow; so it is imported right
+after the package that looks for it.
 """
 
+import contextlib
 import importlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import sys
-import types
-from collections.abc import Sequence
+from collections.abc import Iterator
 
-_WATCHED = "keras_hub"
+from layered_segmentation.import_watch import around_import
+
+_KERAS_HUB = "keras_hub"
 _MODELS = "layered_segmentation.models."
 _SEGMENTER = _MODELS + "segmenter"
 
+_TFDS = "tensorflow_datasets"
+_BUILDERS = ("layered_segmentation.data.lsun",)
 
-def register_with_keras_hub() -> None:
-    """Imports the segmenter's module now if KerasHub is there, else as soon as it is."""
-    if _WATCHED in sys.modules:
+
+def register() -> None:
+    """Imports our modules now if the packages that look for them are there, else once they are."""
+    if _KERAS_HUB in sys.modules:
         importlib.import_module(_SEGMENTER)
-    elif not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Watcher())
+    if _TFDS in sys.modules:
+        _import_builders()
+    around_import(_KERAS_HUB, _then_segmenter)
+    around_import(_TFDS, _then_builders)
 
 
-class _Watcher(importlib.abc.MetaPathFinder):
-    """Waits for the import of KerasHub, once."""
-
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None,
-        target: types.ModuleType | None = None,
-    ) -> importlib.machinery.ModuleSpec | None:
-        """Returns KerasHub's own spec with a loader that registers afterwards."""
-        if fullname != _WATCHED:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _RegisteringLoader(spec.loader)
-        return spec
+@contextlib.contextmanager
+def _then_segmenter() -> Iterator[None]:
+    yield
+    if not _is_importing_models():
+        importlib.import_module(_SEGMENTER)
 
 
-class _RegisteringLoader(importlib.abc.Loader):
-    """Loads as the loader it wraps, then imports our segmenter."""
+@contextlib.contextmanager
+def _then_builders() -> Iterator[None]:
+    yield
+    _import_builders()
 
-    def __init__(self, wrapped: importlib.abc.Loader):
-        self._wrapped = wrapped
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
-        """Leaves the module to the wrapped loader."""
-        return self._wrapped.create_module(spec)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        """Runs the module, with its own loader in place, then registers."""
-        assert module.__spec__ is not None
-        module.__spec__.loader = module.__loader__ = self._wrapped
-        self._wrapped.exec_module(module)
-        if not _is_importing_models():
-            importlib.import_module(_SEGMENTER)
+def _import_builders() -> None:
+    for module in _BUILDERS:
+        importlib.import_module(module)
 
 
 def _is_importing_models() -> bool:

@@ -40,7 +40,7 @@ def test_the_wheel_holds_all_modules_configs_and_templates(wheel):
     ):
         for folder, _, files in os.walk(os.path.join(ROOT, source)):
             for file in files:
-                if file.endswith((".py", ".yaml", ".html", ".typed")):
+                if file.endswith((".py", ".yaml", ".html", ".tsv", ".txt", ".typed")):
                     relative = os.path.relpath(
                         os.path.join(folder, file), os.path.join(ROOT, source)
                     )

@@ -1,0 +1,152 @@
+"""Unpacks zip and tar archives: whole or not at all, and never outside their directory."""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+from layered_segmentation.errors import UserError
+from layered_segmentation.progress import Bar
+
+_STAMP = ".unpacked.json"  # says of which archive the files beside it are
+_CHUNK = 1 << 22
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.ReadError,
+    EOFError,
+    zlib.error,
+    OSError,
+    NotImplementedError,
+)
+
+
+def is_archive(path: str) -> bool:
+    """Whether a file's name is that of an archive that `unpack` reads."""
+    return path.lower().endswith((".zip", ".tar", ".tar.gz", ".tgz"))
+
+
+def unpack(archive: str, directory: str, show_progress: bool = False) -> str:
+    """Unpacks an archive, or finds it unpacked.
+
+    What a stopped run left is removed first. The directory gets its name when all files are in
+    it, and is reused as long as the archive's size and time stay the same.
+
+    Args:
+        archive: A zip or tar file, by its name.
+        directory: Where to; a directory of this name from another archive is replaced.
+        show_progress: Whether to show a bar.
+
+    Returns:
+        `directory`.
+
+    Raises:
+        UserError: The archive is damaged, or holds names that lead out of the directory.
+        OSError: The disk is full, or may not be written to.
+    """
+    stamp = _stamp(archive)
+    if _read_stamp(directory) == stamp:
+        return directory
+    partial = directory + ".partial"
+    for old in (partial, directory):
+        shutil.rmtree(old, ignore_errors=True)
+    os.makedirs(partial)
+    try:
+        if archive.lower().endswith(".zip"):
+            _unzip(archive, partial, show_progress)
+        else:
+            _untar(archive, partial, show_progress)
+        with open(os.path.join(partial, _STAMP), "w", encoding="utf-8") as file:
+            json.dump(stamp, file)
+        os.rename(partial, directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return directory
+
+
+def _stamp(archive: str) -> dict[str, str | int]:
+    status = os.stat(archive)
+    return {
+        "archive": os.path.basename(archive),
+        "bytes": status.st_size,
+        "modified": status.st_mtime_ns,
+    }
+
+
+def _read_stamp(directory: str) -> object:
+    try:
+        with open(os.path.join(directory, _STAMP), encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def _unzip(archive: str, directory: str, show_progress: bool) -> None:
+    with _damage_is_an_error(archive), zipfile.ZipFile(archive) as file:
+        members = file.infolist()
+        for member in members:
+            _require_inside(archive, member.filename)
+        total = sum(member.file_size for member in members)
+        free = shutil.disk_usage(directory).free
+        if total > free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), directory)
+        with Bar(total >> 20, f"unpacking {os.path.basename(archive)}", "MB", show_progress) as bar:
+            done = 0
+            for member in members:
+                path = os.path.join(directory, member.filename)
+                if member.is_dir():
+                    os.makedirs(path, exist_ok=True)
+                    continue
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with file.open(member) as source, open(path, "wb") as target:
+                    while chunk := source.read(_CHUNK):  # the end of it checks the CRC
+                        target.write(chunk)
+                        bar.update(((done + len(chunk)) >> 20) - (done >> 20))
+                        done += len(chunk)
+
+
+def _untar(archive: str, directory: str, show_progress: bool) -> None:
+    total = os.path.getsize(archive)
+    with (
+        _damage_is_an_error(archive),
+        open(archive, "rb") as raw,
+        tarfile.open(fileobj=raw, mode="r:*") as file,
+        Bar(total >> 20, f"unpacking {os.path.basename(archive)}", "MB", show_progress) as bar,
+    ):
+        done = 0
+        for member in file:
+            _require_inside(archive, member.name)
+            # The filter refuses links that lead out, and devices.
+            file.extract(member, directory, filter="data")
+            bar.update((raw.tell() >> 20) - (done >> 20))
+            done = raw.tell()
+
+
+def _require_inside(archive: str, name: str) -> None:
+    parts = re.split(r"[/\\]", name)
+    if ".." in parts or not parts[0] or re.match(r"[A-Za-z]:", name):
+        raise UserError(
+            f"{archive}: holds {name!r}, which leads out of the directory it is unpacked to; "
+            "nothing was unpacked. It is not the published archive: download that"
+        )
+
+
+@contextlib.contextmanager
+def _damage_is_an_error(archive: str) -> Iterator[None]:
+    try:
+        yield
+    except tarfile.FilterError as error:
+        raise UserError(f"{archive}: is not unpacked, it is not safe: {error}") from error
+    except _DAMAGED as error:
+        # A system error other than gzip's has a number, and belongs to the disk.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(
+            f"{archive}: is damaged or was not downloaded to its end ({error}); download it again"
+        ) from error

@@ -1,0 +1,211 @@
+"""What our TensorFlow Datasets builders share: order kept, streaming, damage counted."""
+
+import abc
+import concurrent.futures
+import functools
+import itertools
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from layered_segmentation.data.photo_source import MOST_SKIPPED, in_order, some
+from layered_segmentation.errors import UserError
+from layered_segmentation.progress import Bar
+
+SHARD_BYTES = 64 << 20  # of sources; what TFDS's writer holds in memory at once
+
+_NAMED = 10  # entries that may be unusable before a share is judged
+_THREADS = min(16, 2 + (os.cpu_count() or 2))  # decoding releases the interpreter's lock
+_AHEAD = 4 * _THREADS
+
+
+class Unusable(NamedTuple):
+    """An entry of the source that cannot become an example.
+
+    Attributes:
+        name: Its key or file.
+        reason: What is wrong with it.
+    """
+
+    name: str
+    reason: str
+
+
+class Entries(NamedTuple):
+    """One split of a source.
+
+    Attributes:
+        total: How many entries it has.
+        size: Their bytes, about.
+        read: Returns the first so many, in order, as calls that give an example or say why not.
+            The calls run in threads.
+    """
+
+    total: int
+    size: int
+    read: Callable[[int], Iterator[Callable[[], dict[str, Any] | Unusable]]]
+
+
+class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """A builder whose source is an archive, or a directory, of photos.
+
+    Why not `GeneratorBasedBuilder`: with `disable_shuffling` it sorts the whole split in memory
+    before it writes. Here a shard is written as the source is read, and at most one shard's files
+    are in memory.
+
+    `DownloadConfig(max_examples_per_split=N)`, on the command line `tfds build
+    --max_examples_per_split=N`, takes each split's first N entries and reads no further. Entries
+    that cannot be decoded are left out and counted, up to 5 %; more is an error. Both are written
+    to the dataset's metadata: `entries` and `limit` by split, `skipped` with names and reasons.
+    A dataset gets its name only when all its records were read back.
+    """
+
+    def __init__(self, *, source: str = "", show_progress: bool = False, **options: Any):
+        """Describes the dataset; reads nothing.
+
+        Args:
+            source: Archive or directory to read; TFDS's `manual_dir` if empty.
+            show_progress: Whether to show bars of our own.
+            **options: As for `tfds.core.DatasetBuilder`.
+        """
+        self._source = source
+        self._show_progress = show_progress
+        self._limit = 0
+        self._entries: dict[str, int] = {}
+        self._skipped: dict[str, list[Unusable]] = {}
+        super().__init__(**options)
+
+    @abc.abstractmethod
+    def _open(self, source: str, unpacked: str) -> dict[str, Entries]:
+        """Returns the splits of a source.
+
+        Args:
+            source: Archive or directory.
+            unpacked: Directory to unpack archives under.
+
+        Raises:
+            UserError: The source is not what it should be.
+        """
+
+    def _photo_info(self, features: dict[str, Any], **about: Any) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,  # the first N are the source's first N
+            **about,
+        )
+
+    def _download_and_prepare(
+        self,
+        dl_manager: tfds.download.DownloadManager,
+        download_config: tfds.download.DownloadConfig | None = None,
+    ) -> None:
+        self._limit = (download_config and download_config.max_examples_per_split) or 0
+        self._skipped = {}
+        super()._download_and_prepare(dl_manager, download_config)
+        for split in self.info.splits:
+            self._require_readable(split)
+            _require_few(split, self._skipped[split], self._entries[split])
+        self.info.metadata.update(
+            entries=self._entries, limit=self._limit, skipped=self._skipped_texts()
+        )
+        self._report_skipped()
+
+    def _shard_iterators_per_split(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> Mapping[str, Sequence[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]]:
+        source = self._source or os.fspath(dl_manager.manual_dir)
+        unpacked = os.path.join(os.fspath(dl_manager.download_dir), "unpacked", self.name)
+        shards = {}
+        for split, entries in self._open(source, unpacked).items():
+            count = min(self._limit or entries.total, entries.total)
+            if not count:
+                raise UserError(f"{source}: there is no image in it for the split {split!r}")
+            self._entries[split], self._skipped[split] = count, []
+            number = max(1, math.ceil(entries.size * count / entries.total / SHARD_BYTES))
+            ends = [count * (shard + 1) // number for shard in range(number)]
+            examples = self._examples(split, entries, count)
+            # One after another, the shards take from the same iterator.
+            shards[split] = [
+                functools.partial(self._shard, examples, end - start)
+                for start, end in itertools.pairwise([0, *ends])
+            ]
+        return shards
+
+    def _shard(
+        self, examples: Iterator[tuple[int, dict[str, Any] | None]], count: int
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, example in itertools.islice(examples, count):
+            if example is not None:
+                yield index, example
+
+    def _examples(
+        self, split: str, entries: Entries, count: int
+    ) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        """Yields an index and, if the entry is usable, its example."""
+        skipped = self._skipped[split]
+        most = max(int(MOST_SKIPPED * count), _NAMED)
+        what = f"preparing {self.name}, {split}"
+        with (
+            Bar(count, what, "image", self._show_progress) as bar,
+            concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
+        ):
+            results = in_order(pool, lambda call: call(), entries.read(count), _AHEAD)
+            for index, result in enumerate(results):
+                bar.update()
+                if not isinstance(result, Unusable):
+                    yield index, result
+                    continue
+                skipped.append(result)
+                if len(skipped) > most:  # enough to name
+                    _require_few(split, skipped, count)
+                yield index, None
+
+    def _require_readable(self, split: str) -> None:
+        """Reads the records of a split back, by their checksums, and counts them."""
+        import tensorflow as tf
+
+        expected = self.info.splits[split].shard_lengths
+        template = self._get_filename_template(split_name=split)
+        with Bar(
+            len(expected), f"checking {self.name}, {split}", "file", self._show_progress
+        ) as bar:
+            for shard, length in enumerate(expected):
+                path = template.sharded_filepath(shard_index=shard, num_shards=len(expected))
+                records = tf.data.TFRecordDataset(os.fspath(path))
+                found = int(records.reduce(0, lambda count, _: count + 1))
+                if found != length:
+                    raise UserError(
+                        f"{path}: {found:,} records were read back of {length:,} written; the disk "
+                        "is not to be trusted: prepare on another"
+                    )
+                bar.update()
+
+    def _skipped_texts(self) -> dict[str, dict[str, str]]:
+        return {split: dict(skipped) for split, skipped in self._skipped.items()}
+
+    def _report_skipped(self) -> None:
+        for split, skipped in self._skipped.items():
+            if skipped:
+                print(
+                    f"{self.info.full_name}, {split}: left out {len(skipped)} of "
+                    f"{self._entries[split]:,}: {_reasons(skipped)}",
+                    file=sys.stderr,
+                )
+
+
+def _require_few(split: str, skipped: Sequence[Unusable], count: int) -> None:
+    if len(skipped) > MOST_SKIPPED * count:
+        raise UserError(
+            f"{split}: more than {MOST_SKIPPED:.0%} of {count:,} entries cannot be used, such as "
+            f"{_reasons(skipped)}; replace or remove them. Nothing was prepared"
+        )
+
+
+def _reasons(skipped: Sequence[Unusable]) -> str:
+    return some([f"{name} ({reason})" for name, reason in skipped])
