@@ -18,6 +18,9 @@ from omegaconf import OmegaConf
 from layered_segmentation.errors import UserError
 from layered_segmentation.validation import validate
 
+# Where and how photos are kept; it changes nothing of what a run computes.
+STORAGE = ("data.cache_dir", "data.cache_memory")
+
 
 @dataclasses.dataclass
 class DataConfig:
@@ -298,6 +301,17 @@ def is_saved(path: str) -> bool:
     """Returns whether a file is as `save` wrote it, not written or changed by a person."""
     with open(path, encoding="utf-8") as file:
         return file.read() == OmegaConf.to_yaml(OmegaConf.structured(load(path)))
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Returns a config whose photos and caches are found from any directory."""
+    data = config.data
+    paths = {
+        name: os.path.abspath(os.path.expanduser(path))
+        for name in ("path", "data_dir", "cache_dir")
+        if (path := getattr(data, name)) and "://" not in path
+    }
+    return dataclasses.replace(config, data=dataclasses.replace(data, **paths))
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:

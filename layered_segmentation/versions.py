@@ -8,10 +8,12 @@ _PACKAGES = ("layered-segmentation", "tensorflow", "keras", "keras-hub", "numpy"
 
 def installed() -> dict[str, str]:
     """Returns the versions of Python and of the packages that results depend on, by name."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout
-            found[package] = "not installed"
-    return found
+    return {"python": platform.python_version()} | {package: of(package) for package in _PACKAGES}
+
+
+def of(package: str) -> str:
+    """Returns a package's version; `not installed` if it is run from a checkout."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -135,3 +135,14 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
     path.write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(UserError, match=r"mine\.yaml"):
         configs.load(str(path))
+
+
+def test_paths_of_photos_and_caches_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    overrides = ["data.path=photos", "data.data_dir=~/sets", "data.test_path=tests"]
+    data = configs.with_absolute_paths(configs.load("", overrides)).data
+    assert (data.path, data.data_dir) == (str(tmp_path / "photos"), "/home/me/sets")
+    assert (data.cache_dir, data.test_path) == ("", "tests")
+    remote = configs.load("", ["data.data_dir=gs://bucket/sets"])
+    assert configs.with_absolute_paths(remote) == remote

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from layered_segmentation.config import DataConfig
-from layered_segmentation.data.folder import Folder, pairs, to_square
+from layered_segmentation.data.folder import Folder, pairs
+from layered_segmentation.data.photo_source import to_square
 from layered_segmentation.data.pipeline import PhotoCache, open_source
 from layered_segmentation.errors import UserError
 
@@ -60,6 +61,23 @@ def test_the_inventory_names_what_is_used(directory):
     assert len(lines) == 39 and "04.png" in lines[3]
 
 
+def test_the_identity_changes_with_what_squares_depend_on(directory):
+    before = Folder(str(directory)).identity()
+    assert Folder(str(directory)).identity() == before and len(before) == 41
+    assert Folder(str(directory), limit=39).identity() != before
+    assert Folder(str(directory), aspect="pad").identity() != before
+    assert Folder(str(directory), crop_margin=1.0).identity() != before
+    path = directory / "a" / "03.png"
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert Folder(str(directory)).identity() != before
+    path.unlink()
+    path.symlink_to("nowhere")
+    changed = Folder(str(directory))
+    assert changed.identity()[4].endswith("missing")
+    changed.load(18)
+    assert changed.skipped == [os.path.join("a", "03.png")]
+
+
 def test_many_unreadable_files_are_an_error(directory):
     for index in (0, 1, 2):
         (directory / "a" / f"{index:02d}.png").write_bytes(b"no image")
@@ -91,7 +109,7 @@ def test_small_photos(directory):
 def test_photos_of_exactly_the_resolution_are_never_too_small(tmp_path, resolution, margin):
     save(tmp_path / "a.png", size=(resolution, resolution))
     config = DataConfig(name="folder", path=str(tmp_path), crop_margin=margin)
-    cache = PhotoCache.open(open_source(config, seed=0), resolution, margin)
+    cache = PhotoCache.open(open_source(config, seed=0), [resolution], margin)
     assert len(cache) == 1
 
 

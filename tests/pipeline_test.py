@@ -8,7 +8,11 @@ from layered_segmentation.errors import UserError
 
 @pytest.fixture
 def cache():
-    return PhotoCache(np.random.default_rng(0).integers(0, 256, (10, 18, 18, 3), np.uint8), 16)
+    random = np.random.default_rng(0)
+    return PhotoCache(
+        {side: random.integers(0, 256, (10, cached, cached, 3), np.uint8)
+         for side, cached in ((8, 9), (16, 18))}
+    )  # fmt: skip
 
 
 def numbered(count, side):
@@ -29,7 +33,7 @@ def test_batches_depend_on_the_image_number_only(cache):
     whole = crops.batch_at(0, 37)
     pieces = [crops.batch_at(*piece) for piece in ((0, 4), (4, 13), (17, 1), (18, 19))]
     assert np.array_equal(np.concatenate(pieces), whole)
-    again = PhotoCache(cache.images.copy(), 16).crops(16, seed=5, mirror=True)
+    again = PhotoCache({16: cache.images[16].copy()}).crops(16, seed=5, mirror=True)
     assert np.array_equal(again.batch_at(17, 20), whole[17:])
     assert not np.array_equal(cache.crops(16, seed=6, mirror=True).batch_at(0, 37), whole)
     assert whole.dtype == np.float32 and whole.shape == (37, 16, 16, 3)
@@ -69,33 +73,35 @@ def test_mirroring_can_be_switched_off():
     assert np.all(np.diff(batch[..., 2], axis=2) == 1)
 
 
-def test_a_stage_below_the_last_is_averaged_down():
-    images = np.random.default_rng(0).integers(0, 256, (4, 36, 36, 3), np.uint8)
-    cache = PhotoCache(images, 32)
-    assert cache.at(32) is cache.images
-    smaller = cache.at(8)
-    assert smaller.shape == (4, 9, 9, 3)
-    expected = images.reshape(4, 9, 4, 9, 4, 3).mean(axis=(2, 4))
-    assert np.abs(smaller - expected).max() <= 0.51
-    assert cache.at(8) is smaller
-    with pytest.raises(ValueError, match="64"):
-        cache.at(64)
+def test_each_stage_has_photos_of_its_own(cache):
+    assert cache.crops(8, 0, True).images is cache.images[8]
+    assert len(cache) == 10
+    with pytest.raises(ValueError, match=r"resolution=32 .*\[8, 16\]"):
+        cache.crops(32, 0, True)
 
 
 def test_a_memory_map_is_as_good_as_an_array(tmp_path, cache):
-    np.save(tmp_path / "cache.npy", cache.images)
-    mapped = PhotoCache(np.load(tmp_path / "cache.npy", mmap_mode="r"), 16)
-    for resolution in (8, 16):
+    for resolution, images in cache.images.items():
+        np.save(tmp_path / "cache.npy", images)
+        mapped = PhotoCache({resolution: np.load(tmp_path / "cache.npy", mmap_mode="r")})
         assert np.array_equal(
             mapped.crops(resolution, 0, True).batch_at(3, 9),
             cache.crops(resolution, 0, True).batch_at(3, 9),
         )
 
 
-@pytest.mark.parametrize("images", [np.zeros((2, 17, 17, 3), np.uint8), np.zeros((2, 18, 18, 3))])
+@pytest.mark.parametrize(
+    "images", [np.zeros((2, 17, 17, 3), np.uint8), np.zeros((2, 18, 18, 3)), np.zeros(2, np.uint8)]
+)
 def test_a_cache_of_another_size_or_type_is_refused(images):
     with pytest.raises(ValueError, match="18"):
-        PhotoCache(images, 16)
+        PhotoCache({16: images})
+
+
+def test_stages_with_other_numbers_of_photos_are_refused():
+    images = {8: np.zeros((3, 9, 9, 3), np.uint8), 16: np.zeros((2, 18, 18, 3), np.uint8)}
+    with pytest.raises(ValueError, match=r"\[3, 18, 18, 3\]"):
+        PhotoCache(images)
 
 
 def test_replicas_share_out_the_global_batch_in_order(cache):
@@ -123,6 +129,24 @@ def test_resuming_in_the_middle_gives_the_same_elements(cache):
     assert np.array_equal(whole[7:], rest)
 
 
+@pytest.mark.parametrize("parallel", [2, 5])
+def test_elements_made_at_a_time_are_the_same(cache, parallel):
+    one = [e.numpy() for e in batches(cache, 16, 4, True, 3, 8, 120)]
+    several = [e.numpy() for e in batches(cache, 16, 4, True, 3, 8, 120, parallel=parallel)]
+    assert np.array_equal(one, several)
+
+
+def test_any_number_of_workers_gives_the_same_images(cache):
+    whole = np.concatenate([e.numpy() for e in batches(cache, 8, 12, True, 3, 24, 48)])
+    for workers in (2, 3, 6):
+        own = [
+            [e.numpy() for e in batches(cache, 8, 12, True, 3, 24, 48, workers, [worker])]
+            for worker in range(workers)
+        ]
+        steps = [np.concatenate(step) for step in zip(*own, strict=True)]
+        assert np.array_equal(np.concatenate(steps), whole)
+
+
 @pytest.mark.parametrize("batch, count, replicas", [(6, 12, 4), (6, 13, 1)])
 def test_uneven_shares_are_refused(cache, batch, count, replicas):
     with pytest.raises(ValueError, match="multiple"):
@@ -133,9 +157,7 @@ def test_sources_by_name(tmp_path):
     source = open_source(DataConfig(name="shapes", limit=3), seed=1)
     assert len(source) == 3 and source.name == "shapes"
     assert len(open_source(DataConfig(name="shapes"), seed=1)) == 20_000
-    cache = PhotoCache.open(source, 16)
-    assert cache.images.shape == (3, 18, 18, 3)
-    with pytest.raises(UserError, match="tfds"):
-        open_source(DataConfig(name="tfds", dataset="oxford_flowers102"), seed=1)
+    cache = PhotoCache.open(source, [8, 16])
+    assert cache.images[16].shape == (3, 18, 18, 3) and cache.images[8].shape == (3, 9, 9, 3)
     with pytest.raises(UserError, match="missing"):
         open_source(DataConfig(name="folder", path=str(tmp_path / "missing")), seed=1)

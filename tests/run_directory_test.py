@@ -53,6 +53,18 @@ def test_another_config_is_refused_with_the_differences(tmp_path, config):
     assert contents(tmp_path) == before
 
 
+def test_where_photos_are_kept_may_change(tmp_path, config):
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(config)
+    run.append_log({"images_seen": 0})
+    data = dataclasses.replace(config.data, cache_dir="elsewhere", cache_memory=0)
+    assert run.create_or_resume(dataclasses.replace(config, data=data)) is True
+    data = dataclasses.replace(data, aspect="pad")
+    with pytest.raises(UserError) as error:
+        run.create_or_resume(dataclasses.replace(config, data=data))
+    assert "data.aspect" in str(error.value) and "cache" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [("holiday.jpg", "x"), ("config.yaml", "theirs: 1\n"), ("config.yaml", "a: [")],

@@ -7,8 +7,6 @@ Example:
   layerseg train --config=folder --set=data.path=PHOTOS --set=gan.resolution=32 --run_dir=RUN
 """
 
-import os
-
 from absl import flags
 
 from layered_segmentation import config as configs
@@ -29,9 +27,7 @@ RESUME = "the same command again goes on from the last checkpoint"
 def main(argv: list[str]) -> None:
     """Trains, or goes on training, one run."""
     del argv
-    config = configs.load(_CONFIG.value, _SET.value)
-    if config.data.path:  # the run must find its photos from anywhere
-        config.data.path = os.path.abspath(config.data.path)
+    config = configs.with_absolute_paths(configs.load(_CONFIG.value, _SET.value))
 
     from layered_segmentation.evaluation import report
     from layered_segmentation.training import run_directory, trainer

@@ -1,8 +1,9 @@
 """Image files: any photo in as RGB, any mask in as booleans, results out whole or not at all."""
 
 import os
+import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -72,39 +73,40 @@ def read(path: str) -> np.ndarray:
     return np.asarray(open_rgb(path))
 
 
-def open_rgb(path: str, at_least: int = 0) -> Image.Image:
+def open_rgb(file: str | BinaryIO, name: str = "") -> Image.Image:
     """Reads a photo as an upright RGB image.
 
     Args:
-        path: Any format and mode that Pillow reads; the first frame of an animation.
-        at_least: If positive, a JPEG may be decoded at a fraction of its size, its sides no
-            smaller than this; that is several times faster.
+        file: Any format and mode that Pillow reads; the first frame of an animation.
+        name: What a message calls it; its path if empty.
 
     Raises:
         UnreadableImage: The file cannot be read as an image.
     """
     try:
-        with Image.open(path) as image:
-            if at_least:
-                image.draft("RGB", (at_least, at_least))
+        with Image.open(file) as image:
             upright = ImageOps.exif_transpose(image)
             return _to_rgb(upright)
     except _DAMAGED as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(name or str(file), error) from error
 
 
-def size(path: str) -> tuple[int, int]:
+def size(file: str | BinaryIO, name: str = "") -> tuple[int, int]:
     """Returns a photo's width and height, upright, without decoding it.
+
+    Args:
+        file: As for `open_rgb`.
+        name: As for `open_rgb`.
 
     Raises:
         UnreadableImage: The file cannot be read as an image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             width, height = image.size
             is_lying = image.getexif().get(0x0112, 1) >= 5  # orientations with sides swapped
     except _DAMAGED as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(name or str(file), error) from error
     return (height, width) if is_lying else (width, height)
 
 
@@ -204,4 +206,5 @@ def _unreadable(path: str, error: BaseException) -> UnreadableImage:
     if isinstance(error, IsADirectoryError):
         return UnreadableImage(f"{path}: is a directory, not an image")
     reason = str(error).replace(f" {path!r}", "").replace(str(path), "it")
+    reason = re.sub(r" <_io\.BytesIO[^>]*>", "", reason)  # the bytes of a file, not the file
     return UnreadableImage(f"{path}: cannot be read as an image ({reason})")

@@ -1,20 +1,20 @@
 """From a source of photos to batches at a stage's resolution.
 
-Photos are decoded once, at `crop_margin` times the resolution, and cached; a batch is then a
-gather: permute, crop at random, mirror at random. Everything drawn here is a stateless function of
-the seed and of an image's place in the run, so a run that stops after any image and starts again
-meets the same batches (eq. 6's real images; the margin is the paper's, section 4).
+Photos are decoded once, to `crop_margin` times the resolution of each stage, and cached; a batch is
+then a gather: permute, crop at random, mirror at random. Everything drawn here is a stateless
+function of the seed and of an image's place in the run, so a run that stops after any image and
+starts again meets the same batches (eq. 6's real images; the margin is the paper's, section 4).
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import cv2
 import numpy as np
 
 from layered_segmentation.config import DataConfig
 from layered_segmentation.data import shapes
+from layered_segmentation.data.cache import open_cache
 from layered_segmentation.data.folder import Folder
 from layered_segmentation.errors import UserError
 
@@ -25,18 +25,23 @@ _COLUMN, _ROW, _MIRROR = 1, 2, 3  # streams of the stateless hash
 
 
 class Source(Protocol):
-    """Where photos come from: `folder.Folder`, `shapes.Shapes`.
+    """Where photos come from: `folder.Folder`, `shapes.Shapes`, `tfds_source.TFDSSource`.
 
     Attributes:
         name: For logs and reports.
-        skipped: Names of the files that could not be used; filled by `load`.
+        skipped: Names of the photos that could not be used; known when all `squares` were taken,
+            or from a cache of them.
     """
 
     name: str
     skipped: list[str]
 
     def __len__(self) -> int:
-        """Returns how many photos there are; `load` may find some of them unusable."""
+        """Returns how many photos there are; some of them may turn out to be unusable."""
+        ...
+
+    def squares(self, sides: Sequence[int]) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yields each usable photo, in order: uint8 [side, side, 3] RGB for each side."""
         ...
 
     def load(self, side: int) -> np.ndarray:
@@ -44,7 +49,11 @@ class Source(Protocol):
         ...
 
     def inventory(self) -> list[str]:
-        """Returns, after `load`, a line for each photo in use; none where the config says it."""
+        """Returns which photos are in use, once `skipped` is known; none where the config says."""
+        ...
+
+    def identity(self) -> list[str]:
+        """Returns lines that change if the squares might."""
         ...
 
 
@@ -69,66 +78,68 @@ def open_source(config: DataConfig, seed: int) -> Source:
 
 
 class PhotoCache:
-    """All photos of a run, decoded once at `crop_margin` times the final resolution.
+    """All photos of a run, at `crop_margin` times the resolution of each of its stages.
 
     Attributes:
-        images: uint8 [N, size, size, 3] RGB; any array-like, a memory map too.
-        size: Side of the cached photos, `round(crop_margin * resolution)`.
-        resolution: The run's final resolution.
+        images: By resolution: uint8 [N, s, s, 3] RGB, s = round(crop_margin * resolution); any
+            array-like, a memory map too.
         crop_margin: As in the config.
     """
 
-    def __init__(self, images: np.ndarray, resolution: int, crop_margin: float = 1.125):
-        """Wraps photos that are already at the cached size.
+    def __init__(self, images: Mapping[int, np.ndarray], crop_margin: float = 1.125):
+        """Wraps photos that are already at the cached sizes.
 
         Raises:
-            ValueError: They are not.
+            ValueError: They are not, or there is not the same number of each.
         """
-        self.images = images
-        self.resolution = resolution
+        self.images = dict(images)
         self.crop_margin = crop_margin
-        self.size = side_at(resolution, crop_margin)
-        if images.shape[1:] != (self.size, self.size, 3) or images.dtype != np.uint8:
-            raise ValueError(
-                f"expected uint8 [N, {self.size}, {self.size}, 3] for resolution={resolution}, "
-                f"crop_margin={crop_margin}, got {images.dtype} {list(images.shape)}"
-            )
-        self._smaller: dict[int, np.ndarray] = {}
+        for resolution, array in images.items():
+            side = side_at(resolution, crop_margin)
+            if array.shape != (len(self), side, side, 3) or array.dtype != np.uint8:
+                raise ValueError(
+                    f"expected uint8 [{len(self)}, {side}, {side}, 3] for resolution={resolution}, "
+                    f"crop_margin={crop_margin}, got {array.dtype} {list(array.shape)}"
+                )
 
     @classmethod
-    def open(cls, source: Source, resolution: int, crop_margin: float = 1.125) -> "PhotoCache":
-        """Decodes all photos of a source."""
-        return cls(source.load(side_at(resolution, crop_margin)), resolution, crop_margin)
+    def open(
+        cls,
+        source: Source,
+        resolutions: Sequence[int],
+        crop_margin: float = 1.125,
+        memory: int | None = None,
+        directory: str = "",
+    ) -> "PhotoCache":
+        """Decodes all photos of a source once, or finds them on disk; see `cache.open_cache`.
+
+        Args:
+            source: The photos.
+            resolutions: Of the stages.
+            crop_margin: As in the config.
+            memory: Bytes that may be held in memory; None is no limit.
+            directory: Where caches on disk lie.
+
+        Raises:
+            UserError: Photos cannot be used, or the disk is full.
+        """
+        sides = {resolution: side_at(resolution, crop_margin) for resolution in resolutions}
+        arrays = open_cache(source, list(sides.values()), memory, directory)
+        return cls({resolution: arrays[side] for resolution, side in sides.items()}, crop_margin)
 
     def __len__(self) -> int:
         """Returns how many photos there are."""
-        return len(self.images)
-
-    def at(self, resolution: int) -> np.ndarray:
-        """Returns the photos for a stage, uint8 [N, s, s, 3], s = round(crop_margin * resolution).
-
-        Smaller ones are averaged down from the cached size and kept.
-
-        Raises:
-            ValueError: `resolution` is larger than the run's.
-        """
-        if resolution == self.resolution:
-            return self.images
-        if resolution > self.resolution:
-            raise ValueError(f"resolution={resolution} is larger than {self.resolution}")
-        if resolution not in self._smaller:
-            side = side_at(resolution, self.crop_margin)
-            smaller = np.empty((len(self), side, side, 3), np.uint8)
-            for index in range(len(self)):
-                smaller[index] = cv2.resize(
-                    self.images[index], (side, side), interpolation=cv2.INTER_AREA
-                )
-            self._smaller[resolution] = smaller
-        return self._smaller[resolution]
+        return len(next(iter(self.images.values())))
 
     def crops(self, resolution: int, seed: int, mirror: bool) -> "Crops":
-        """Returns the endless, seeded sequence of this cache's crops for a stage."""
-        return Crops(self.at(resolution), resolution, seed, mirror)
+        """Returns the endless, seeded sequence of this cache's crops for a stage.
+
+        Raises:
+            ValueError: There is no such stage.
+        """
+        if resolution not in self.images:
+            raise ValueError(f"resolution={resolution} is not one of {sorted(self.images)}")
+        return Crops(self.images[resolution], resolution, seed, mirror)
 
 
 class Crops:
@@ -171,14 +182,16 @@ class Crops:
         height, width = self.images.shape[1:3]
         top = _draw(self.seed, numbers, _ROW, height - self.resolution + 1)
         left = _draw(self.seed, numbers, _COLUMN, width - self.resolution + 1)
-        steps = np.arange(self.resolution)
-        rows = top[:, None] + steps
-        columns = left[:, None] + steps
-        if self.mirror:
-            is_mirrored = _draw(self.seed, numbers, _MIRROR, 2) == 1
-            columns = np.where(is_mirrored[:, None], columns[:, ::-1], columns)
-        crops = self.images[photos[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return crops.astype(np.float32) / np.float32(127.5) - np.float32(1)
+        is_mirrored = (_draw(self.seed, numbers, _MIRROR, 2) == 1) & self.mirror
+        side = self.resolution
+        batch = np.empty((count, side, side, 3), np.float32)
+        # A slice an image: of a memory map, it reads these rows only.
+        for crop, photo, y, x, flip in zip(batch, photos, top, left, is_mirrored, strict=True):
+            window = self.images[photo, y : y + side, x : x + side]
+            crop[:] = window[:, ::-1] if flip else window
+        batch /= np.float32(127.5)
+        batch -= np.float32(1)
+        return batch
 
 
 def batches(
@@ -191,6 +204,7 @@ def batches(
     count: int,
     replicas: int = 1,
     local_replicas: Sequence[int] | None = None,
+    parallel: int = 1,
 ) -> "tf.data.Dataset":
     """Wraps `Crops.batch_at` as a prefetched dataset of per-replica batches, in order.
 
@@ -208,6 +222,7 @@ def batches(
         count: Images to deliver, a whole number of global batches.
         replicas: Replicas that share a global batch, on all workers.
         local_replicas: Those that this worker feeds; all of them if None.
+        parallel: How many elements are made at a time; it changes none of them.
 
     Returns:
         A finite dataset of float32 [batch / replicas, resolution, resolution, 3] in [-1, 1].
@@ -235,7 +250,8 @@ def batches(
         return tf.ensure_shape(images, [share, resolution, resolution, 3])
 
     numbers = tf.data.Dataset.range(count // batch * len(local))
-    return numbers.map(element).prefetch(4 * len(local))
+    elements = numbers.map(element, num_parallel_calls=parallel, deterministic=True)
+    return elements.prefetch(4 * len(local))
 
 
 def side_at(resolution: int, crop_margin: float) -> int:

@@ -12,12 +12,13 @@ background that does not depend on them, so that a shifted object is as plausibl
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
+from layered_segmentation import versions
 from layered_segmentation.data.photos import Pair
 from layered_segmentation.errors import UserError
 
@@ -106,9 +107,28 @@ class Shapes:
             images[index], _ = render(self.scene(index), side)
         return images
 
+    def squares(self, sides: Sequence[int]) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yields each scene at every side; the smaller ones are averaged down from the largest.
+
+        Args:
+            sides: Pixels.
+
+        Yields:
+            uint8 [side, side, 3] RGB for each side.
+        """
+        largest = max(sides)
+        for index in range(len(self)):
+            image, _ = render(self.scene(index), largest)
+            yield tuple(image if side == largest else _shrink(image, side) for side in sides)
+
     def inventory(self) -> list[str]:
         """Returns nothing: seed and count say which scenes there are."""
         return []
+
+    def identity(self) -> list[str]:
+        """Returns what the scenes depend on."""
+        version = versions.of("layered-segmentation")
+        return [f"shapes {self.seed} {self.split} {len(self)}, layered-segmentation {version}"]
 
     def load_pairs(self, side: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns scenes and masks: uint8 [N, side, side, 3] and uint8 {0, 1} [N, side, side]."""

@@ -34,7 +34,7 @@ class RealImages:
             data = dataclasses.replace(data, name="folder", path=directory, limit=0)
         limit = min(data.limit, count) if data.limit else count
         source = pipeline.open_source(dataclasses.replace(data, limit=limit), config.train.seed)
-        cache = pipeline.PhotoCache.open(source, config.gan.resolution, data.crop_margin)
+        cache = pipeline.PhotoCache.open(source, [config.gan.resolution], data.crop_margin)
         self._crops = cache.crops(config.gan.resolution, config.train.seed, data.mirror)
 
     def __len__(self) -> int:

@@ -145,9 +145,7 @@ def run_config(
         if asked != value:
             more = "; --resolution chooses a smaller one" if name == "resolution" else ""
             raise UserError(f"--set=gan.{name}={asked}: the checkpoint has {value}{more}")
-    if config.data.path:  # the run must find its photos from anywhere
-        config.data.path = os.path.abspath(config.data.path)
-    return config
+    return configs.with_absolute_paths(config)
 
 
 def write_run(

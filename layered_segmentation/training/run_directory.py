@@ -353,7 +353,11 @@ class RunDirectory:
                 f"{self.path}: the config.yaml in it is not a run's ({error}); "
                 "name another directory"
             ) from error
-        lines = configs.differences(theirs, config)
+        lines = [
+            line
+            for line in configs.differences(theirs, config)
+            if not line.startswith(configs.STORAGE)
+        ]
         # A run that stopped before its first step, over unusable photos say, may be mended.
         if lines and (self._has_begun() or not configs.is_saved(self.config_path)):
             raise UserError(

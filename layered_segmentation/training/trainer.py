@@ -66,7 +66,13 @@ def train(config: Config, run: RunDirectory, devices: Sequence[str] = ()) -> Tra
     source = pipeline.open_source(config.data, config.train.seed)
     run.create_or_resume(config)
     with run.lock():
-        cache = pipeline.PhotoCache.open(source, config.gan.resolution, config.data.crop_margin)
+        cache = pipeline.PhotoCache.open(
+            source,
+            [stage.resolution for stage in schedule.stages(config)],
+            config.data.crop_margin,
+            memory=config.data.cache_memory * 1_000_000,
+            directory=config.data.cache_dir or os.path.join(run.path, "cache"),
+        )
         run.keep_inventory(source.inventory())
         _tell_skipped(run, source, len(cache))
         with engine.scope():

@@ -1,0 +1,228 @@
+"""Photos at every stage's size, resized once: in memory where they fit, else on disk.
+
+On disk a cache is a directory with a `.npy` file a side, read as memory maps, and a record of what
+it was made from. It gets its name, a hash of that, only when it is complete; runs that train on the
+same photos at the same sides may share it.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from layered_segmentation import versions
+from layered_segmentation.errors import UserError
+
+RECORD = "cache.json"
+
+_FORMAT = 1  # to be raised when the same source would give other squares
+_VERSIONS = ("pillow", "numpy", "opencv-contrib-python-headless")  # that squares depend on
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Squares(Protocol):
+    """What is cached; `pipeline.Source` says more."""
+
+    skipped: list[str]
+
+    def __len__(self) -> int:
+        """Returns how many squares there are at most."""
+        ...
+
+    def squares(self, sides: Sequence[int]) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yields uint8 [side, side, 3] for each side, a photo at a time."""
+        ...
+
+    def identity(self) -> list[str]:
+        """Returns lines that change if the squares might."""
+        ...
+
+
+def open_cache(
+    source: Squares, sides: Sequence[int], memory: int | None = None, directory: str = ""
+) -> dict[int, np.ndarray]:
+    """Returns all photos at all sides; each photo is decoded once at most.
+
+    Args:
+        source: The photos. Afterwards its `skipped` is known, also if nothing was decoded.
+        sides: Of the squares, pixels.
+        memory: Bytes that may be held in memory; None is no limit.
+        directory: Where caches on disk lie, if they take more than `memory`.
+
+    Returns:
+        By side: uint8 [N, side, side, 3], the same N for all; memory maps if on disk.
+
+    Raises:
+        UserError: Photos cannot be used, or the disk is full or not to be written to.
+    """
+    sides = sorted(set(sides))
+    if memory is None or bytes_of(len(source), sides) <= memory:
+        return _in_memory(source, sides)
+    return _on_disk(source, sides, directory)
+
+
+def bytes_of(count: int, sides: Sequence[int]) -> int:
+    """Returns how many bytes so many photos take at all sides."""
+    return count * sum(3 * side * side for side in sides)
+
+
+def _in_memory(source: Squares, sides: Sequence[int]) -> dict[int, np.ndarray]:
+    arrays = [np.empty((len(source), side, side, 3), np.uint8) for side in sides]
+    count = 0
+    for squares in source.squares(sides):
+        for array, square in zip(arrays, squares, strict=True):
+            array[count] = square
+        count += 1
+    return {side: array[:count] for side, array in zip(sides, arrays, strict=True)}
+
+
+def _on_disk(source: Squares, sides: Sequence[int], directory: str) -> dict[int, np.ndarray]:
+    made_from = [
+        f"format {_FORMAT}",
+        f"sides {list(sides)}",
+        *(f"{package} {versions.of(package)}" for package in _VERSIONS),
+        *source.identity(),
+    ]
+    fingerprint = hashlib.sha256("\n".join(made_from).encode()).hexdigest()
+    path = os.path.join(directory, fingerprint[:16])
+    with _refusals_named(directory, bytes_of(len(source), sides)):
+        os.makedirs(directory, exist_ok=True)
+        with _lock(path):
+            record = _read_record(path, fingerprint)
+            if record is None:
+                record = _build(source, sides, path, fingerprint)
+    source.skipped = record["skipped"]
+    print(f"photos at {', '.join(map(str, sides))} px: {path}", flush=True)
+    # As a plain array of the map: slicing a `numpy.memmap` is several times slower.
+    return {side: np.asarray(np.load(_file(path, side), mmap_mode="r")) for side in sides}
+
+
+def _build(source: Squares, sides: Sequence[int], path: str, fingerprint: str) -> dict[str, Any]:
+    """Writes a cache beside its name, then renames it; returns its record."""
+    partial = f"{path}.partial"
+    for leftover in (partial, path):  # of a process that was killed; damaged
+        shutil.rmtree(leftover, ignore_errors=True)
+    needed, free = bytes_of(len(source), sides), shutil.disk_usage(os.path.dirname(path)).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free")
+    os.mkdir(partial)
+    try:
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(_Rows(_file(partial, side), side)) for side in sides]
+            for squares in source.squares(sides):
+                for file, square in zip(files, squares, strict=True):
+                    file.append(square)
+        record = {
+            "fingerprint": fingerprint,
+            "count": files[0].count,
+            "sides": list(sides),
+            "bytes": {str(side): os.path.getsize(_file(partial, side)) for side in sides},
+            "skipped": source.skipped,
+        }
+        with open(os.path.join(partial, RECORD), "w", encoding="utf-8") as text:
+            json.dump(record, text, indent=1)
+            _flush(text)
+        os.replace(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return record
+
+
+class _Rows:
+    """Writes a `.npy` file image by image; a context, after which it is complete and on disk."""
+
+    def __init__(self, path: str, side: int):
+        self.count = 0
+        self._side = side
+        self._file = open(path, "wb")  # noqa: SIM115  this object is the context
+        self._write_header()
+
+    def append(self, image: np.ndarray) -> None:
+        """Adds a uint8 [side, side, 3]."""
+        self._file.write(np.ascontiguousarray(image).data)
+        self.count += 1
+
+    def __enter__(self) -> "_Rows":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        with contextlib.closing(self._file):
+            if kind is None:
+                self._file.seek(0)
+                self._write_header()  # as long as before: NumPy leaves room for the count
+                _flush(self._file)
+
+    def _write_header(self) -> None:
+        shape = (self.count, self._side, self._side, 3)
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
+def _read_record(path: str, fingerprint: str) -> dict[str, Any] | None:
+    """Returns a complete cache's record; None where there is none, or a damaged one."""
+    if not os.path.isdir(path):
+        return None
+    try:
+        with open(os.path.join(path, RECORD), encoding="utf-8") as text:
+            record: dict[str, Any] = json.load(text)
+        sizes = {side: os.path.getsize(_file(path, int(side))) for side in record["bytes"]}
+        if record["fingerprint"] == fingerprint and sizes == record["bytes"]:
+            return record
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    print(f"{path}: damaged; the photos are decoded again", file=sys.stderr)
+    return None
+
+
+@contextlib.contextmanager
+def _lock(path: str) -> Iterator[None]:
+    """Lets one process at a time look for a cache and make it."""
+    with open(f"{path}.lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{path}: another process is making it; waiting", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _refusals_named(directory: str, needed: int) -> Iterator[None]:
+    """Turns what the file system refuses into an error that names the setting."""
+    try:
+        yield
+    except OSError as error:
+        name = f"data.cache_dir={directory}"
+        if error.errno in _FULL:
+            raise UserError(
+                f"{name}: no space left on the disk: the resized photos take "
+                f"{needed / 1e6:,.0f} MB ({error.strerror}); free some, name a directory on "
+                f"another disk with --set=data.cache_dir=, or keep them in memory with "
+                f"--set=data.cache_memory={-(-needed // 1_000_000)}"
+            ) from error
+        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or (
+            error.errno == errno.EROFS
+        ):
+            raise UserError(
+                f"{name}: the resized photos cannot be written there ({error.strerror}); name "
+                "another directory with --set=data.cache_dir="
+            ) from error
+        raise
+
+
+def _flush(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _file(path: str, side: int) -> str:
+    return os.path.join(path, f"{side:04d}.npy")
