@@ -18,7 +18,7 @@ _MODELS = "layered_segmentation.models."
 _SEGMENTER = _MODELS + "segmenter"
 
 _TFDS = "tensorflow_datasets"
-_BUILDERS = ("layered_segmentation.data.lsun",)
+_BUILDERS = ("layered_segmentation.data.lsun", "layered_segmentation.data.cub")
 
 
 def register() -> None:

@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
 import shutil
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -31,7 +33,9 @@ def is_archive(path: str) -> bool:
     return path.lower().endswith((".zip", ".tar", ".tar.gz", ".tgz"))
 
 
-def unpack(archive: str, directory: str, show_progress: bool = False) -> str:
+def unpack(
+    archive: str, directory: str, show_progress: bool = False, size: int = 0, sha256: str = ""
+) -> str:
     """Unpacks an archive, or finds it unpacked.
 
     What a stopped run left is removed first. The directory gets its name when all files are in
@@ -41,6 +45,8 @@ def unpack(archive: str, directory: str, show_progress: bool = False) -> str:
         archive: A zip or tar file, by its name.
         directory: Where to; a directory of this name from another archive is replaced.
         show_progress: Whether to show a bar.
+        size: Bytes of the published archive, if known; another size is remarked upon.
+        sha256: Its digest, if known; an archive of that size that has another is damaged.
 
     Returns:
         `directory`.
@@ -52,6 +58,7 @@ def unpack(archive: str, directory: str, show_progress: bool = False) -> str:
     stamp = _stamp(archive)
     if _read_stamp(directory) == stamp:
         return directory
+    _require_published(archive, size, sha256)
     partial = directory + ".partial"
     for old in (partial, directory):
         shutil.rmtree(old, ignore_errors=True)
@@ -68,6 +75,24 @@ def unpack(archive: str, directory: str, show_progress: bool = False) -> str:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return directory
+
+
+def _require_published(archive: str, size: int, sha256: str) -> None:
+    found = os.path.getsize(archive)
+    if size and found != size:
+        print(
+            f"{archive}: has {found:,} bytes, the published archive {size:,}: it is another, or "
+            "was not downloaded to its end",
+            file=sys.stderr,
+        )
+    elif sha256:
+        with open(archive, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256:
+            raise UserError(
+                f"{archive}: is damaged: its SHA-256 is {digest}, that of the published archive "
+                f"{sha256}; download it again"
+            )
 
 
 def _stamp(archive: str) -> dict[str, str | int]:

@@ -60,8 +60,9 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     `DownloadConfig(max_examples_per_split=N)`, on the command line `tfds build
     --max_examples_per_split=N`, takes each split's first N entries and reads no further. Entries
     that cannot be decoded are left out and counted, up to 5 %; more is an error. Both are written
-    to the dataset's metadata: `entries` and `limit` by split, `skipped` with names and reasons.
-    A dataset gets its name only when all its records were read back.
+    to the dataset's metadata: `limit`, and by split `entries` (of the source, taken), `skipped` (names
+    and reasons) and `source` (its entries and bytes). A dataset gets its name only when all its
+    records were read back.
     """
 
     def __init__(self, *, source: str = "", show_progress: bool = False, **options: Any):
@@ -77,6 +78,7 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         self._limit = 0
         self._entries: dict[str, int] = {}
         self._skipped: dict[str, list[Unusable]] = {}
+        self._measures: dict[str, list[int]] = {}
         super().__init__(**options)
 
     @abc.abstractmethod
@@ -112,7 +114,10 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             self._require_readable(split)
             _require_few(split, self._skipped[split], self._entries[split])
         self.info.metadata.update(
-            entries=self._entries, limit=self._limit, skipped=self._skipped_texts()
+            limit=self._limit,
+            entries=self._entries,
+            skipped=self._skipped_texts(),
+            source=self._measures,
         )
         self._report_skipped()
 
@@ -127,6 +132,7 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             if not count:
                 raise UserError(f"{source}: there is no image in it for the split {split!r}")
             self._entries[split], self._skipped[split] = count, []
+            self._measures[split] = [entries.total, entries.size]
             number = max(1, math.ceil(entries.size * count / entries.total / SHARD_BYTES))
             ends = [count * (shard + 1) // number for shard in range(number)]
             examples = self._examples(split, entries, count)
