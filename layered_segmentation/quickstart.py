@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from layered_segmentation import config as configs
 from layered_segmentation import versions
-from layered_segmentation.data import folder, photos, pipeline, shapes
+from layered_segmentation.data import folder, photos, pipeline, shapes, tfds_source
 from layered_segmentation.data.photos import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import examples, quickstart_page, report, scoring, sheets
@@ -195,10 +197,13 @@ def _score(chain: Chain, directory: RunDirectory, pairs: Sequence[Pair] | None) 
     os.makedirs(chain.path("examples"))
     if pairs is None:
         folder_path = chain.test.images or chain.config.data.path
-        names = _photo_paths(folder_path, "--images")
-        sheet = examples.photo_sheet(
-            segmenter.predict_masks, folder_path, names, 2 * EXAMPLES, columns=EXAMPLES
-        )
+        if chain.config.data.name == "tfds" and not chain.test.images:
+            sheet = _dataset_sheet(chain, segmenter.predict_masks)
+        else:
+            names = _photo_paths(folder_path, "--images")
+            sheet = examples.photo_sheet(
+                segmenter.predict_masks, folder_path, names, 2 * EXAMPLES, columns=EXAMPLES
+            )
         sheets.save_png(sheet, chain.path("examples", "photos.png"))
         return {"scores": None}
     with Bar(len(pairs), "scoring", "image") as bar:
@@ -215,6 +220,13 @@ def _score(chain: Chain, directory: RunDirectory, pairs: Sequence[Pair] | None) 
         results["protocol"] = f"{HELD_OUT} held-out scenes at {side} px. {results['protocol']}"
     print(f"mIoU {scores.miou:.3f} ± {scores.miou_std:.3f} on {scores.images} images", flush=True)
     return {"scores": results}
+
+
+def _dataset_sheet(chain: Chain, predict: scoring.Predict) -> np.ndarray:
+    """Shows the first photos of a prepared data set."""
+    data = chain.config.data
+    images = tfds_source.TFDSSource(data.dataset, data.data_dir).first(2 * EXAMPLES)
+    return sheets.segmentation_sheet(images, None, predict(images), columns=EXAMPLES)
 
 
 def _export(chain: Chain, directory: RunDirectory) -> dict[str, Any]:

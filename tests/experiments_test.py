@@ -5,10 +5,12 @@ import dataclasses
 import pytest
 
 from layered_segmentation import config as configs
+from layered_segmentation.data import tfds_source
 
-CAR = {"data.name": "tfds", "data.dataset": "lsun_objects/car", "data.limit": 100_000}
+CATEGORIES = ("car", "horse", "chair", "bird")
+CAR = {"data.name": "tfds", "data.dataset": "lsun_objects/car[:100000]"}
 HORSE, CHAIR, BIRD = (
-    {**CAR, "data.dataset": f"lsun_objects/{name}", "gan.mask_size": size}
+    {**CAR, "data.dataset": f"lsun_objects/{name}[:100000]", "gan.mask_size": size}
     for name, size in (("horse", 0.20), ("chair", 0.15), ("bird", 0.15))
 )
 EXPERIMENTS = {
@@ -57,6 +59,13 @@ def test_an_experiment_differs_from_the_default_by_what_the_paper_says(name):
 @pytest.mark.parametrize("data", ["ablations", "shapes"])
 def test_an_ablation_changes_one_thing(data, setting):
     assert changed(f"{data}/{setting}", f"{data}/a_default") == ABLATIONS[setting]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_data_sets_are_ours_to_prepare(name):
+    for part in tfds_source.parse(configs.load(name).data.dataset):
+        assert part.name in {"cub200_segmentation", *(f"lsun_objects/{c}" for c in CATEGORIES)}
+        assert part.split == "train"
 
 
 def test_setting_a_on_cars_is_the_papers_car_experiment():

@@ -157,6 +157,11 @@ class PhotoSource(abc.ABC):
             raise UserError(f"{self.origin}: no photo is usable: {some(unreadable + small)}")
 
 
+def encoded_file(photo: Encoded) -> str | io.BytesIO:
+    """Returns what Pillow opens."""
+    return photo.file if isinstance(photo.file, str) else io.BytesIO(photo.file)
+
+
 def in_order(
     pool: concurrent.futures.Executor,
     function: Callable[[_Item], _Result],
@@ -215,14 +220,10 @@ def _decode(
     photo: Encoded, sides: Sequence[int], least: int, aspect: str
 ) -> list[np.ndarray] | None:
     """Decodes one photo, once, to a square a side; None if it is too small."""
-
-    def file() -> str | io.BytesIO:
-        return photo.file if isinstance(photo.file, str) else io.BytesIO(photo.file)
-
-    width, height = photos.size(file(), photo.name)
+    width, height = photos.size(encoded_file(photo), photo.name)
     decisive = max(width, height) if aspect == "pad" else min(width, height)
     if decisive < least:
         return None
     # Not `draft`, which decodes a JPEG reduced: squares would differ by up to 8 levels.
-    image = photos.open_rgb(file(), photo.name)
+    image = photos.open_rgb(encoded_file(photo), photo.name)
     return [to_square(image, side, aspect) for side in sides]

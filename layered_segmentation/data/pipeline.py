@@ -16,7 +16,7 @@ from layered_segmentation.config import DataConfig
 from layered_segmentation.data import shapes
 from layered_segmentation.data.cache import open_cache
 from layered_segmentation.data.folder import Folder
-from layered_segmentation.errors import UserError
+from layered_segmentation.data.tfds_source import TFDSSource
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -65,15 +65,14 @@ def open_source(config: DataConfig, seed: int) -> Source:
         seed: Seed of procedural scenes; photos do not depend on it.
 
     Raises:
-        UserError: The path is missing or empty, or the kind of source is not available.
+        UserError: The path is missing or empty, or the dataset is not prepared.
     """
     if config.name == "folder":
         return Folder(config.path, config.limit, config.aspect, config.crop_margin)
     if config.name == "shapes":
         return shapes.Shapes(seed, config.limit or shapes.DEFAULT_COUNT)
-    raise UserError(
-        f"data.name={config.name} is not available in this version; export the data set's images "
-        "to a directory and use data.name=folder with data.path"
+    return TFDSSource(
+        config.dataset, config.data_dir, config.limit, config.aspect, config.crop_margin
     )
 
 
