@@ -36,6 +36,7 @@ class _Watcher(importlib.abc.MetaPathFinder):
     def __init__(self, package: str, context: Callable[[], AbstractContextManager[None]]):
         self.package = package
         self.context = context
+        self._is_asked = False
 
     def find_spec(
         self,
@@ -44,23 +45,24 @@ class _Watcher(importlib.abc.MetaPathFinder):
         target: types.ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
         """Returns the package's own spec with a loader that enters the context."""
-        if fullname != self.package:
+        if fullname != self.package or self._is_asked:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self._is_asked = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._is_asked = False
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self.context)
+            spec.loader = _Loader(spec.loader, self)
         return spec
 
 
 class _Loader(importlib.abc.Loader):
     """Loads as the loader it wraps, inside a context."""
 
-    def __init__(
-        self, wrapped: importlib.abc.Loader, context: Callable[[], AbstractContextManager[None]]
-    ):
+    def __init__(self, wrapped: importlib.abc.Loader, watcher: _Watcher):
         self._wrapped = wrapped
-        self._context = context
+        self._watcher = watcher
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
         """Leaves the module to the wrapped loader."""
@@ -70,5 +72,8 @@ class _Loader(importlib.abc.Loader):
         """Runs the module, with its own loader in place."""
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._wrapped
-        with self._context():
+        # Only now: whoever just asks whether there is such a package does not import it.
+        if self._watcher in sys.meta_path:
+            sys.meta_path.remove(self._watcher)
+        with self._watcher.context():
             self._wrapped.exec_module(module)

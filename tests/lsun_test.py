@@ -10,8 +10,10 @@ import zipfile
 import lmdb_files
 import numpy as np
 import pytest
+import simple_parsing
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.scripts.cli import build
 
 from layered_segmentation.data import lmdb_entries, lsun, photo_builder
 from layered_segmentation.errors import UserError
@@ -97,8 +99,13 @@ def test_bytes_and_order_are_the_archives(source, values, tmp_path, monkeypatch)
     assert list(stored) == sorted(values)  # LMDB's order: that of the keys
     assert list(stored) != list(values)
     assert stored == values
-    metadata = {"entries": {"train": COUNT}, "limit": 0, "skipped": {"train": {}}}
-    assert dict(builder.info.metadata) == metadata
+    size = (source / "car" / "data.mdb").stat().st_size
+    assert dict(builder.info.metadata) == {
+        "limit": 0,
+        "entries": {"train": COUNT},
+        "skipped": {"train": {}},
+        "source": {"train": [COUNT, size]},
+    }
 
 
 def test_loaded_by_name_images_are_decoded(source, values, tmp_path):
@@ -220,6 +227,18 @@ def test_other_sources_are_refused(source, tmp_path):
             config="bird", data_dir=tmp_path / "data", source=str(tmp_path / "bird.zip")
         )
         builder.download_and_prepare()
+
+
+def test_tfds_build_stops_at_its_limit(source, values, tmp_path):
+    # What `tfds build …` runs; its main module asks for Apache Beam, which is not needed here.
+    command = [
+        "lsun_objects/car", "--imports=layered_segmentation", f"--data_dir={tmp_path / 'data'}",
+        f"--manual_dir={source}", "--max_examples_per_split=7",
+    ]  # fmt: skip
+    simple_parsing.parse(build.Args, args=command).execute()
+    prepared = tfds.builder("lsun_objects/car", data_dir=tmp_path / "data")
+    assert list(read(prepared)) == sorted(values)[:7]
+    assert prepared.info.metadata["limit"] == 7
 
 
 def test_published_sizes_are_known():

@@ -71,7 +71,9 @@ def unpack(
         with open(os.path.join(partial, _STAMP), "w", encoding="utf-8") as file:
             json.dump(stamp, file)
         os.rename(partial, directory)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = directory  # a full disk, met while writing, does not name the place
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return directory

@@ -60,9 +60,9 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     `DownloadConfig(max_examples_per_split=N)`, on the command line `tfds build
     --max_examples_per_split=N`, takes each split's first N entries and reads no further. Entries
     that cannot be decoded are left out and counted, up to 5 %; more is an error. Both are written
-    to the dataset's metadata: `limit`, and by split `entries` (of the source, taken), `skipped` (names
-    and reasons) and `source` (its entries and bytes). A dataset gets its name only when all its
-    records were read back.
+    to the dataset's metadata: `limit`, and by split `entries` (how many were taken), `skipped`
+    (names and reasons) and `source` (all its entries, and their bytes). A dataset gets its name
+    only when all its records were read back.
     """
 
     def __init__(self, *, source: str = "", show_progress: bool = False, **options: Any):

@@ -1,0 +1,68 @@
+"""Makes a dataset to train on from an archive, LSUN's or CUB's, or from a folder of photos.
+
+Images keep their order and their bytes; what cannot be decoded is left out and counted, up to 5 %.
+A stopped run starts over with the same command, without unpacking anew what was unpacked whole.
+
+--dataset is lsun_objects/CATEGORY (a zip of http://dl.yf.io/lsun/objects/, or the directory in it),
+cub200_segmentation or cub200_segmentation/redo (a directory with CUB_200_2011.tgz and
+segmentations.tgz, or with both unpacked), folder or folder/NAME (a directory of photos).
+
+Example:
+  layerseg prepare --dataset=lsun_objects/car --source=car.zip --data_dir=DATA --limit=100000
+"""
+
+import os
+
+from absl import flags, logging
+
+from layered_segmentation.cli import app
+from layered_segmentation.errors import UserError
+
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "lsun_objects/CATEGORY, cub200_segmentation[/redo] or folder[/NAME].",
+    required=True,
+)  # fmt: skip
+_SOURCE = flags.DEFINE_string("source", None, "Archive or directory to read.", required=True)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", "", "Directory of prepared datasets; TensorFlow Datasets' own if not given."
+)
+_LIMIT = flags.DEFINE_integer(
+    "limit", 0, "Take only the first so many images and read no further; 0 takes all.",
+    lower_bound=0,
+)  # fmt: skip
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset that is there.")
+
+RESUME = "the same command starts over; what was unpacked whole is kept"
+
+
+def main(argv: list[str]) -> None:
+    """Prepares one dataset."""
+    del argv
+    data_dir = os.path.abspath(_DATA_DIR.value) if _DATA_DIR.value else ""
+    if os.path.exists(data_dir) and not os.path.isdir(data_dir):
+        raise UserError(f"--data_dir={_DATA_DIR.value}: a file has this name; name a directory")
+    logging.set_verbosity(logging.ERROR)  # TFDS remarks on what is meant to be so
+    try:
+        from layered_segmentation.data import prepare
+    except ModuleNotFoundError as error:
+        if error.name != "tensorflow_datasets":
+            raise
+        raise UserError(
+            "prepare needs TensorFlow Datasets: pip install 'layered-segmentation[tfds]'"
+        ) from error
+
+    done = prepare.prepare(_DATASET.value, _SOURCE.value, data_dir, _LIMIT.value, _OVERWRITE.value)
+    if done.was_finished:
+        print(f"{done.path} is finished; nothing to do.")
+    for split, images in done.images.items():
+        left_out = f", {done.skipped[split]:,} left out" if done.skipped[split] else ""
+        print(f"{split}: {images:,} images{left_out}")
+    print(f"{done.size / 1e6:,.1f} MB in {done.path}")
+    settings = ["data.name=tfds", f"data.dataset={done.dataset}"]
+    if data_dir:
+        settings.append(f"data.data_dir={data_dir}")
+    print(f"next: layerseg train {' '.join(f'--set={s}' for s in settings)} --run_dir=RUN")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,217 @@
+"""Prepares a dataset for training: builds it, or finds it built, and looks at what is there."""
+
+import contextlib
+import difflib
+import fcntl
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from layered_segmentation.data import cub, lsun, photo_folder
+from layered_segmentation.data.photo_builder import PhotoBuilder
+from layered_segmentation.errors import UserError
+
+FOLDER = "folder"
+DATASETS = ("lsun_objects/CATEGORY", "cub200_segmentation", "cub200_segmentation/redo", FOLDER)
+
+_LOCK = ".prepare.lock"
+_UNFINISHED = "incomplete."  # TFDS's prefix of a directory that it has not renamed yet
+_REPLACED = "replaced."  # ours, of the dataset that --overwrite replaces
+
+
+class Prepared(NamedTuple):
+    """A dataset on disk.
+
+    Attributes:
+        dataset: Its name, as in `data.dataset`.
+        path: Its directory.
+        images: How many it has, by split.
+        skipped: How many of the source's are left out, by split.
+        size: Bytes.
+        was_finished: Whether it was there already.
+    """
+
+    dataset: str
+    path: str
+    images: dict[str, int]
+    skipped: dict[str, int]
+    size: int
+    was_finished: bool
+
+
+def prepare(
+    dataset: str, source: str, data_dir: str = "", limit: int = 0, overwrite: bool = False
+) -> Prepared:
+    """Builds a dataset under `data_dir`, if it is not there yet.
+
+    A stopped run leaves nothing that looks like a dataset; what it left is removed, but for the
+    archives it had unpacked whole, which are used again.
+
+    Args:
+        dataset: One of `DATASETS`; `folder/NAME` names that of a folder.
+        source: Archive or directory.
+        data_dir: Where datasets lie; TFDS's own place if empty.
+        limit: Take only the first so many of each split; 0 takes all.
+        overwrite: Replace a dataset of this name.
+
+    Raises:
+        UserError: The source cannot be used, or another dataset has the name.
+        OSError: The disk is full, or may not be written to.
+    """
+    if not os.path.exists(source):
+        raise UserError(f"--source={source}: there is no such file or directory")
+    builder = _builder(dataset, source, data_dir)
+    root = os.path.join(builder.data_dir_root, builder.name)
+    os.makedirs(root, exist_ok=True)
+    with _lock(root):
+        _tidy(builder.data_dir)
+        is_finished = os.path.exists(builder.data_dir) and not overwrite
+        if is_finished:
+            builder = _builder(dataset, source, data_dir)  # reads what _tidy may have put back
+            _require_same(builder, source, limit)
+        else:
+            with _replacing(builder.data_dir):
+                builder = _builder(dataset, source, data_dir)
+                _build(builder, limit)
+        _verify(builder)
+    metadata, splits = builder.info.metadata, builder.info.splits
+    return Prepared(
+        dataset=builder.info.full_name.rpartition("/")[0],  # without the version
+        path=str(builder.data_dir),
+        images={split: info.num_examples for split, info in splits.items()},
+        skipped={split: len(metadata["skipped"][split]) for split in splits},
+        size=builder.info.dataset_size,
+        was_finished=is_finished,
+    )
+
+
+def _builder(dataset: str, source: str, data_dir: str) -> PhotoBuilder:
+    name, _, config = dataset.partition("/")
+    options: dict[str, Any] = {
+        "source": source,
+        "data_dir": data_dir or None,
+        "show_progress": True,
+    }
+    if name in (FOLDER, photo_folder.NAME):
+        config = config or photo_folder.name_of(source)
+        if config != photo_folder.safe_name(config):
+            raise UserError(f"--dataset={dataset}: a name has letters, digits, _, - and . only")
+        return photo_folder.PhotoFolder(name=config, **options)
+    for builder in (lsun.LsunObjects, cub.Cub200Segmentation):
+        if name == builder.name:
+            configs = list(builder.builder_configs)
+            if builder is cub.Cub200Segmentation:
+                config = config or configs[0]
+            if config not in configs:
+                raise UserError(
+                    f"--dataset={dataset}: {name} has no {config!r}{_hint(config, configs)}; "
+                    f"it has {', '.join(configs)}"
+                )
+            return builder(config=config, **options)
+    names = ["lsun_objects", "cub200_segmentation", FOLDER]
+    raise UserError(
+        f"--dataset={dataset}: is unknown{_hint(name, names)}; there are {', '.join(DATASETS)}"
+    )
+
+
+def _hint(received: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(received, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+@contextlib.contextmanager
+def _lock(root: str) -> Iterator[None]:
+    with open(os.path.join(root, _LOCK), "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{root}: another process is preparing it; wait for it") from error
+        yield
+
+
+def _tidy(path: str) -> None:
+    """Removes what stopped runs left beside a dataset; puts one back that was to be replaced."""
+    parent, version = os.path.split(os.path.normpath(path))
+    if not os.path.isdir(parent):
+        return
+    for name in os.listdir(parent):
+        if name == _REPLACED + version and not os.path.exists(path):
+            os.rename(os.path.join(parent, name), path)
+        elif name == _REPLACED + version or (
+            name.startswith(_UNFINISHED) and name.endswith(f"_{version}")
+        ):
+            shutil.rmtree(os.path.join(parent, name))
+
+
+@contextlib.contextmanager
+def _replacing(path: str) -> Iterator[None]:
+    """Sets a dataset aside while another is built; puts it back if that fails."""
+    parent, version = os.path.split(os.path.normpath(path))
+    aside = os.path.join(parent, _REPLACED + version)
+    if os.path.exists(path):
+        os.rename(path, aside)
+    try:
+        yield
+    except BaseException:
+        if os.path.exists(aside):
+            os.rename(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _build(builder: PhotoBuilder, limit: int) -> None:
+    config = tfds.download.DownloadConfig(
+        max_examples_per_split=limit or None,
+        compute_stats=tfds.download.ComputeStatsMode.SKIP,
+        try_download_gcs=False,
+    )
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces it in colours
+            builder.download_and_prepare(download_config=config)
+    finally:
+        with contextlib.suppress(OSError):  # of a dataset that came to nothing
+            os.rmdir(os.path.dirname(os.path.normpath(builder.data_dir)))
+
+
+def _require_same(builder: PhotoBuilder, source: str, limit: int) -> None:
+    """Requires that a dataset that is there holds what is asked for."""
+    metadata = builder.info.metadata
+    held = metadata["limit"]
+    is_cut = held and any(total > held for total, _ in metadata["source"].values())
+    if is_cut and (not limit or limit > held):
+        asked = f"--limit={limit}" if limit else "no --limit"
+        raise UserError(
+            f"{builder.data_dir}: was prepared with --limit={held}, now with {asked}; add "
+            "--overwrite, or name another --data_dir"
+        )
+    if isinstance(builder, photo_folder.PhotoFolder) and builder.measure() != metadata["source"]:
+        raise UserError(
+            f"{builder.data_dir}: holds other photos than --source={source} now has; add "
+            "--overwrite, or name it otherwise, as in --dataset=folder/NAME"
+        )
+
+
+def _verify(builder: PhotoBuilder) -> None:
+    """Requires that all files are there in full, and decodes a sample."""
+    for split, info in builder.info.splits.items():
+        paths = [os.fspath(path) for path in info.filepaths]
+        found = sum(os.path.getsize(path) for path in paths if os.path.exists(path))
+        if found != info.num_bytes:
+            raise UserError(
+                f"{builder.data_dir}: has {found:,} bytes in {split}, {info.num_bytes:,} were "
+                "written; prepare it again with --overwrite"
+            )
+        for index in sorted({0, info.num_examples // 2, info.num_examples - 1}):
+            examples = builder.as_dataset(split=f"{split}[{index}:{index + 1}]")
+            (example,) = tfds.as_numpy(examples)
+            image = example["image"]
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+                raise UserError(
+                    f"{builder.data_dir}: example {index} of {split} is no RGB image; prepare it "
+                    "again with --overwrite"
+                )
