@@ -1,4 +1,4 @@
-"""Measures training speed stage by stage, and what fusing and mixed precision bring.
+"""Measures the speed of training stage by stage, or of the photos that come to it.
 
 Each row is a full step: discriminator with gradient penalty, generator, average. All variants are
 timed in turn in one run, several times over, so that a machine that slows down slows all of them;
@@ -6,21 +6,39 @@ compare the ratios. `plain` is the unfused graph with TensorFlow's own threads a
 others run as `layerseg train` does. The last column is the share of the machine's matrix-multiply
 peak, measured in the same run, that the step's counted operations take.
 
+With --data, the photos of a prepared dataset are decoded and resized for all stages, as training
+does it before its first step, and each stage's batches are timed in turn with its training step
+(float32). The ratio says how many trainings the pipeline could feed. Memory is that of the process
+that decodes.
+
 Example:
   layerseg benchmark --resolutions=8,16,32 --max_channels=64 --batch=32 --out=benchmark.json
+  layerseg benchmark --data --dataset=lsun_objects/car[:10000] --data_dir=DIR --out=data.json
 """
 
+import contextlib
+import dataclasses
 import json
 import os
+import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from absl import flags
+from absl import flags, logging
 
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
-_RESOLUTIONS = flags.DEFINE_list("resolutions", ["8", "16", "32"], "Stages to time, pixels.")
+if TYPE_CHECKING:
+    from layered_segmentation.config import DataConfig
+
+_RESOLUTIONS = flags.DEFINE_list(
+    "resolutions", [], "Stages to time, pixels; if empty 8,16,32, with --data up to 128."
+)
 _CHANNELS = flags.DEFINE_integer("max_channels", 64, "Cap on channels.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 32, "Images a step.", lower_bound=1)
+_BATCH = flags.DEFINE_integer(
+    "batch", 0, "Images a step; if 0, 32, with --data the stage's default.", lower_bound=0
+)
 _LATENT = flags.DEFINE_integer("latent_dim", 128, "Length of latents.", lower_bound=1)
 _PRECISION = flags.DEFINE_enum(
     "mixed", "mixed_bfloat16", ["mixed_bfloat16", "mixed_float16"], "The mixed precision to time."
@@ -29,23 +47,46 @@ _STEPS = flags.DEFINE_integer("steps", 4, "Steps of a round.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds; the median is reported.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", "", "JSON file to write the figures to as well.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the file if there is one.")
+_DATA = flags.DEFINE_bool("data", False, "Time the photos' way to training.")
+_DATASET = flags.DEFINE_string(
+    "dataset", "", "With --data: as data.dataset; if empty, photos are drawn and prepared first."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "With --data: as data.data_dir.")
+_IMAGES = flags.DEFINE_integer(
+    "images", 0, "With --data: how many photos; if 0 all, or 10,000 drawn ones.", lower_bound=0
+)
+_MEMORY = flags.DEFINE_integer(
+    "cache_memory", 2_000, "With --data: as data.cache_memory, MB; 0 is on disk.", lower_bound=0
+)
+_SPEEDS = flags.DEFINE_list(
+    "training_speeds",
+    [],
+    "With --data: images a second of training, one a stage, instead of timing steps here.",
+)
 
 
 def main(argv: list[str]) -> None:
     """Times every stage and prints a table."""
     del argv
+    _refuse_other_flags()
     resolutions = _resolutions()
     if _OUT.value and os.path.exists(_OUT.value) and not _OVERWRITE.value:
         raise UserError(f"--out={_OUT.value}: it exists; name another file or add --overwrite")
+    figures = _time_data(resolutions) if _DATA.value else _time_training(resolutions)
+    if _OUT.value:
+        from layered_segmentation.training.run_directory import write_text
 
+        write_text(_OUT.value, json.dumps(figures, indent=2) + "\n")
+
+
+def _time_training(resolutions: list[int]) -> object:
     from layered_segmentation.training import benchmark
-    from layered_segmentation.training.run_directory import write_text
 
     rows = []
     print(benchmark.HEADER, flush=True)
     for resolution in resolutions:
         timed = benchmark.time_stage(
-            benchmark.Sizes(resolution, _CHANNELS.value, _BATCH.value, _LATENT.value),
+            benchmark.Sizes(resolution, _CHANNELS.value, _BATCH.value or 32, _LATENT.value),
             mixed=_PRECISION.value,
             steps=_STEPS.value,
             rounds=_ROUNDS.value,
@@ -54,18 +95,90 @@ def main(argv: list[str]) -> None:
         for row in timed:
             print(row.line(), flush=True)
         rows += timed
-    if _OUT.value:
-        write_text(_OUT.value, json.dumps([row.to_json() for row in rows], indent=2) + "\n")
+    return [row.to_json() for row in rows]
+
+
+def _time_data(resolutions: list[int]) -> object:
+    speeds = _speeds(resolutions)
+    logging.set_verbosity(logging.ERROR)  # TFDS remarks on what is meant to be so
+
+    from layered_segmentation.training import data_benchmark
+
+    rows = []
+    networks = None if speeds else (_CHANNELS.value, _LATENT.value)
+    with (
+        _photos() as data,
+        data_benchmark.pipeline_process(data, resolutions) as reader,
+    ):
+        print(reader.made.line(), flush=True)
+        print(data_benchmark.HEADER, flush=True)
+        for index, resolution in enumerate(resolutions):
+            row = data_benchmark.time_stage(
+                reader,
+                resolution,
+                _BATCH.value,
+                _ROUNDS.value,
+                networks,
+                speeds[index] if speeds else 0.0,
+            )
+            print(row.line(), flush=True)
+            rows.append(dataclasses.asdict(row))
+    return {"cache": dataclasses.asdict(reader.made), "stages": rows}
+
+
+@contextlib.contextmanager
+def _photos() -> "Iterator[DataConfig]":
+    """Yields the dataset to read, drawn if none is named; caches go with the context."""
+    from layered_segmentation.config import DataConfig
+
+    with tempfile.TemporaryDirectory(prefix="layerseg-") as directory:
+        dataset, data_dir = _DATASET.value, _DATA_DIR.value
+        if not dataset:
+            from layered_segmentation.training import data_benchmark
+
+            data_dir = os.path.join(directory, "data")
+            dataset = data_benchmark.prepare_drawn(_IMAGES.value or 10_000, data_dir)
+        yield DataConfig(
+            name="tfds",
+            dataset=dataset,
+            data_dir=data_dir,
+            limit=_IMAGES.value,
+            cache_memory=_MEMORY.value,
+            cache_dir=os.path.join(directory, "cache"),
+        )
 
 
 def _resolutions() -> list[int]:
+    default = ["8", "16", "32", "64", "128"] if _DATA.value else ["8", "16", "32"]
     resolutions = []
-    for text in _RESOLUTIONS.value:
+    for text in _RESOLUTIONS.value or default:
         side = int(text) if text.isdigit() else 0
         if side < 8 or side & (side - 1):
             raise UserError(f"--resolutions={text}: a resolution is a power of two from 8")
         resolutions.append(side)
     return resolutions
+
+
+def _speeds(resolutions: list[int]) -> list[float]:
+    try:
+        speeds = [float(text) for text in _SPEEDS.value]
+    except ValueError:
+        speeds = [0.0]
+    if speeds and (len(speeds) != len(resolutions) or not all(0 < speed < 1e9 for speed in speeds)):
+        raise UserError(
+            f"--training_speeds={','.join(_SPEEDS.value)}: one positive number a stage is needed, "
+            f"{len(resolutions)} for {','.join(map(str, resolutions))}"
+        )
+    return speeds
+
+
+def _refuse_other_flags() -> None:
+    """Refuses flags that have no effect, since their user expects that they have."""
+    of_data = (_DATASET, _DATA_DIR, _IMAGES, _MEMORY, _SPEEDS)
+    for flag in (_PRECISION, _STEPS) if _DATA.value else of_data:
+        if flags.FLAGS[flag.name].present:
+            where = "with" if _DATA.value else "without"
+            raise UserError(f"--{flag.name}: has no effect {where} --data; leave it out")
 
 
 if __name__ == "__main__":
