@@ -152,7 +152,7 @@ def training_photos(config: Config, resolution: int) -> np.ndarray | None:
     if not config.student.self_training:
         return None
     data = config.data
-    if data.name == "shapes":  # no more than are used are drawn; files are decoded all
+    if data.name != "folder":  # no more than are used are drawn or read; files are decoded all
         data = dataclasses.replace(data, limit=min(data.limit or SELF_TRAINED, SELF_TRAINED))
     try:
         return pipeline.open_source(data, config.train.seed).load(resolution)
