@@ -95,6 +95,11 @@ def validate(config: "Config") -> None:
     _require(
         student.self_training >= 0, "student.self_training", student.self_training, "not negative"
     )
+    _one_of(
+        "student.self_training_refine",
+        student.self_training_refine,
+        ("none", "guided", "grabcut"),
+    )
     _require(0 < student.truncation <= 1, "student.truncation", student.truncation, "in (0, 1]")
     for field in ("chunk", "iterations", "together"):
         value = getattr(encoder, field)

@@ -64,6 +64,68 @@ def test_the_surest_photos_with_an_object_are_kept(monkeypatch):
     assert sorted(set(pool.layers.foreground[:, 0, 0, 0])) == [0, 1, 2, 5, 6, 7]
 
 
+def discs(count, side, seed=0):
+    """Bright discs on dark noise, and their true masks, bool."""
+    generator = np.random.default_rng(seed)
+    photos = generator.integers(0, 80, (count, side, side, 3), np.uint8)
+    centres = generator.uniform(0.4 * side, 0.6 * side, (count, 2))
+    rows, columns = np.mgrid[:side, :side]
+    masks = np.stack([np.hypot(rows - y, columns - x) < side / 4 for y, x in centres])
+    photos[masks] += 150
+    return photos, masks
+
+
+def test_refined_masks_fit_the_photos_where_the_students_do_not(monkeypatch):
+    photos, truth = discs(8, 64)
+    small = truth[:, 2::4, 2::4].astype(np.float32)
+    coarse = np.roll(small, 1, axis=2)  # the student is one of its sixteen pixels off,
+    coarse[4:6] = np.roll(small[4:6], 3, axis=2)  # or three,
+    coarse[6], coarse[7] = 1.0, 0.0  # or sees no object
+    monkeypatch.setattr(self_training, "probabilities", lambda *_: coarse)
+    segmenter = segmenters.create(8, 16)
+    pool = self_training.refined_pairs(segmenter, photos, "grabcut", progress=False)
+    kept = pool.layers.foreground
+    numbers = [
+        int(
+            np.argmin(
+                [np.abs(self_training._resize(p, 16) - image.astype(int)).sum() for p in photos]
+            )
+        )
+        for image in kept
+    ]
+    # Those that student and refinement agree best on, less those without an object.
+    assert len(numbers) == 3 and set(numbers) < {0, 1, 2, 3}
+    for number, mask in zip(numbers, pool.layers.mask[..., 0] >= 128, strict=True):
+        before = iou(coarse[number] >= 0.5, small[number] >= 0.5)
+        assert before < 0.8 and iou(mask, small[number] >= 0.5) > 0.9
+
+
+def test_each_round_refines_other_photos(monkeypatch):
+    monkeypatch.setattr(self_training, "REFINED", 6)
+    seen = []
+
+    def refined(segmenter, photos, method, progress):
+        seen.append(sorted(int(photo[0, 0, 0]) for photo in photos))
+        return distill.Pool.from_pairs(
+            np.zeros((2, 16, 16, 3), np.uint8), np.zeros((2, 16, 16), np.float32)
+        )
+
+    monkeypatch.setattr(self_training, "refined_pairs", refined)
+    photos = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)
+    student = settings(
+        self_training=2, self_training_steps=1, batch=2, self_training_refine="grabcut"
+    )
+    self_training.self_train(segmenters.create(8, 16), photos, student, seed=0, progress=False)
+    assert [len(part) for part in seen] == [6, 6] and seen[0] != seen[1]
+
+
+def test_refinement_wants_larger_photos():
+    config = configs.load("", ["data.name=shapes", "student.self_training_refine=grabcut"])
+    config.data.limit = 2
+    assert distill.training_photos(config, 16).shape == (2, 128, 128, 3)
+    assert distill.training_photos(config, 136).shape == (2, 136, 136, 3)
+
+
 def test_without_rounds_no_photos_are_needed():
     config = configs.load("", ["data.path=nowhere", "student.self_training=0"])
     assert distill.training_photos(config, 16) is None

@@ -9,8 +9,7 @@ METHODS = ("none", "guided", "grabcut")
 
 _RADIUS = 1 / 16  # of the longer side: about two pixels of the mask of a student of 32 px
 _SMOOTHNESS = 1e-2  # variance of the photo, in [0, 1], above which an edge is kept
-_BAND = 1 / 12  # of the longer side: GrabCut decides within this distance of the student's edge
-_SURE = 0.9  # probability beyond which, outside the band, it may not
+_MARGIN = 0.05  # of each side: GrabCut takes this rim for ground where the student's mask is not
 _GRABCUT_SIDE = 512  # longest side GrabCut works at
 
 
@@ -63,12 +62,13 @@ def _grabcut(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
 
 def _grabcut_here(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
     is_object = probability >= 0.5
-    reach = max(1, round(max(probability.shape) * _BAND))
-    within = cv2.distanceTransform(is_object.astype(np.uint8), cv2.DIST_L2, 3)
-    beyond = cv2.distanceTransform((~is_object).astype(np.uint8), cv2.DIST_L2, 3)
+    height, width = probability.shape
     labels = np.where(is_object, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[(within > reach) & (probability > _SURE)] = cv2.GC_FGD
-    labels[(beyond > reach) & (probability < 1 - _SURE)] = cv2.GC_BGD
+    # All may change but what lies outside of the mask along the frame: that much is known ground.
+    top, left = max(1, round(_MARGIN * height)), max(1, round(_MARGIN * width))
+    is_rim = np.ones(is_object.shape, bool)
+    is_rim[top : height - top, left : width - left] = False
+    labels[is_rim & ~is_object] = cv2.GC_BGD
     try:
         mask = run_grabcut(image, labels, None)
     except cv2.error:  # too few pixels of one kind to model

@@ -105,8 +105,8 @@ def distill(
         config: Its config; `student`, and `gan`'s mixing, shift and contrast jitter are used.
         seed: Seed of all that is drawn; `config.train.seed` if None.
         progress: Whether a progress bar is shown.
-        photos: The training photos for `self_training`, uint8 [N, R, R, 3] at the student's
-            resolution; None leaves it out.
+        photos: The training photos for `self_training`, from `training_photos`; None leaves it
+            out.
 
     Returns:
         The segmenter, with averaged weights, and how it went; the summary's loss and agreement
@@ -144,18 +144,21 @@ def training_photos(config: Config, resolution: int) -> np.ndarray | None:
         resolution: The student's, pixels.
 
     Returns:
-        uint8 [N, resolution, resolution, 3].
+        uint8 [N, S, S, 3], S = `self_training.photo_side(…)`.
 
     Raises:
         UserError: The photos are not where they were.
     """
     if not config.student.self_training:
         return None
+    from layered_segmentation.training import self_training
+
+    side = self_training.photo_side(config.student, resolution)
     data = config.data
     if data.name != "folder":  # no more than are used are drawn or read; files are decoded all
         data = dataclasses.replace(data, limit=min(data.limit or SELF_TRAINED, SELF_TRAINED))
     try:
-        return pipeline.open_source(data, config.train.seed).load(resolution)
+        return pipeline.open_source(data, config.train.seed).load(side)
     except UserError as error:
         raise UserError(
             f"self-training needs the training photos ({error}); bring them back, or leave it "
