@@ -20,7 +20,9 @@ TINY = [
     "--set=gan.mapping_layers=1",
     "--set=schedule.images_at={8: 512}",
     "--set=train.sheet_every=256",
+    "--set=student.resolution=8",
     "--set=student.steps=4",
+    "--set=student.self_training_steps=2",
     "--set=student.width=4",
 ]
 
@@ -133,6 +135,10 @@ def test_the_chain_on_photos_without_then_with_a_score(layerseg, photos):
     results = read(out / "results.json")
     assert results["images"] == 5
     assert results["miou"] == pytest.approx(_mean_of(out / "scores.csv"), abs=1e-6)
+    refined = results["refined"]
+    assert refined["refine"] == "grabcut" and 0 <= refined["miou"] <= 1
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "student, --refine=grabcut</span>" in page and f"{refined['miou']:.3f}" in page
     assert not (out / "examples" / "photos.png").exists()
 
 

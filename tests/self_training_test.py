@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from layered_segmentation import config as configs
+from layered_segmentation.data.photos import write
 from layered_segmentation.data.shapes import Shapes
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation.iou import iou
@@ -124,6 +125,27 @@ def test_refinement_wants_larger_photos():
     config.data.limit = 2
     assert distill.training_photos(config, 16).shape == (2, 128, 128, 3)
     assert distill.training_photos(config, 136).shape == (2, 136, 136, 3)
+
+
+def test_photos_as_small_as_training_took_are_enlarged_and_spread_over_the_folder(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(distill, "SELF_TRAINED", 3)
+    for index in range(9):
+        image = np.full((16, 20, 3), 10 * index, np.uint8)
+        write(str(tmp_path / f"{index}.png"), image)
+    config = configs.load(
+        "",
+        [
+            f"data.path={tmp_path}",
+            "gan.resolution=16",
+            "student.resolution=32",
+            "student.self_training_refine=guided",
+        ],
+    )
+    photos = distill.training_photos(config, 32)
+    assert photos.shape == (3, 128, 128, 3)
+    assert [int(photo[0, 0, 0]) for photo in photos] == [0, 40, 80]
 
 
 def test_without_rounds_no_photos_are_needed():

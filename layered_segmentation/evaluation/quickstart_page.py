@@ -95,8 +95,11 @@ def _scores(results: Mapping[str, Any]) -> list[report.Score]:
     references = [
         report.Score(_REFERENCES[name], value) for name, value in results["references"].items()
     ]
-    ours = report.Score("student", results["miou"], results["miou_std"], is_ours=True)
-    return [ours, *sorted(references, key=lambda score: -score.miou)]
+    ours = [report.Score("student", results["miou"], results["miou_std"], is_ours=True)]
+    if refined := results.get("refined"):
+        name = f"student, --refine={refined['refine']}"
+        ours.append(report.Score(name, refined["miou"], refined["miou_std"], is_ours=True))
+    return [*ours, *sorted(references, key=lambda score: -score.miou)]
 
 
 def _is_unseen(results: Mapping[str, Any]) -> bool:

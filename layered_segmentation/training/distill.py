@@ -18,6 +18,7 @@ from layered_segmentation import composite
 from layered_segmentation.composite import Layers
 from layered_segmentation.config import Config, StudentConfig
 from layered_segmentation.data import pipeline
+from layered_segmentation.data.folder import Folder
 from layered_segmentation.errors import UserError
 from layered_segmentation.models import segmenter as segmenters
 from layered_segmentation.models.generator import LayeredGenerator
@@ -120,7 +121,7 @@ def distill(
     pool = draw_pool(generator, config, seed, progress)
     drawn = time.perf_counter() - start
     side = pool.layers.mask.shape[1]
-    segmenter = segmenters.create(config.student.width, side)
+    segmenter = segmenters.create(config.student.width, side, config.data.aspect)
     initialise(segmenter, seed)
     summary = fit(segmenter, pool, config.student, seed, progress)
     rounds: list[DistillSummary] = []
@@ -154,11 +155,17 @@ def training_photos(config: Config, resolution: int) -> np.ndarray | None:
     from layered_segmentation.training import self_training
 
     side = self_training.photo_side(config.student, resolution)
-    data = config.data
-    if data.name != "folder":  # no more than are used are drawn or read; files are decoded all
+    # What was large enough to train on is enlarged here where it must be.
+    margin = max(config.data.crop_margin, side / config.gan.resolution)
+    data = dataclasses.replace(config.data, crop_margin=margin)
+    if data.name != "folder":
         data = dataclasses.replace(data, limit=min(data.limit or SELF_TRAINED, SELF_TRAINED))
     try:
-        return pipeline.open_source(data, config.train.seed).load(side)
+        source = pipeline.open_source(data, config.train.seed)
+        if isinstance(source, Folder) and len(source) > SELF_TRAINED:  # some of every sub-directory
+            places = np.linspace(0, len(source) - 1, SELF_TRAINED).round().astype(int)
+            source.files = [source.files[place] for place in places]
+        return source.load(side)
     except UserError as error:
         raise UserError(
             f"self-training needs the training photos ({error}); bring them back, or leave it "
