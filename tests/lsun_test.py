@@ -174,6 +174,22 @@ def test_undecodable_values_are_counted(tmp_path, capsys):
     assert bad in message and empty in message
 
 
+def test_a_limit_counts_images_so_that_it_is_a_slice_of_the_whole(tmp_path, monkeypatch):
+    values = lmdb_files.photos(44)
+    bad = [sorted(values)[index] for index in (3, 41)]
+    for name in bad:
+        values[name] = b"damaged"
+    lmdb_files.write(tmp_path / "car", values)
+    # In the first 41 one is bad, and so is the one that would take its place.
+    limited = prepare(tmp_path, tmp_path / "limited", limit=41)
+    assert list(read(limited)) == sorted(set(values) - set(bad))[:41]
+    assert limited.info.metadata["entries"] == {"train": 43}
+    monkeypatch.setattr(photo_builder, "SHARD_BYTES", 1)  # an entry each, so that two are empty
+    whole = prepare(tmp_path, tmp_path / "whole")
+    assert whole.info.splits["train"].shard_lengths.count(0) == 2
+    assert read(whole, "train[:41]") == read(limited)
+
+
 def test_too_many_undecodable_values_are_an_error(tmp_path):
     values = lmdb_files.photos(20)
     for name in sorted(values)[:2]:

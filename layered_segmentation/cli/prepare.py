@@ -12,6 +12,7 @@ Example:
 """
 
 import os
+import shlex
 
 from absl import flags, logging
 
@@ -58,10 +59,13 @@ def main(argv: list[str]) -> None:
         left_out = f", {done.skipped[split]:,} left out" if done.skipped[split] else ""
         print(f"{split}: {images:,} images{left_out}")
     print(f"{done.size / 1e6:,.1f} MB in {done.path}")
+    if done.unpacked:
+        print(f"{done.unpacked} may be deleted")
     settings = ["data.name=tfds", f"data.dataset={done.dataset}"]
     if data_dir:
         settings.append(f"data.data_dir={data_dir}")
-    print(f"next: layerseg train {' '.join(f'--set={s}' for s in settings)} --run_dir=RUN")
+    flags_of_train = " ".join(shlex.quote(f"--set={setting}") for setting in settings)
+    print(f"next: layerseg train {flags_of_train} --run_dir=RUN")
 
 
 if __name__ == "__main__":

@@ -58,8 +58,9 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     are in memory.
 
     `DownloadConfig(max_examples_per_split=N)`, on the command line `tfds build
-    --max_examples_per_split=N`, takes each split's first N entries and reads no further. Entries
-    that cannot be decoded are left out and counted, up to 5 %; more is an error. Both are written
+    --max_examples_per_split=N`, takes each split's first N images and reads no further: what the
+    slice `[:N]` of the whole dataset has. Entries that cannot be decoded are left out and counted,
+    up to 5 %; more is an error. Both are written
     to the dataset's metadata: `limit`, and by split `entries` (how many were taken), `skipped`
     (names and reasons) and `source` (all its entries, and their bytes). A dataset gets its name
     only when all its records were read back.
@@ -133,44 +134,47 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
                 raise UserError(f"{source}: there is no image in it for the split {split!r}")
             self._entries[split], self._skipped[split] = count, []
             self._measures[split] = [entries.total, entries.size]
-            number = max(1, math.ceil(entries.size * count / entries.total / SHARD_BYTES))
+            size = entries.size * count / entries.total
+            number = min(max(1, math.ceil(size / SHARD_BYTES)), count)
             ends = [count * (shard + 1) // number for shard in range(number)]
             examples = self._examples(split, entries, count)
-            # One after another, the shards take from the same iterator.
+            # One after another, the shards take from the same iterator; the last, what is left.
+            lengths = [end - start for start, end in itertools.pairwise([0, *ends])]
             shards[split] = [
-                functools.partial(self._shard, examples, end - start)
-                for start, end in itertools.pairwise([0, *ends])
+                functools.partial(_usable, itertools.islice(examples, length))
+                for length in lengths[:-1]
             ]
+            shards[split].append(functools.partial(_usable, examples))
         return shards
-
-    def _shard(
-        self, examples: Iterator[tuple[int, dict[str, Any] | None]], count: int
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index, example in itertools.islice(examples, count):
-            if example is not None:
-                yield index, example
 
     def _examples(
         self, split: str, entries: Entries, count: int
     ) -> Iterator[tuple[int, dict[str, Any] | None]]:
-        """Yields an index and, if the entry is usable, its example."""
+        """Yields an index and, if the entry is usable, its example, until there are `count`."""
         skipped = self._skipped[split]
         most = max(int(MOST_SKIPPED * count), _NAMED)
         what = f"preparing {self.name}, {split}"
+        taken = usable = 0
         with (
             Bar(count, what, "image", self._show_progress) as bar,
             concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
         ):
-            results = in_order(pool, lambda call: call(), entries.read(count), _AHEAD)
-            for index, result in enumerate(results):
-                bar.update()
-                if not isinstance(result, Unusable):
-                    yield index, result
-                    continue
-                skipped.append(result)
-                if len(skipped) > most:  # enough to name
-                    _require_few(split, skipped, count)
-                yield index, None
+            # Again only if some were left out: behind what is asked for nothing is touched.
+            while usable < count and taken < entries.total:
+                end = min(taken + count - usable, entries.total)
+                calls = itertools.islice(entries.read(end), taken, None)
+                for result in in_order(pool, lambda call: call(), calls, _AHEAD):
+                    if isinstance(result, Unusable):
+                        skipped.append(result)
+                        if len(skipped) > most:  # enough to name
+                            _require_few(split, skipped, count)
+                        yield taken, None
+                    else:
+                        usable += 1
+                        bar.update()
+                        yield taken, result
+                    taken += 1
+                    self._entries[split] = taken
 
     def _require_readable(self, split: str) -> None:
         """Reads the records of a split back, by their checksums, and counts them."""
@@ -203,6 +207,14 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
                     f"{self._entries[split]:,}: {_reasons(skipped)}",
                     file=sys.stderr,
                 )
+
+
+def _usable(
+    examples: Iterator[tuple[int, dict[str, Any] | None]],
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    for index, example in examples:
+        if example is not None:
+            yield index, example
 
 
 def _require_few(split: str, skipped: Sequence[Unusable], count: int) -> None:

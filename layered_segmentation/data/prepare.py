@@ -33,6 +33,7 @@ class Prepared(NamedTuple):
         images: How many it has, by split.
         skipped: How many of the source's are left out, by split.
         size: Bytes.
+        unpacked: Directory of the archive's files, of no more use; empty if there is none.
         was_finished: Whether it was there already.
     """
 
@@ -41,6 +42,7 @@ class Prepared(NamedTuple):
     images: dict[str, int]
     skipped: dict[str, int]
     size: int
+    unpacked: str
     was_finished: bool
 
 
@@ -80,12 +82,14 @@ def prepare(
                 _build(builder, limit)
         _verify(builder)
     metadata, splits = builder.info.metadata, builder.info.splits
+    unpacked = os.path.join(builder.data_dir_root, "downloads", "unpacked", builder.name)
     return Prepared(
         dataset=builder.info.full_name.rpartition("/")[0],  # without the version
         path=str(builder.data_dir),
         images={split: info.num_examples for split, info in splits.items()},
         skipped={split: len(metadata["skipped"][split]) for split in splits},
         size=builder.info.dataset_size,
+        unpacked=unpacked if os.path.isdir(unpacked) else "",
         was_finished=is_finished,
     )
 
@@ -206,12 +210,12 @@ def _verify(builder: PhotoBuilder) -> None:
                 f"{builder.data_dir}: has {found:,} bytes in {split}, {info.num_bytes:,} were "
                 "written; prepare it again with --overwrite"
             )
-        for index in sorted({0, info.num_examples // 2, info.num_examples - 1}):
-            examples = builder.as_dataset(split=f"{split}[{index}:{index + 1}]")
-            (example,) = tfds.as_numpy(examples)
+        middle, last = info.num_examples // 2, info.num_examples - 1
+        slices = [f"{split}[{index}:{index + 1}]" for index in sorted({0, middle, last})]
+        for example in tfds.as_numpy(builder.as_dataset(split="+".join(slices))):
             image = example["image"]
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
                 raise UserError(
-                    f"{builder.data_dir}: example {index} of {split} is no RGB image; prepare it "
-                    "again with --overwrite"
+                    f"{builder.data_dir}: an image of {split} is {image.dtype} {image.shape}, not "
+                    "RGB; prepare it again with --overwrite"
                 )
