@@ -173,7 +173,8 @@ class EncoderConfig:
             resolution.
         max_channels: Cap on the channels of the ResNet's stages; 512 is ResNet-18, 64 the least.
         together: Chunks whose encoders train at once, in one graph; the results do not depend on
-            it. Each takes as much memory as one alone.
+            it. Each takes as much memory as one alone, so more pay only where networks are small
+            and cores idle.
     """
 
     chunk: int = 100
@@ -182,7 +183,7 @@ class EncoderConfig:
     batch: int = 32
     input_resolution: int = 64
     max_channels: int = 512
-    together: int = 4
+    together: int = 1
 
 
 @dataclasses.dataclass
