@@ -102,10 +102,18 @@ def write(segmenter: "LayeredSegmenter", directory: str) -> None:
     import keras
     import tensorflow as tf
 
+    from layered_segmentation.models.preprocessing import crop_from_square
+
     def serving_default(images: Any) -> dict[str, Any]:
         masks = segmenter(segmenter.prepare(images), training=False)
-        # As `segmenter.masks` does; keras.ops does not resize to a size known only at run time.
-        masks = tf.image.resize(masks, tf.shape(images)[1:3], antialias=True)
+        # As `segmenter.restore` does; keras.ops does not resize to a size known only at run time.
+        size = tf.shape(images)[1:3]
+        if segmenter.preprocessor.image_converter.pads:
+            side = tf.reduce_max(size)
+            masks = tf.image.resize(masks, [side, side], antialias=True)
+            masks = crop_from_square(masks, size[0], size[1])
+        else:
+            masks = tf.image.resize(masks, size, antialias=True)
         return {"masks": tf.clip_by_value(masks, 0.0, 1.0)}
 
     archive = keras.export.ExportArchive()

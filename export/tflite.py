@@ -1,8 +1,10 @@
 """Exports a segmenter as a TFLite (LiteRT) file, for phones and small machines.
 
 The file holds built-in operators in float32. Its signature serving_default takes `images`, float32
-[1, S, S, 3] RGB from 0 to 255, and gives `masks`, float32 [1, S, S, 1] in [0, 1]. It is loaded
-again with the LiteRT interpreter and compared with the Keras model before it gets its name.
+[1, S, S, 3] RGB from 0 to 255, and gives `masks`, float32 [1, S, S, 1] in [0, 1]. How a photo that
+is not square becomes one is left to the caller: squashed, or, for a segmenter trained with
+data.aspect=pad or centre_crop, with its edges continued. The file is loaded again with the LiteRT
+interpreter and compared with the Keras model before it gets its name.
 
 Example:
   python -m layered_segmentation.export.tflite --segmenter=RUN --out=segmenter.tflite

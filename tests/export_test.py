@@ -60,6 +60,18 @@ def test_the_saved_model_takes_images_that_are_not_square(segmenter, exported):
     np.testing.assert_allclose(masks, segmenter.predict(image), atol=checks.TOLERANCE)
 
 
+def test_the_saved_model_pads_as_its_segmenter_does(segmenter, tmp_path):
+    padding = segmenters.create(8, 16, "pad")
+    padding.set_weights(segmenter.get_weights())
+    saved_model.write(padding, str(tmp_path / "model"))
+    serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    for image in (scenes(64)[:1, 10:40], scenes(64)[:1, :, 5:40], scenes(23)[:1]):
+        masks = serve(images=tf.constant(image))["masks"].numpy()
+        np.testing.assert_allclose(masks, padding.predict(image), atol=checks.TOLERANCE)
+        is_square = image.shape[1] == image.shape[2]
+        assert np.allclose(masks, segmenter.predict(image), atol=1e-3) == is_square
+
+
 def test_the_tflite_file_gives_kerass_masks(segmenter, exported):
     runtime = Interpreter(model_path=exported[1].path, num_threads=1)
     run = runtime.get_signature_runner("serving_default")

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -7,8 +8,11 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+from PIL import Image
 
+from layered_segmentation.data.photo_source import to_square
 from layered_segmentation.errors import UserError
+from layered_segmentation.models import preprocessing
 from layered_segmentation.models import segmenter as segmenters
 from layered_segmentation.models.segmenter import LayeredSegmenter
 from layered_segmentation.models.unet import UNetBackbone, levels_for
@@ -19,9 +23,9 @@ def photos(*sizes, seed=0):
     return [generator.integers(0, 256, (h, w, 3)).astype(np.uint8) for h, w in sizes]
 
 
-def randomised(width=8, resolution=16, seed=0):
+def randomised(width=8, resolution=16, seed=0, aspect="squash"):
     """A segmenter whose weights, norms included, differ from those it starts with."""
-    segmenter = segmenters.create(width, resolution)
+    segmenter = segmenters.create(width, resolution, aspect)
     generator = np.random.default_rng(seed)
     for weight in segmenter.weights:
         noise = generator.uniform(0.5, 1.5, weight.shape)
@@ -93,6 +97,52 @@ def test_kerashubs_preprocessor_prepares_as_we_do():
     theirs = np.asarray(segmenter.preprocessor(image))
     np.testing.assert_allclose(theirs, np.asarray(segmenter.prepare(image)), atol=1e-6)
     assert -1 <= theirs.min() < theirs.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(40, 20), (20, 40), (33, 20), (32, 32)])
+def test_edges_are_continued_to_a_square_and_cut_off_again(size):
+    (image,) = photos(size)
+    height, width = size
+    side = max(size)
+    top, left = (side - height) // 2, (side - width) // 2
+    ends = ((top, side - height - top), (left, side - width - left), (0, 0))
+    expected = np.pad(image, ends, mode="edge")
+    assert np.array_equal(preprocessing.pad_to_square(image), expected)
+    squares = np.asarray(preprocessing.pad_to_square(image[None]))
+    assert np.array_equal(squares[0], expected) and squares.dtype == np.uint8
+    assert np.array_equal(preprocessing.crop_from_square(squares, *size)[0], image)
+
+
+@pytest.mark.parametrize("aspect", ["pad", "centre_crop"])
+def test_photos_are_looked_at_as_in_training(aspect):
+    segmenter, squashing = randomised(aspect=aspect), randomised()
+    wide, tall = (np.kron(p, np.ones((4, 4, 1), np.uint8)) for p in photos((6, 12), (12, 6)))
+    for image in (wide, tall):
+        theirs = np.asarray(segmenter.preprocessor(image[None]))
+        trained = to_square(Image.fromarray(image), 16, "pad") / 127.5 - 1
+        assert np.abs(theirs[0] - trained).mean() < 0.1  # bilinear here, bicubic there
+        np.testing.assert_allclose(theirs, np.asarray(segmenter.prepare(image[None])), atol=1e-6)
+        assert np.abs(np.asarray(squashing.prepare(image[None])) - theirs).mean() > 0.1
+    for image, mask in zip((wide, tall), segmenter.predict_masks([wide, tall]), strict=True):
+        assert mask.shape == image.shape[:2]
+        # What the squashing one says of the photo with its edges continued.
+        (square,) = squashing.predict_masks([np.asarray(preprocessing.pad_to_square(image))])
+        cut = preprocessing.crop_from_square(square[None, ..., None], *image.shape[:2])
+        np.testing.assert_allclose(mask, cut[0, ..., 0], atol=1e-5)
+        np.testing.assert_allclose(segmenter.masks(image[None])[0, ..., 0], mask, atol=1e-5)
+
+
+def test_a_preset_keeps_the_aspect_and_an_old_one_squashes(tmp_path):
+    segmenters.save(randomised(aspect="pad"), str(tmp_path / "pad"))
+    assert segmenters.load(str(tmp_path / "pad")).preprocessor.image_converter.aspect == "pad"
+    segmenters.save(randomised(), str(tmp_path / "old"))
+    path = tmp_path / "old" / "preprocessor.json"
+    saved = path.read_text()
+    assert saved.count('"aspect": "squash"') == 1
+    config = json.loads(saved)
+    del config["config"]["image_converter"]["config"]["aspect"]
+    path.write_text(json.dumps(config))
+    assert segmenters.load(str(tmp_path / "old")).preprocessor.image_converter.aspect == "squash"
 
 
 def test_a_large_photo_is_smoothed_before_it_is_shrunk():

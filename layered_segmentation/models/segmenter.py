@@ -18,6 +18,8 @@ from layered_segmentation.models.preprocessing import (
     EncoderSegmenterPreprocessor,
     LayeredSegmenterImageConverter,
     LayeredSegmenterPreprocessor,
+    crop_from_square,
+    pad_to_square,
 )
 from layered_segmentation.models.unet import UNetBackbone, levels_for
 
@@ -87,6 +89,8 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
             Float [B, R, R, 3] in [-1, 1].
         """
         converter = self.preprocessor.image_converter
+        if converter.pads:
+            images = pad_to_square(images)
         images = ops.image.resize(
             ops.cast(images, "float32"),
             converter.image_size,
@@ -94,6 +98,22 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
             antialias=converter.antialias,
         )
         return images * converter.scale + converter.offset
+
+    def restore(self, masks: Any, height: int, width: int) -> Any:
+        """Undoes what `prepare` did to the shape of photos.
+
+        Args:
+            masks: Float [B, R, R, 1].
+            height: Of the photos, pixels.
+            width: Likewise.
+
+        Returns:
+            Float [B, height, width, 1] in [0, 1].
+        """
+        if not self.preprocessor.image_converter.pads:
+            return resize_masks(masks, height, width)
+        side = max(height, width)
+        return crop_from_square(resize_masks(masks, side, side), height, width)
 
     def masks(self, images: Any) -> Any:
         """Segments a batch of photos; what the SavedModel computes.
@@ -105,7 +125,7 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
             Float [B, H, W, 1] in [0, 1].
         """
         height, width = ops.shape(images)[1:3]
-        return resize_masks(self(self.prepare(images), training=False), height, width)
+        return self.restore(self(self.prepare(images), training=False), height, width)
 
     def predict_masks(self, images: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
         """Segments photos of any sizes.
@@ -125,8 +145,8 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
             # Keras's own predict: the one of KerasHub would prepare the images once more.
             small = keras.Model.predict_on_batch(self, prepared)
             for image, mask in zip(batch, small, strict=True):
-                mask = resize_masks(mask[None], *image.shape[:2])
-                masks.append(ops.convert_to_numpy(mask)[0, ..., 0])
+                restored = self.restore(mask[None], *image.shape[:2])
+                masks.append(ops.convert_to_numpy(restored)[0, ..., 0])
         return masks
 
     def predict(self, x: Any, batch_size: Any = None, verbose: Any = 0, **kwargs: Any) -> Any:
@@ -195,23 +215,24 @@ class _MaskLogits(keras.layers.Layer):
         return outputs[..., 6:7]
 
 
-def create(width: int, resolution: int) -> LayeredSegmenter:
+def create(width: int, resolution: int, aspect: str = "squash") -> LayeredSegmenter:
     """Makes an untrained segmenter.
 
     Args:
         width: Channels of the U-Net's first level.
         resolution: Side of the square it works at, a multiple of 8.
+        aspect: How photos become that square, as in `data.aspect`.
     """
-    converter = LayeredSegmenterImageConverter.for_side(resolution)
+    converter = LayeredSegmenterImageConverter.for_side(resolution, aspect)
     return LayeredSegmenter(
         backbone=UNetBackbone(width, levels_for(resolution)),
         preprocessor=LayeredSegmenterPreprocessor(converter),
     )
 
 
-def create_encoder(backbone: EncoderGeneratorBackbone) -> EncoderSegmenter:
-    """Makes a segmenter of an encoder and a generator."""
-    converter = EncoderSegmenterImageConverter.for_side(backbone.resolution)
+def create_encoder(backbone: EncoderGeneratorBackbone, aspect: str = "squash") -> EncoderSegmenter:
+    """Makes a segmenter of an encoder and a generator; `aspect` as for `create`."""
+    converter = EncoderSegmenterImageConverter.for_side(backbone.resolution, aspect)
     return EncoderSegmenter(backbone, EncoderSegmenterPreprocessor(converter))
 
 
