@@ -116,6 +116,7 @@ def test_edges_are_continued_to_a_square_and_cut_off_again(size):
 @pytest.mark.parametrize("aspect", ["pad", "centre_crop"])
 def test_photos_are_looked_at_as_in_training(aspect):
     segmenter, squashing = randomised(aspect=aspect), randomised()
+    squashing.set_weights(segmenter.get_weights())
     wide, tall = (np.kron(p, np.ones((4, 4, 1), np.uint8)) for p in photos((6, 12), (12, 6)))
     for image in (wide, tall):
         theirs = np.asarray(segmenter.preprocessor(image[None]))
