@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import types
 
 import numpy as np
 import pytest
@@ -30,6 +31,14 @@ def shallow_resnet():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoder, "_BLOCKS", (1, 1, 1, 1))
         yield
+
+
+@pytest.fixture
+def eagerly():
+    """Runs what would be traced: a few steps do not pay for their graph."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 def tiny_config(**changes):
@@ -65,6 +74,12 @@ def ious(ours, theirs):
     return (ours & theirs).sum((1, 2, 3)) / np.maximum((ours | theirs).sum((1, 2, 3)), 1)
 
 
+def mean_difference(ours, theirs):
+    """Over all values: Adam takes a whole step also where a gradient is nothing but rounding."""
+    pairs = zip(ours, theirs, strict=True)
+    return np.mean(np.abs(np.concatenate([np.ravel(our - their) for our, their in pairs])))
+
+
 class Trained:
     """One encoder, trained on scenes that its own generator draws, so that the truth is known."""
 
@@ -84,10 +99,19 @@ class Trained:
         self.images = self.photos / np.float32(127.5) - np.float32(1)
         self.encoder = self.autoencoder.segmenter.backbone.encoder
 
-    def train(self, **changes):
-        """Trains once more, with the graph that is there."""
+    def set(self, **changes):
+        """Returns the autoencoder with other settings, and with the graphs that are there."""
         self.autoencoder._settings = dataclasses.replace(self.config.encoder, **changes)
-        return self.autoencoder.train(self.photos)
+        return self.autoencoder
+
+    def train(self, **changes):
+        """Trains once more."""
+        return self.set(**changes).train(self.photos)
+
+    def masks(self, training):
+        """Puts an encoder into the segmenter; returns its summary and masks of its photos."""
+        summary = self.autoencoder.settle(training)
+        return summary, self.autoencoder.segmenter.predict_layers(training.photos).mask
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +153,7 @@ def test_frozen_networks_do_not_change(trained):
 
 def test_the_first_codes_lie_around_the_mean_style(trained):
     mean = np.array(trained.generator.mean_codes())
-    trained.autoencoder._reset()
+    trained.encoder.set_weights(trained.autoencoder._first_weights)
     first = np.array(trained.encoder(trained.images[:8], training=True))
     assert 0 < np.abs(first - mean).mean() < 0.3
 
@@ -153,6 +177,39 @@ def test_training_is_a_function_of_the_seed_and_starts_anew_each_time(trained):
     ours, theirs = trained.autoencoder._first_weights, other._first_weights
     kernels = [index for index, weight in enumerate(ours) if weight.ndim > 1]
     assert all(np.abs(ours[index] - theirs[index]).max() > 1e-3 for index in kernels)
+
+
+def test_encoders_that_train_together_are_those_that_train_alone(trained, eagerly):
+    autoencoder = trained.set(iterations=3, learning_rate=1e-4)
+    # Sizes differ, and so does the last one's batch.
+    albums = trained.photos[:9], trained.photos[9:17], trained.photos[17:]
+    alone = [autoencoder.train_together([photos])[0] for photos in albums]
+    together = autoencoder.train_together(albums)
+    assert [training.batch for training in together] == [8, 8, 7]
+    assert mean_difference(alone[0].weights, alone[1].weights) > 1e-5
+    assert mean_difference(alone[0].weights, autoencoder._first_weights) > 1e-5
+    for ours, theirs in zip(together, alone, strict=True):
+        assert (ours.together, theirs.together) == (3, 1)
+        # Batch norms' averages, which are of the encoder's own batches, are among the weights.
+        assert mean_difference(ours.weights, theirs.weights) < 1e-6
+        assert ours.first_loss == pytest.approx(theirs.first_loss, rel=1e-5)
+    (summary, mask), (their_summary, their_mask) = map(trained.masks, (together[2], alone[2]))
+    assert mean_difference([mask], [their_mask]) < 1e-5
+    assert summary.loss == pytest.approx(their_summary.loss, rel=1e-4)
+    assert (summary.photos, summary.batch, summary.together) == (7, 7, 3)
+
+
+def test_speed_counts_the_photos_of_all_encoders(trained, monkeypatch):
+    clock = iter(range(3))
+    monkeypatch.setattr(autoencode, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    first, second = trained.set(iterations=3, learning_rate=1e-4).train_together(
+        [trained.photos[:8]] * 2
+    )
+    # Begun at 0, compiled at 1, done at 2: two steps of two batches of 8 in a second.
+    assert first.images_per_second == second.images_per_second == 2 * 2 * 8
+    assert first.seconds == second.seconds == 1  # half of two seconds each
+    # The same photos make the same encoders, also in one graph.
+    assert mean_difference(first.weights, second.weights) < 1e-6
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(trained):
@@ -196,7 +253,7 @@ def files(directory):
     )
 
 
-def test_a_dataset_gets_one_encoder_that_other_verbs_take(trained_run, layerseg, tmp_path):
+def test_a_dataset_gets_one_encoder_that_other_verbs_take(trained_run, layerseg, eagerly, tmp_path):
     arguments = [f"--run_dir={trained_run.path}", "--set=encoder.iterations=2"]
     done = layerseg("autoencode", *arguments)
     assert done.status == 0, done.stderr
@@ -204,6 +261,7 @@ def test_a_dataset_gets_one_encoder_that_other_verbs_take(trained_run, layerseg,
     results = json.load(open(os.path.join(trained_run.path, "encoder_results.json")))
     assert results["mode"] == "dataset" and results["photos"] == 12
     assert results["encoder"]["iterations"] == results["iterations"] == 2
+    assert results["together"] == 1
     assert os.path.exists(os.path.join(trained_run.path, "encoder_reconstructions.png"))
     again = layerseg("autoencode", *arguments)
     assert again.status == 2 and "--overwrite" in again.stderr
@@ -219,7 +277,9 @@ def test_a_dataset_gets_one_encoder_that_other_verbs_take(trained_run, layerseg,
     assert Image.open(tmp_path / "out" / "photo.mask.png").size == (40, 30)
 
 
-def test_chunks_of_photos_get_masks_at_the_photos_own_size(trained_run, layerseg, tmp_path):
+def test_chunks_of_photos_get_masks_at_the_photos_own_size(
+    trained_run, layerseg, eagerly, tmp_path
+):
     album, out = tmp_path / "album", tmp_path / "out"
     (album / "more").mkdir(parents=True)
     sizes = {"a.png": (16, 16), "b.jpg": (40, 30), "more/c.png": (20, 50), "more/d.png": (17, 19)}
@@ -247,31 +307,68 @@ def test_chunks_of_photos_get_masks_at_the_photos_own_size(trained_run, layerseg
     assert (written != (kept.predict_masks([photo])[0] >= 0.5)).mean() < 0.02
 
 
-def test_finished_chunks_of_held_out_scenes_are_not_trained_twice(trained_run, layerseg, tmp_path):
+def test_finished_chunks_of_held_out_scenes_are_not_trained_twice(
+    trained_run, layerseg, eagerly, tmp_path
+):
     out = tmp_path / "out"
-    arguments = [f"--run_dir={trained_run.path}", "--mode=chunks", f"--out={out}", "--limit=6"]
+    arguments = [f"--run_dir={trained_run.path}", "--mode=chunks", f"--out={out}", "--limit=9"]
     arguments += ["--set=encoder.iterations=2", "--set=encoder.chunk=3"]
-    done = layerseg("autoencode", *arguments)
+    done = layerseg("autoencode", *arguments, "--set=encoder.together=2")
     assert done.status == 0, done.stderr
-    names = [f"test_{index:05d}.png" for index in range(6)]
+    names = [f"test_{index:05d}.png" for index in range(9)]
     for part in ("images", "true_masks", "masks"):
         assert files(out / part) == names
-    image, mask = next(iter(Shapes(0, 6, "test").pairs(16)))[1:3]
+    image, mask = next(iter(Shapes(0, 9, "test").pairs(16)))[1:3]
     np.testing.assert_array_equal(Image.open(out / "images" / names[0]), image)
     np.testing.assert_array_equal(np.asarray(Image.open(out / "true_masks" / names[0])) > 0, mask)
 
-    first, second = (out / "chunks" / f"0000{number}.json" for number in (0, 1))
-    before, losses_before = first.stat().st_mtime_ns, json.loads(second.read_text())["loss"]
-    second.unlink()  # as if stopped in the second chunk
-    done = layerseg("autoencode", *arguments)
-    assert done.status == 0 and first.stat().st_mtime_ns == before
-    record = json.loads(second.read_text())
-    assert record["names"] == names[3:]
-    assert record["loss"] == pytest.approx(losses_before, rel=1e-3)
+    records = [out / "chunks" / f"0000{number}.json" for number in range(3)]
+    earlier = [json.loads(record.read_text()) for record in records]
+    assert [record["together"] for record in earlier] == [2, 2, 1]
+    kept, lost = records[0].stat().st_mtime_ns, records[1]
+    lost.unlink()  # as if stopped while the second chunk was written
+    # How many train together changes no result, so the chunks that are there stay.
+    done = layerseg("autoencode", *arguments, "--set=encoder.together=3")
+    assert done.status == 0 and records[0].stat().st_mtime_ns == kept
+    record = json.loads(lost.read_text())
+    assert record["names"] == names[3:6] and record["together"] == 1
+    assert record["loss"] == pytest.approx(earlier[1]["loss"], rel=1e-3)
 
     other = layerseg("autoencode", *arguments, "--set=encoder.iterations=3")
     assert other.status == 2 and "made with other encoder" in other.stderr
-    assert first.stat().st_mtime_ns == before
+    assert records[0].stat().st_mtime_ns == kept
+
+
+def test_a_stop_loses_only_the_chunks_that_train(trained, eagerly, tmp_path, monkeypatch):
+    bars = []
+
+    class WatchedBar(chunks.Bar):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            bars.append(self)
+
+    monkeypatch.setattr(chunks, "Bar", WatchedBar)
+    album, names = tmp_path / "album", [f"{letter}.png" for letter in "abcde"]
+    album.mkdir()
+    for name, photo in zip(names, trained.photos, strict=False):
+        Image.fromarray(photo).save(album / name)
+    (album / "e.png").write_bytes(b"no image")
+    job = chunks.ChunkJob(str(album), names, str(tmp_path), chunk=2, iterations=2, together=2)
+    assert [len(part) for part in job.chunks()] == [2, 2, 1]
+    autoencoder = trained.set(iterations=2)
+    with pytest.raises(UserError, match="none of chunk 2's 1 photos can be read"):
+        chunks.encode(job, lambda: autoencoder, progress=False)
+    assert files(tmp_path / "chunks") == ["00000.json", "00001.json"]
+    before = [os.stat(job.record(number)).st_mtime_ns for number in (0, 1)]
+
+    Image.fromarray(trained.photos[4]).save(album / "e.png")
+    records = chunks.encode(job, lambda: autoencoder, progress=False)
+    assert [os.stat(job.record(number)).st_mtime_ns for number in (0, 1)] == before
+    assert [record["names"] for record in records] == [names[:2], names[2:4], names[4:]]
+    assert files(tmp_path / "masks") == names
+    # Steps of encoders: of two of the three at first, then of the one that was left.
+    assert [(bar._count, bar._total) for bar in bars] == [(4, 6), (2, 2)]
+    assert bars[0]._note.startswith("chunk 0, 1: loss ")
 
 
 def test_overwriting_throws_chunks_away(tmp_path):
@@ -299,6 +396,7 @@ def test_the_command_refuses_what_it_cannot_do(trained_run, layerseg, tmp_path):
     for changed, words in (
         ({"set": "gan.shift=0"}, "only encoder.*"),
         ({"set": "encoder.batch=1"}, "encoder.batch"),
+        ({"set": "encoder.together=0"}, "encoder.together"),
         ({"set": "encoder.max_channels=8"}, "encoder.max_channels"),
         ({"set": "encoder.input_resolution=4"}, "encoder.input_resolution"),
         ({"run_dir": tmp_path / "none"}, "no such directory"),

@@ -4,9 +4,9 @@
 KerasHub preset that every verb takes as --segmenter), RUN/encoder_results.json and
 RUN/encoder_reconstructions.png. --mode=chunks is the paper's protocol: an encoder for each chunk of
 encoder.chunk photos, its masks at the photos' own size in OUT/masks, sheets in
-OUT/reconstructions, OUT/results.json; without --images, a run on procedural scenes takes its
-held-out ones and writes them to OUT/images and OUT/true_masks. The encoder's settings are the
-run's; --set=encoder.FIELD=VALUE changes them.
+OUT/reconstructions, OUT/results.json; encoder.together of them train at once. Without --images, a
+run on procedural scenes takes its held-out ones and writes them to OUT/images and OUT/true_masks.
+The encoder's settings are the run's; --set=encoder.FIELD=VALUE changes them.
 
 Example:
   layerseg autoencode --run_dir=RUN --mode=chunks --images=PHOTOS --out=OUT
@@ -136,7 +136,13 @@ def _chunks(run: "RunDirectory", config: configs.Config) -> int:
             _open_autoencoder(run, config)  # says what is missing
     settings = config.encoder
     job = chunks.ChunkJob(
-        images, names, out, settings.chunk, settings.iterations, _SAVE_ENCODERS.value
+        images,
+        names,
+        out,
+        settings.chunk,
+        settings.iterations,
+        settings.together,
+        _SAVE_ENCODERS.value,
     )
     chunks.begin(job, _inputs(run, config, names), _OVERWRITE.value)
     if not _IMAGES.value:
@@ -212,9 +218,11 @@ def _inputs(run: "RunDirectory", config: configs.Config, names: list[str]) -> di
     for path in (run.generator_file, run.discriminator_file):
         with open(path, "rb") as file:
             digest.update(file.read())
+    encoder = dataclasses.asdict(config.encoder)
+    del encoder["together"]  # the results do not depend on it
     return {
         "networks": digest.hexdigest()[:12],
-        "encoder": dataclasses.asdict(config.encoder),
+        "encoder": encoder,
         "seed": config.train.seed,
         "photos": hashlib.sha256("\n".join(names).encode()).hexdigest()[:12],
     }

@@ -1,21 +1,19 @@
 """The paper's encoder: it learns to make the frozen generator draw photos (eq. 7).
 
-What the generator draws for a photo has a mask, and this mask is the photo's segmentation. One
-`Autoencoder` trains one encoder after another: a data set's, or one for each chunk of photos.
+What the generator draws for a photo has a mask, and this mask is the photo's segmentation. An
+`Autoencoder` trains a data set's encoder, or those of chunks of photos, several at once.
 """
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from layered_segmentation import composite, losses
 from layered_segmentation.config import Config
 from layered_segmentation.data import pipeline
 from layered_segmentation.errors import UserError
@@ -24,9 +22,9 @@ from layered_segmentation.models.autoencoder import EncoderGeneratorBackbone
 from layered_segmentation.models.discriminator import Discriminator
 from layered_segmentation.models.generator import LayeredGenerator
 from layered_segmentation.training.draws import Purpose
+from layered_segmentation.training.encoder_group import EncoderGroup
 
 PHOTOS = 10_000  # a data set's encoder sees at most so many
-FEATURE_SIDE = 8  # of the discriminator's features in eq. 7
 _CODE_GAIN = 0.1  # of the dense kernel: first codes lie close to the mean style
 _EVALUATED = 1_000  # photos, for the loss that a summary states
 _BATCH = 100  # photos a pass without gradients
@@ -40,16 +38,19 @@ class EncodeSummary:
         photos: Photos it learnt from.
         iterations: Training steps.
         batch: Photos a step.
+        together: Encoders that trained at once, this one included.
         first_loss: Eq. 7 at the first step.
         loss: Eq. 7 over the photos (at most 1,000) when it was done, as the segmenter computes.
         pixel_loss: Its first term alone, the mean absolute difference of values in [-1, 1].
-        images_per_second: Photos trained on a second, without the first step, which may compile.
-        seconds: Time of all.
+        images_per_second: Photos that all encoders together were trained on a second, without the
+            first step, which may compile.
+        seconds: Time of all; of the training, this encoder's share.
     """
 
     photos: int
     iterations: int
     batch: int
+    together: int
     first_loss: float
     loss: float
     pixel_loss: float
@@ -57,15 +58,38 @@ class EncodeSummary:
     seconds: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What the training of one encoder left, before batch norms and loss are settled.
+
+    Attributes:
+        photos: What it learnt from, uint8 [N, R, R, 3].
+        weights: The encoder's, as its `get_weights` gives them.
+        batch: As of `EncodeSummary`, like all below.
+        together: Encoders that trained at once.
+        first_loss: Eq. 7 at the first step.
+        images_per_second: Photos a second, of all encoders.
+        seconds: Its share of the time.
+    """
+
+    photos: np.ndarray
+    weights: list[np.ndarray]
+    batch: int
+    together: int
+    first_loss: float
+    images_per_second: float
+    seconds: float
+
+
 class Autoencoder:
-    """An encoder in training, with frozen copies of generator and discriminator, in float32.
+    """Encoders in training, with frozen copies of generator and discriminator, in float32.
 
     Batch norms take the batch's statistics while training. Afterwards theirs are set to those of
     the photos that were trained on, all of them where it is a chunk: a photo's mask then depends on
     nothing but the photo and the preset, and fits the photos it is made for.
 
     Attributes:
-        segmenter: The `EncoderSegmenter`, with the weights of the last training.
+        segmenter: The `EncoderSegmenter`, with the weights that were settled last.
 
     Args:
         generator: The run's averaged generator.
@@ -80,7 +104,6 @@ class Autoencoder:
         require_mask(generator.variant)
         self._settings = config.encoder
         self._seed = config.train.seed
-        self._discriminator = discriminator
         self._backbone = EncoderGeneratorBackbone.around(
             generator, config.encoder.input_resolution, config.encoder.max_channels
         )
@@ -89,11 +112,7 @@ class Autoencoder:
         _initialise(self._encoder, self._seed)
         self._encoder.dense.bias.assign(ops.reshape(generator.mean_codes(), (-1,)))
         self._first_weights = [np.array(weight) for weight in self._encoder.get_weights()]
-        self._optimizer = keras.optimizers.Adam(
-            self._settings.learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8
-        )
-        self._optimizer.build(self._encoder.trainable_variables)
-        self._step = tf.function(self._train_step)
+        self._group = EncoderGroup(self._backbone, discriminator)
 
     def train(
         self,
@@ -101,7 +120,7 @@ class Autoencoder:
         mirror: bool = False,
         tick: Callable[[str], None] | None = None,
     ) -> EncodeSummary:
-        """Trains a new encoder, from the same random weights each time.
+        """Trains a new encoder, from the same random weights each time, and settles it.
 
         Args:
             photos: uint8 [N, R, R, 3].
@@ -111,61 +130,83 @@ class Autoencoder:
         Raises:
             UserError: The loss is not finite.
         """
+        (training,) = self.train_together([photos], mirror, tick)
+        return self.settle(training)
+
+    def train_together(
+        self,
+        chunks: Sequence[np.ndarray],
+        mirror: bool = False,
+        tick: Callable[[str], None] | None = None,
+    ) -> list[Training]:
+        """Trains a new encoder for each chunk, all at once; each as it would be trained alone.
+
+        Args:
+            chunks: Each uint8 [N, R, R, 3], of sizes of their own.
+            mirror: Whether photos are mirrored at random.
+            tick: Called after each step of all encoders with a note for a progress bar.
+
+        Returns:
+            The trainings in the order of the chunks, for `settle`.
+
+        Raises:
+            UserError: A loss is not finite.
+        """
         start = compiled = time.perf_counter()
-        self._reset()
-        iterations, batch = self._settings.iterations, min(self._settings.batch, len(photos))
-        crops = pipeline.Crops(photos, self._backbone.resolution, self._seed, mirror)
-        history: list[float] = []
-        for step in range(iterations):
-            images = crops.batch_at(step * batch, batch)
-            history.append(float(self._step(tf.constant(images))))
-            if not math.isfinite(history[-1]):
+        settings, side = self._settings, self._backbone.resolution
+        self._group.begin(len(chunks), self._first_weights, settings.learning_rate)
+        sizes = [min(settings.batch, len(photos)) for photos in chunks]
+        crops = [pipeline.Crops(photos, side, self._seed, mirror) for photos in chunks]
+        history: list[np.ndarray] = []
+        for step in range(settings.iterations):
+            batches = [crop.batch_at(step * n, n) for crop, n in zip(crops, sizes, strict=True)]
+            history.append(self._group.step(batches))
+            if not np.isfinite(history[-1]).all():
                 raise UserError(
                     f"the encoder's loss is not finite at step {step}; lower "
-                    f"encoder.learning_rate ({self._settings.learning_rate!r})"
+                    f"encoder.learning_rate ({settings.learning_rate!r})"
                 )
             if step == 0:
                 compiled = time.perf_counter()
             if tick is not None:
                 tick(f"loss {np.mean(history[-20:]):.3f}")
         end = time.perf_counter()
-        self._settle(photos[:_EVALUATED])
-        loss, pixel_loss = self._evaluate(photos[:_EVALUATED])
+        trained = (settings.iterations - 1) * sum(sizes)
+        return [
+            Training(
+                photos=photos,
+                weights=weights,
+                batch=size,
+                together=len(chunks),
+                first_loss=float(first_loss),
+                images_per_second=trained / max(end - compiled, 1e-9),
+                seconds=(end - start) / len(chunks),
+            )
+            for photos, weights, size, first_loss in zip(
+                chunks, self._group.weights(), sizes, history[0], strict=True
+            )
+        ]
+
+    def settle(self, training: Training) -> EncodeSummary:
+        """Puts an encoder into the segmenter, with batch norms for its photos, and scores it."""
+        start = time.perf_counter()
+        self._encoder.set_weights(training.weights)
+        photos = training.photos[:_EVALUATED]
+        self._settle_norms(photos)
+        loss, pixel_loss = self._evaluate(photos)
         return EncodeSummary(
-            photos=len(photos),
-            iterations=iterations,
-            batch=batch,
-            first_loss=history[0],
+            photos=len(training.photos),
+            iterations=self._settings.iterations,
+            batch=training.batch,
+            together=training.together,
+            first_loss=training.first_loss,
             loss=loss,
             pixel_loss=pixel_loss,
-            images_per_second=(iterations - 1) * batch / max(end - compiled, 1e-9),
-            seconds=time.perf_counter() - start,
+            images_per_second=training.images_per_second,
+            seconds=training.seconds + time.perf_counter() - start,
         )
 
-    def _train_step(self, images: tf.Tensor) -> tf.Tensor:
-        variables = self._encoder.trainable_variables
-        with tf.GradientTape() as tape:
-            reconstruction = composite.compose(self._backbone.draw(images, training=True))
-            loss = self._eq7(reconstruction, images)
-        self._optimizer.apply(tape.gradient(loss, variables), variables)
-        return loss
-
-    def _eq7(self, reconstruction: Any, images: Any) -> Any:
-        """Returns eq. 7 for photos and their reconstructions, float [B, R, R, 3]."""
-        return losses.encoder(
-            reconstruction,
-            images,
-            self._discriminator.features(reconstruction, side=FEATURE_SIDE),
-            self._discriminator.features(images, side=FEATURE_SIDE),
-        )
-
-    def _reset(self) -> None:
-        self._encoder.set_weights(self._first_weights)
-        for variable in self._optimizer.variables:
-            variable.assign(ops.zeros_like(variable))
-        self._optimizer.learning_rate = self._settings.learning_rate
-
-    def _settle(self, photos: np.ndarray) -> None:
+    def _settle_norms(self, photos: np.ndarray) -> None:
         """Sets the batch norms' statistics to the mean of theirs over batches of photos."""
         norms = [
             layer
@@ -186,7 +227,8 @@ class Autoencoder:
         for batch in _split(photos):
             images, reconstruction = _to_float(batch), self.segmenter.reconstruct(batch)
             pixel_loss = np.mean(np.abs(reconstruction - images))
-            sums += len(batch) * np.array([float(self._eq7(reconstruction, images)), pixel_loss])
+            (loss,) = self._group.eq7(reconstruction, [images])
+            sums += len(batch) * np.array([float(loss), pixel_loss])
         loss, pixel_loss = sums / len(photos)
         return float(loss), float(pixel_loss)
 

@@ -1,7 +1,7 @@
 """Per-chunk encoders: the photos in chunks, an encoder trained on each, its masks written.
 
-The paper's protocol. A chunk's files are complete before its record is written, and a chunk with a
-record is not trained again.
+The paper's protocol. Some chunks' encoders train at once. A chunk's files are complete before its
+record is written, and a chunk with a record is not trained again.
 """
 
 import dataclasses
@@ -21,8 +21,9 @@ from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import sheets
 from layered_segmentation.evaluation.reconstructions import reconstruction_sheet
 from layered_segmentation.models import segmenter as segmenters
+from layered_segmentation.models.segmenter import EncoderSegmenter
 from layered_segmentation.progress import Bar
-from layered_segmentation.training.autoencode import Autoencoder
+from layered_segmentation.training.autoencode import Autoencoder, Training
 from layered_segmentation.training.run_directory import write_text
 
 RECORDS, MASKS, SHEETS, ENCODERS = "chunks", "masks", "reconstructions", "encoders"
@@ -41,6 +42,7 @@ class ChunkJob:
         out: Directory of the results.
         chunk: Most photos an encoder is trained on.
         iterations: Training steps a chunk.
+        together: Chunks whose encoders train at once; a stop loses no more than these.
         save_encoders: Whether each chunk's segmenter is kept as a preset.
     """
 
@@ -49,6 +51,7 @@ class ChunkJob:
     out: str
     chunk: int
     iterations: int
+    together: int = 1
     save_encoders: bool = False
 
     def chunks(self) -> list[list[str]]:
@@ -142,8 +145,9 @@ def encode(
     if left:
         autoencoder = open_autoencoder()
         with Bar(len(left) * job.iterations, "encoding", "step", progress) as bar:
-            for number in left:
-                _encode_chunk(job, number, chunks[number], autoencoder, bar)
+            for first in range(0, len(left), job.together):
+                group = left[first : first + job.together]
+                _encode_group(job, {number: chunks[number] for number in group}, autoencoder, bar)
     records = []
     for number in range(len(chunks)):
         with open(job.record(number), encoding="utf-8") as file:
@@ -151,10 +155,45 @@ def encode(
     return records
 
 
-def _encode_chunk(
-    job: ChunkJob, number: int, names: list[str], autoencoder: Autoencoder, bar: Bar
+@dataclasses.dataclass(frozen=True)
+class _Chunk:
+    """A chunk's photos, as far as they can be read.
+
+    Attributes:
+        number: The chunk's.
+        names: The photos that were read.
+        sizes: Their heights and widths.
+        squares: As the segmenter is shown them, uint8 [N, R, R, 3].
+        unreadable: What is wrong with each of the others.
+    """
+
+    number: int
+    names: list[str]
+    sizes: list[tuple[int, int]]
+    squares: np.ndarray
+    unreadable: list[str]
+
+
+def _encode_group(
+    job: ChunkJob, group: Mapping[int, list[str]], autoencoder: Autoencoder, bar: Bar
 ) -> None:
     segmenter = autoencoder.segmenter
+    chunks = [_read(job, number, names, segmenter) for number, names in group.items()]
+    label = "chunk " + ", ".join(map(str, group))
+    trainings = autoencoder.train_together(
+        [chunk.squares for chunk in chunks],
+        tick=lambda note: bar.update(len(group), f"{label}: {note}"),
+    )
+    for chunk, training in zip(chunks, trainings, strict=True):
+        _finish(job, chunk, training, autoencoder)
+
+
+def _read(job: ChunkJob, number: int, names: list[str], segmenter: EncoderSegmenter) -> _Chunk:
+    """Reads a chunk's photos.
+
+    Raises:
+        UserError: None can be read.
+    """
     squares, sizes, read, unreadable = [], [], [], []
     for name in names:
         try:
@@ -171,17 +210,21 @@ def _encode_chunk(
         raise UserError(
             f"none of chunk {number}'s {len(names)} photos can be read: {unreadable[0]}"
         )
-    summary = autoencoder.train(
-        np.stack(squares), tick=lambda note: bar.update(note=f"chunk {number}, {note}")
-    )
-    layers = segmenter.predict_layers(np.stack(squares))
-    for name, (height, width), mask in zip(read, sizes, layers.mask, strict=True):
+    return _Chunk(number, read, sizes, np.stack(squares), unreadable)
+
+
+def _finish(job: ChunkJob, chunk: _Chunk, training: Training, autoencoder: Autoencoder) -> None:
+    """Writes what a chunk's encoder makes of its photos, and then the record."""
+    summary = autoencoder.settle(training)
+    segmenter, number = autoencoder.segmenter, chunk.number
+    layers = segmenter.predict_layers(chunk.squares)
+    for name, (height, width), mask in zip(chunk.names, chunk.sizes, layers.mask, strict=True):
         mask = ops.convert_to_numpy(segmenters.resize_masks(mask[None], height, width))[0, ..., 0]
         os.makedirs(os.path.dirname(job.mask(name)), exist_ok=True)
         photos.write(job.mask(name), cutouts.binary_mask(mask, THRESHOLD))
     os.makedirs(os.path.dirname(job.sheet(number)), exist_ok=True)
     some = Layers(*(layer[:_SHOWN] for layer in layers))
-    sheets.save_png(reconstruction_sheet(np.stack(squares[:_SHOWN]), some), job.sheet(number))
+    sheets.save_png(reconstruction_sheet(chunk.squares[:_SHOWN], some), job.sheet(number))
     if job.save_encoders:
         os.makedirs(os.path.dirname(job.encoder(number)), exist_ok=True)
         segmenters.save(segmenter, job.encoder(number), overwrite=True)
@@ -189,8 +232,8 @@ def _encode_chunk(
         "chunk": number,
         **dataclasses.asdict(summary),
         "coverage": float(np.mean(layers.mask)),
-        "names": read,
-        "unreadable": unreadable,
+        "names": chunk.names,
+        "unreadable": chunk.unreadable,
     }
     os.makedirs(os.path.dirname(job.record(number)), exist_ok=True)
     write_text(job.record(number), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
