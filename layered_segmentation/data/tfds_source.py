@@ -12,6 +12,7 @@ the split. Every dataset with a feature `image` will do; it is read from the fil
 prepared, whether or not the code of its builder is installed.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from layered_segmentation.data import photos
 from layered_segmentation.data.photo_source import Encoded, PhotoSource, encoded_file
@@ -195,7 +197,8 @@ def _open(origin: str, name: str, data_dir: str) -> Any:
 
     where = data_dir or os.path.expanduser(tfds.core.constants.DATA_DIR)
     try:
-        builder = read_only_builder.builder_from_files(name, data_dir=where)
+        with _quiet():
+            builder = read_only_builder.builder_from_files(name, data_dir=where)
     except tfds.core.DatasetNotFoundError:
         raise UserError(f"{origin}: {_not_prepared(name, where)}") from None
     except (ValueError, KeyError, OSError) as error:
@@ -267,9 +270,10 @@ def _files(origin: str, part: Part, builder: Any, count: int) -> Iterator[bytes]
     )
     # Shards one after another: by default TFDS reads several in turn.
     one_by_one = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    dataset = builder.as_dataset(
-        split=part.instruction, decoders=decoders, read_config=one_by_one, shuffle_files=False
-    )
+    with _quiet():
+        dataset = builder.as_dataset(
+            split=part.instruction, decoders=decoders, read_config=one_by_one, shuffle_files=False
+        )
     found = 0
     try:
         for example in dataset.take(count).as_numpy_iterator():
@@ -285,6 +289,17 @@ def _files(origin: str, part: Part, builder: Any, count: int) -> Iterator[bytes]
             f"{origin}: {part} is damaged after image {found:,} in {builder.data_dir} ({reason}); "
             "remove that directory and prepare the dataset again"
         ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS's warnings about its own code from the user."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _import_tfds() -> Any:
