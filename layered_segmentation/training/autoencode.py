@@ -94,7 +94,7 @@ class Autoencoder:
     Args:
         generator: The run's averaged generator.
         discriminator: The run's discriminator.
-        config: The run's config: its `encoder` section and `train.seed`.
+        config: The run's config: its `encoder` section, `train.seed` and `data.aspect`.
 
     Raises:
         UserError: The generator draws no mask.
@@ -108,7 +108,7 @@ class Autoencoder:
             generator, config.encoder.input_resolution, config.encoder.max_channels
         )
         self._encoder = self._backbone.encoder
-        self.segmenter = segmenters.create_encoder(self._backbone)
+        self.segmenter = segmenters.create_encoder(self._backbone, config.data.aspect)
         _initialise(self._encoder, self._seed)
         self._encoder.dense.bias.assign(ops.reshape(generator.mean_codes(), (-1,)))
         self._first_weights = [np.array(weight) for weight in self._encoder.get_weights()]

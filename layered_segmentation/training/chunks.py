@@ -219,7 +219,7 @@ def _finish(job: ChunkJob, chunk: _Chunk, training: Training, autoencoder: Autoe
     segmenter, number = autoencoder.segmenter, chunk.number
     layers = segmenter.predict_layers(chunk.squares)
     for name, (height, width), mask in zip(chunk.names, chunk.sizes, layers.mask, strict=True):
-        mask = ops.convert_to_numpy(segmenters.resize_masks(mask[None], height, width))[0, ..., 0]
+        mask = ops.convert_to_numpy(segmenter.restore(mask[None], height, width))[0, ..., 0]
         os.makedirs(os.path.dirname(job.mask(name)), exist_ok=True)
         photos.write(job.mask(name), cutouts.binary_mask(mask, THRESHOLD))
     os.makedirs(os.path.dirname(job.sheet(number)), exist_ok=True)
