@@ -14,7 +14,11 @@ PACKAGES = [
     "layered_segmentation.configs",
     "layered_segmentation.export",
 ]
-DATASETS = ["tensorflow-datasets>=4.9.10,<5", "lmdb>=1.7,<4"]  # LSUN's archives are LMDBs
+DATASETS = [
+    "tensorflow-datasets>=4.9.10,<5",
+    "importlib_resources>=5,<8",  # tensorflow-datasets imports it and does not say so
+    "lmdb>=1.7,<4",  # LSUN's archives are LMDBs
+]
 
 
 def _read(path: str) -> str:
