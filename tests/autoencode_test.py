@@ -5,19 +5,16 @@ import types
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
+from tiny_networks import tiny_config, tiny_networks
 
-from layered_segmentation import config as configs
 from layered_segmentation import losses
 from layered_segmentation.composite import compose
 from layered_segmentation.data.shapes import Shapes
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation.reconstructions import reconstruction_sheet
 from layered_segmentation.evaluation.sheets import to_uint8
-from layered_segmentation.models import encoder
 from layered_segmentation.models import segmenter as segmenters
-from layered_segmentation.models.discriminator import Discriminator
 from layered_segmentation.models.generator import LayeredGenerator
 from layered_segmentation.training import autoencode, chunks, sampling
 from layered_segmentation.training.run_directory import RunDirectory
@@ -25,48 +22,7 @@ from layered_segmentation.training.run_directory import RunDirectory
 STEPS = 120
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shallow_resnet():
-    """Half as deep, since tracing its graph is most of what these tests cost."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "_BLOCKS", (1, 1, 1, 1))
-        yield
-
-
-@pytest.fixture
-def eagerly():
-    """Runs what would be traced: a few steps do not pay for their graph."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-def tiny_config(**changes):
-    config = configs.Config()
-    config.data = dataclasses.replace(config.data, name="shapes", limit=12)
-    config.gan = dataclasses.replace(
-        config.gan, resolution=16, latent_dim=8, mapping_layers=2, max_channels=8
-    )
-    settings = {"batch": 8, "input_resolution": 16, "max_channels": 64, "learning_rate": 1e-3}
-    config.encoder = configs.EncoderConfig(**{**settings, **changes})
-    return config
-
-
-def tiny_networks(config):
-    gan = config.gan
-    generator = LayeredGenerator(gan.variant, gan.resolution, gan.latent_dim, 2, gan.max_channels)
-    discriminator = Discriminator(gan.resolution, gan.max_channels)
-    for network in (generator, discriminator):
-        for index, weight in enumerate(network.trainable_variables):
-            if weight.name in ("kernel", "constant"):
-                weight.assign(tf.random.stateless_normal(weight.shape, (index, 1)))
-    # Soft textures on a dark ground and a light object: scenes in range, with masks to be seen.
-    for synthesis, level in zip(generator.syntheses, (-0.6, 0.6), strict=True):
-        head = synthesis.to_image[-1]
-        head.kernel.assign(head.kernel * np.array([0.1, 0.1, 0.1, 1.0][: head.channels]))
-        head.bias.assign(np.array([level, level, level, 0.0][: head.channels]))
-    generator.update_mean_styles(tf.random.stateless_normal([500, 8], (3, 3)))
-    return generator, discriminator
+pytestmark = pytest.mark.usefixtures("shallow_resnet")
 
 
 def ious(ours, theirs):
@@ -115,7 +71,7 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained():
+def trained(shallow_resnet):
     return Trained()
 
 
@@ -235,7 +191,7 @@ def compose_layers(mask):
 
 
 @pytest.fixture(scope="module")
-def trained_run(tmp_path_factory):
+def trained_run(shallow_resnet, tmp_path_factory):
     config = tiny_config()
     run = RunDirectory(str(tmp_path_factory.mktemp("runs") / "run"))
     run.create_or_resume(config)

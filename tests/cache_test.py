@@ -3,7 +3,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -157,17 +156,7 @@ def test_shapes_average_down_from_the_largest_side():
     assert scenes.identity() != Shapes(seed=3, count=5).identity()
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a tmpfs cannot be mounted here")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
+@pytest.mark.parametrize("small_disk", ["12k"], indirect=True)
 @pytest.mark.parametrize("is_known", [True, False], ids=["before", "on the way"])
 def test_a_full_disk_is_one_error_that_names_the_setting(small_disk, monkeypatch, is_known):
     if not is_known:  # a quota, or another process that takes what was free

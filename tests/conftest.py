@@ -1,6 +1,7 @@
 import dataclasses
 import importlib
 import os
+import subprocess
 import sys
 
 os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND", "tensorflow")
@@ -79,3 +80,40 @@ def read_events():
         return found
 
     return read
+
+
+@pytest.fixture
+def small_disk(request, tmp_path):
+    """A disk of its own, of the size that the test asks for by `indirect` or 96 KB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = getattr(request, "param", "96k")
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture(scope="module")
+def shallow_resnet():
+    """Half as deep, since tracing and loading its layers is most of what its tests cost."""
+    from layered_segmentation.models import encoder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, "_BLOCKS", (1, 1, 1, 1))
+        yield
+
+
+@pytest.fixture
+def eagerly():
+    """Runs what would be traced: a few steps do not pay for their graph."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

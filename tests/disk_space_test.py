@@ -4,8 +4,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 TINY = [
     "--config=quickstart",
     "--set=data.limit=64",
@@ -16,21 +14,6 @@ TINY = [
     "--set=schedule.images_at={8: 640}",
     "--set=train.checkpoint_every=128",
 ]
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(disk)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_training_on_a_full_disk_says_so(small_disk):

@@ -4,7 +4,6 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from layered_segmentation.composite import compose
 from layered_segmentation.data.photos import write
@@ -20,20 +19,7 @@ from layered_segmentation.models.segmenter import EncoderSegmenter, LayeredSegme
 RESNET_18 = encoders._BLOCKS
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shallow_resnet():
-    """Half as deep, since tracing and loading its layers is most of what these tests cost."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoders, "_BLOCKS", (1, 1, 1, 1))
-        yield
-
-
-@pytest.fixture
-def eagerly():
-    """Runs what Keras would trace: one pass through a model does not pay for its graph."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("shallow_resnet")
 
 
 def normal(*shape, seed=0):

@@ -96,7 +96,7 @@ def test_messages_do_not_show_buffers():
 
 def test_only_a_few_photos_are_decoded_ahead(monkeypatch):
     """However slowly squares are taken: what is alive does not grow with the source."""
-    total = 40 * photo_source._AHEAD
+    total = 40 * photo_source.AHEAD
     data = encode(np.zeros((20, 20, 3), np.uint8), format="PNG")
     lock, read, decoded, taken, most = threading.Lock(), [0], [0], 0, 0
 
@@ -116,7 +116,7 @@ def test_only_a_few_photos_are_decoded_ahead(monkeypatch):
         taken += 1
         most = max(most, read[0] - taken, decoded[0] - taken)
     assert taken == decoded[0] == total
-    assert 0 < most <= photo_source._AHEAD
+    assert 0 < most <= photo_source.AHEAD
 
 
 def test_results_come_in_order_whoever_is_first():

@@ -4,7 +4,6 @@ import fcntl
 import io
 import os
 import shutil
-import subprocess
 import zipfile
 
 import cub_files
@@ -278,21 +277,7 @@ def test_bad_flags_are_one_clear_line(layerseg, tmp_path, monkeypatch, dataset, 
     assert is_clean(tmp_path / "data")
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
+@pytest.mark.parametrize("small_disk", ["256k"], indirect=True)
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_a_full_disk_says_so_and_leaves_no_dataset(layerseg, tmp_path, small_disk, kind):
     values = lmdb_files.photos(100, side=60, format="PNG")  # 1.2 MB
@@ -314,6 +299,7 @@ def test_a_full_disk_says_so_and_leaves_no_dataset(layerseg, tmp_path, small_dis
     assert is_clean(small_disk)
 
 
+@pytest.mark.parametrize("small_disk", ["256k"], indirect=True)
 def test_the_disk_fills_while_an_archive_is_unpacked(
     layerseg, archive, tmp_path, small_disk, monkeypatch
 ):

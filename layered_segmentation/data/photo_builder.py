@@ -12,15 +12,13 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from layered_segmentation.data.photo_source import MOST_SKIPPED, in_order, some
+from layered_segmentation.data.photo_source import AHEAD, MOST_SKIPPED, THREADS, in_order, some
 from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
 
 SHARD_BYTES = 64 << 20  # of sources; what TFDS's writer holds in memory at once
 
 _NAMED = 10  # entries that may be unusable before a share is judged
-_THREADS = min(16, 2 + (os.cpu_count() or 2))  # decoding releases the interpreter's lock
-_AHEAD = 4 * _THREADS
 
 
 class Unusable(NamedTuple):
@@ -60,10 +58,9 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     `DownloadConfig(max_examples_per_split=N)`, on the command line `tfds build
     --max_examples_per_split=N`, takes each split's first N images and reads no further: what the
     slice `[:N]` of the whole dataset has. Entries that cannot be decoded are left out and counted,
-    up to 5 %; more is an error. Both are written
-    to the dataset's metadata: `limit`, and by split `entries` (how many were taken), `skipped`
-    (names and reasons) and `source` (all its entries, and their bytes). A dataset gets its name
-    only when all its records were read back.
+    up to 5 %; more is an error. Both are written to the dataset's metadata: `limit`, and by split
+    `entries` (how many were taken), `skipped` (names and reasons) and `source` (all its entries,
+    and their bytes). A dataset gets its name only when all its records were read back.
     """
 
     def __init__(self, *, source: str = "", show_progress: bool = False, **options: Any):
@@ -157,13 +154,13 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         taken = usable = 0
         with (
             Bar(count, what, "image", self._show_progress) as bar,
-            concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
+            concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
         ):
             # Again only if some were left out: behind what is asked for nothing is touched.
             while usable < count and taken < entries.total:
                 end = min(taken + count - usable, entries.total)
                 calls = itertools.islice(entries.read(end), taken, None)
-                for result in in_order(pool, lambda call: call(), calls, _AHEAD):
+                for result in in_order(pool, lambda call: call(), calls, AHEAD):
                     if isinstance(result, Unusable):
                         skipped.append(result)
                         if len(skipped) > most:  # enough to name

@@ -19,8 +19,8 @@ from layered_segmentation.progress import Bar
 MOST_SKIPPED = 0.05  # a larger share of unusable photos is an error
 
 _NAMED = 10  # photos that a message names
-_THREADS = min(16, 2 + (os.cpu_count() or 2))  # decoding releases the interpreter's lock
-_AHEAD = 4 * _THREADS  # photos being decoded, or decoded and not yet taken
+THREADS = min(16, 2 + (os.cpu_count() or 2))  # decoding releases the interpreter's lock
+AHEAD = 4 * THREADS  # photos being decoded, or decoded and not yet taken
 _PROGRESS_FROM = 500  # photos; fewer are decoded before a bar is read
 
 _Item = TypeVar("_Item")
@@ -107,9 +107,9 @@ class PhotoSource(abc.ABC):
         most = max(int(MOST_SKIPPED * total), _NAMED)
         with (
             Bar(total, "decoding photos", "photo", visible=total >= _PROGRESS_FROM) as bar,
-            concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
+            concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
         ):
-            for name, squares in in_order(pool, decode, self.encoded(), _AHEAD):
+            for name, squares in in_order(pool, decode, self.encoded(), AHEAD):
                 bar.update()
                 if squares is not None and not isinstance(squares, Exception):
                     yield tuple(squares)
@@ -224,6 +224,6 @@ def _decode(
     decisive = max(width, height) if aspect == "pad" else min(width, height)
     if decisive < least:
         return None
-    # Not `draft`, which decodes a JPEG reduced: squares would differ by up to 8 levels.
+    # Not `draft`, which decodes a JPEG reduced: squares would differ by more than 2 levels.
     image = photos.open_rgb(encoded_file(photo), photo.name)
     return [to_square(image, side, aspect) for side in sides]
