@@ -57,6 +57,9 @@ _REFINE = flags.DEFINE_enum(
     ["none", "guided", "grabcut"],
     "How the mask is fitted to the photo's edges at the photo's own size.",
 )
+_LOOKS = flags.DEFINE_integer(
+    "looks", 1, "2: what is found is segmented again from a crop around it.", 1, 2
+)
 _MARGIN = flags.DEFINE_float(
     "grabcut_margin", 0.05, "GrabCut reference: share of each side outside its box.", 0.0, 0.45
 )
@@ -125,7 +128,7 @@ def _measure_segmentation() -> None:
     pairs, protocol = _open_pairs()
     count = min(_LIMIT.value or len(pairs), len(pairs))
 
-    from layered_segmentation.evaluation import examples, scoring
+    from layered_segmentation.evaluation import examples, looks, scoring
     from layered_segmentation.evaluation.baselines import GrabCutSettings
     from layered_segmentation.progress import Bar
 
@@ -139,6 +142,7 @@ def _measure_segmentation() -> None:
             grabcut=GrabCutSettings(_MARGIN.value, _ITERATIONS.value, _SIDE.value),
         )
     results = scores.to_results(split=bool(_DETECTOR.value))
+    protocol += looks.PROTOCOL if _LOOKS.value == 2 else ""
     results = {"measure": "segmentation", **results, "protocol": protocol + results["protocol"]}
     sheet = examples.overview_sheet(predict, pairs, scores, _SHOWN)
     _write(out, results, scores, {SHEET: sheet})
@@ -284,13 +288,18 @@ def _held_out_scenes() -> "tuple[Sequence[Pair], str]":
 def _open_method(pairs: "Sequence[Pair]", count: int) -> "PredictPairs":
     """Opens what is scored, a segmenter or masks of the first `count` photos."""
     if not _PREDICTIONS.value:
+        from layered_segmentation.evaluation import looks
         from layered_segmentation.models import segmenter as segmenters
 
-        segmenter = segmenters.load(_SEGMENTER.value)
-        return lambda chunk: segmenter.predict_masks([pair.image for pair in chunk])
+        predict = segmenters.load(_SEGMENTER.value).predict_masks
+        return lambda chunk: looks.predict_masks(
+            predict, [pair.image for pair in chunk], _LOOKS.value
+        )
 
     from layered_segmentation.data.mask_folder import MaskFolder
 
+    if _LOOKS.value != 1:
+        raise UserError(f"--looks={_LOOKS.value}: it goes with --segmenter, not --predictions")
     predicted = MaskFolder(_PREDICTIONS.value, "--predictions")
     names = getattr(pairs, "files", None) or [pair.name for pair in pairs]
     predicted.require(names[:count])
@@ -365,7 +374,7 @@ def _require_free(out: str, names: list[str]) -> None:
 _DETECTION = (_DETECTOR, _CLASS, _SCORE, _INSTANCES)
 _SETTINGS = {
     "segmentation": (
-        _SEGMENTER, _PREDICTIONS, _IMAGES, _MASKS, _IGNORE, _REFINE, _LIMIT,
+        _SEGMENTER, _PREDICTIONS, _IMAGES, _MASKS, _IGNORE, _REFINE, _LOOKS, _LIMIT,
         _MARGIN, _ITERATIONS, _SIDE, *_DETECTION,
     ),
     "generated": (_RUN_DIR, _COUNT, _SEED, *_DETECTION),

@@ -29,6 +29,9 @@ _REFINE = flags.DEFINE_enum(
     ["none", "guided", "grabcut"],
     "How the mask is fitted to the photo's edges at the photo's own size.",
 )
+_LOOKS = flags.DEFINE_integer(
+    "looks", 1, "2: what is found is segmented again from a crop around it.", 1, 2
+)
 _THRESHOLD = flags.DEFINE_float(
     "threshold", 0.5, "Probability from which a pixel counts as the object.", 0.0, 1.0
 )
@@ -52,7 +55,7 @@ def main(argv: list[str]) -> int:
 
     from layered_segmentation import cutouts
     from layered_segmentation.data import photos
-    from layered_segmentation.evaluation import refine
+    from layered_segmentation.evaluation import looks, refine
     from layered_segmentation.models import segmenter as segmenters
     from layered_segmentation.progress import Bar
 
@@ -67,7 +70,9 @@ def main(argv: list[str]) -> int:
                     batch.append((name, photos.read(os.path.join(root, name))))
                 except photos.UnreadableImage as error:
                     unreadable.append(str(error))
-            masks = segmenter.predict_masks([image for _, image in batch])
+            masks = looks.predict_masks(
+                segmenter.predict_masks, [image for _, image in batch], _LOOKS.value
+            )
             for (name, image), mask in zip(batch, masks, strict=True):
                 mask = refine.refine(image, mask, _REFINE.value)
                 os.makedirs(os.path.dirname(outputs[name]), exist_ok=True)
