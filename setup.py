@@ -45,6 +45,7 @@ setuptools.setup(
     packages=PACKAGES,
     package_data={
         "layered_segmentation": ["py.typed"],
+        "layered_segmentation.presets": ["*/*"],
         "layered_segmentation.configs": ["*.yaml", "*/*.yaml"],
         "layered_segmentation.data": ["checksums.tsv", "cub_classes.txt"],
         "layered_segmentation.evaluation": ["templates/*.html"],

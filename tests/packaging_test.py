@@ -33,6 +33,7 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_all_modules_configs_and_templates(wheel):
     expected = set()
+    kinds = (".py", ".yaml", ".html", ".tsv", ".txt", ".typed")
     for source, target in (
         ("layered_segmentation", "layered_segmentation"),
         ("configs", "layered_segmentation/configs"),
@@ -40,12 +41,14 @@ def test_the_wheel_holds_all_modules_configs_and_templates(wheel):
     ):
         for folder, _, files in os.walk(os.path.join(ROOT, source)):
             for file in files:
-                if file.endswith((".py", ".yaml", ".html", ".tsv", ".txt", ".typed")):
+                if file.endswith(kinds) or "presets" in folder.split(os.sep):
                     relative = os.path.relpath(
                         os.path.join(folder, file), os.path.join(ROOT, source)
                     )
                     expected.add(os.path.join(target, relative))
+    expected = {name for name in expected if "__pycache__" not in name}
     assert expected <= set(wheel.namelist())
+    assert "layered_segmentation/presets/layered_unet_flowers_64/model.weights.h5" in expected
     assert "layered_segmentation/configs/quickstart.yaml" in expected
 
 

@@ -215,10 +215,14 @@ def default_out(segmenter: str, predictions: str = "") -> str:
     Raises:
         UserError: The segmenter is not on this machine, so there is no place beside it.
     """
+    from layered_segmentation.models import presets
+
     if predictions:
         return os.path.join(os.path.dirname(os.path.abspath(predictions)), "evaluation")
     if "://" in segmenter:
         raise UserError(f"--segmenter={segmenter}: is not a local directory, so --out is needed")
+    if not os.path.isdir(segmenter) and segmenter in presets.names():
+        raise UserError(f"--segmenter={segmenter}: comes with the package, so --out is needed")
     if os.path.isdir(os.path.join(segmenter, "segmenter")):
         return os.path.join(segmenter, "evaluation")
     parent, preset = os.path.split(os.path.abspath(segmenter))

@@ -9,9 +9,11 @@ import keras
 import keras_hub
 import numpy as np
 from keras import ops
+from keras_hub.src.utils.preset_utils import register_presets
 
 from layered_segmentation.composite import Layers, compose
 from layered_segmentation.errors import UserError
+from layered_segmentation.models import presets
 from layered_segmentation.models.autoencoder import EncoderGeneratorBackbone
 from layered_segmentation.models.preprocessing import (
     EncoderSegmenterImageConverter,
@@ -264,7 +266,9 @@ def load(path: str) -> LayeredSegmenter:
     """Loads a segmenter from a run directory, a preset directory or a preset's address.
 
     Args:
-        path: RUN (with RUN/segmenter/), a preset directory, or `hf://…`, `kaggle://…`.
+        path: RUN (with RUN/segmenter/), a preset directory, the name of a preset that comes with
+            the package (`presets.names()`), or `hf://…`, `kaggle://…`. A directory goes before a
+            name.
 
     Raises:
         UserError: There is none, or it is not one of ours.
@@ -272,6 +276,8 @@ def load(path: str) -> LayeredSegmenter:
     preset = path
     if "://" not in path:
         preset = _find_preset(path)
+        if preset in presets.names():  # a directory, which KerasHub would take for its own
+            preset = os.path.join(os.curdir, preset)
     try:
         segmenter = keras_hub.models.ImageSegmenter.from_preset(preset)
     except (ValueError, TypeError, KeyError, OSError) as error:
@@ -309,6 +315,8 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
 
 
 def _find_preset(path: str) -> str:
+    if not os.path.lexists(path) and (directory := presets.packaged(path)):
+        return directory
     for candidate in (path, os.path.join(path, "segmenter")):
         if os.path.isfile(os.path.join(candidate, "task.json")):
             return candidate
@@ -321,4 +329,11 @@ def _find_preset(path: str) -> str:
             f"--segmenter={path}: neither a run directory (no config.yaml) nor a preset (no "
             "task.json)"
         )
-    raise UserError(f"--segmenter={path}: there is no such directory")
+    raise UserError(
+        f"--segmenter={path}: there is no such directory, and no such preset in the package "
+        f"({', '.join(presets.names())})"
+    )
+
+
+# `LayeredSegmenter.presets` lists them, and `ImageSegmenter.from_preset` finds them by name.
+register_presets(presets.catalogue(), UNetBackbone)
