@@ -14,12 +14,15 @@ DRAWN = 16  # scenes, where no images are given
 _DRAWN_SIDES = (48, 64, 97)  # a batch can hold one size only, so several are tried
 
 
-def images_to_compare(directory: str = "", limit: int = 32) -> list[np.ndarray]:
+def images_to_compare(
+    directory: str = "", limit: int = 32, flag: str = "--images"
+) -> list[np.ndarray]:
     """Returns images to compare on, uint8 [H, W, 3].
 
     Args:
         directory: Photos; procedural scenes are drawn if empty.
         limit: At most so many photos, spread evenly over the directory.
+        flag: What named the directory.
 
     Raises:
         UserError: The directory is missing or holds no readable image.
@@ -35,7 +38,7 @@ def images_to_compare(directory: str = "", limit: int = 32) -> list[np.ndarray]:
     from layered_segmentation.data import folder, photos
 
     if not os.path.isdir(directory):
-        raise UserError(f"--images={directory}: there is no such directory")
+        raise UserError(f"{flag}={directory}: there is no such directory")
     paths = photos.find(directory, [folder.MASKS])
     images = []
     for index in np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).astype(int)):
@@ -44,7 +47,7 @@ def images_to_compare(directory: str = "", limit: int = 32) -> list[np.ndarray]:
         except photos.UnreadableImage:
             continue
     if not images:
-        raise UserError(f"--images={directory}: holds no readable image")
+        raise UserError(f"{flag}={directory}: holds no readable image")
     return images
 
 
