@@ -49,7 +49,7 @@ setuptools.setup(
         "layered_segmentation.configs": ["*.yaml", "*/*.yaml"],
         "layered_segmentation.data": ["checksums.tsv", "cub_classes.txt"],
         "layered_segmentation.evaluation": ["templates/*.html"],
-        "layered_segmentation.export": ["*.md"],
+        "layered_segmentation.export": ["*.md", "mobile/*.md"],
     },
     install_requires=[
         "tensorflow>=2.21,<2.22",

@@ -1,0 +1,57 @@
+// Drives the page in headless Chromium: node mobile_page.mjs CHROMIUM PROFILE ADDRESS PHOTO OUT
+import { createRequire } from "node:module";
+import { readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const web = join(dirname(fileURLToPath(import.meta.url)), "..", "export", "mobile", "web");
+const { chromium } = createRequire(join(web, "package.json"))("playwright-core");
+const [executablePath, profile, address, photo, out] = process.argv.slice(2);
+const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"].concat(
+  ["--disable-background-networking", "--disable-component-update", "--disable-sync"],
+);
+const context = await chromium.launchPersistentContext(profile, {
+  executablePath, args, headless: true, viewport: { width: 1280, height: 800 },
+});
+const page = await context.newPage();
+const foreign = [];
+page.on("request", (request) => {
+  if (!/^(blob:|data:)/.test(request.url()) && !request.url().startsWith(address)) {
+    foreign.push(request.url());
+  }
+});
+const said = () => page.locator("#status").textContent();
+const settled = (text) =>
+  page.waitForFunction((t) => document.getElementById("status").textContent.includes(t), text);
+
+await page.goto(address);
+await settled("Ready");
+await page.setInputFiles("#file", { name: "a.txt", mimeType: "text/plain", buffer: Buffer.from("x") });
+await settled("not an image");
+const refusal = await said();
+await page.setInputFiles("#file", photo);
+await page.locator("#result").waitFor({ state: "visible" });
+const answer = await said();
+await page.screenshot({ path: join(out, "desktop.png"), fullPage: true });
+await page.setViewportSize({ width: 390, height: 844 });
+const overflows = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+await page.screenshot({ path: join(out, "phone.png"), fullPage: true });
+for (const id of ["mask", "cutout"]) {
+  const [download] = await Promise.all([
+    page.waitForEvent("download"), page.locator(`#save-${id}`).press("Enter"),
+  ]);
+  await download.saveAs(join(out, `${id}.png`));
+}
+const pixels = JSON.parse(readFileSync(join(out, "pixels.json"), "utf8"));
+const masks = await page.evaluate(async (rgb) => {
+  const { ready, run } = window.segmenter;
+  return Array.from(await run(await ready, Float32Array.from(rgb)));
+}, pixels);
+await page.route("**/segmenter.tflite", (route) => route.abort());
+await page.reload();
+await settled("cannot be loaded");
+const broken = await said();
+await context.close();
+writeFileSync(
+  join(out, "answers.json"), JSON.stringify({ refusal, answer, broken, overflows, foreign, masks }),
+);
