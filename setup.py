@@ -49,7 +49,13 @@ setuptools.setup(
         "layered_segmentation.configs": ["*.yaml", "*/*.yaml"],
         "layered_segmentation.data": ["checksums.tsv", "cub_classes.txt"],
         "layered_segmentation.evaluation": ["templates/*.html"],
-        "layered_segmentation.export": ["*.md", "mobile/*.md"],
+        "layered_segmentation.export": [
+            "*.md",
+            "mobile/*.md",
+            "mobile/web/*.json",
+            "mobile/web/*.m[jd]*",
+            "mobile/web/src/*",
+        ],
     },
     install_requires=[
         "tensorflow>=2.21,<2.22",

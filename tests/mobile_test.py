@@ -14,7 +14,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from layered_segmentation.data.shapes import Shapes
-from layered_segmentation.export import tflite
+from layered_segmentation.export import quantize, tflite
 from layered_segmentation.models import segmenter as segmenters
 
 MOBILE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "export", "mobile")
@@ -54,6 +54,24 @@ def shape(text):
 def test_the_table_has_the_files_tensors(exported, readme):
     rows = re.findall(r"\| (?:input|output) \| `(\w+)` \| (\w+) \| \[([^]]+)\]", readme)
     assert {name: (kind, shape(sides)) for name, kind, sides in rows} == tensors(exported)
+
+
+def test_the_readme_says_how_to_read_int8(readme, tmp_path):
+    scenes = tmp_path / "scenes"
+    scenes.mkdir()
+    for index, scene in enumerate(Shapes(seed=1, count=4, split="test").load(SIDE)):
+        cv2.imwrite(str(scenes / f"{index}.png"), scene)
+    samples = quantize.representative_samples(str(scenes), SIDE)
+    content = tflite.convert(segmenters.create(8, SIDE), SIDE, "int8", samples)
+    run = Interpreter(model_content=content).get_signature_runner("serving_default")
+    (scale, zero), (divisor,) = (
+        re.search(r"\(scale (\d+), zero point (\d+)\)", readme).groups(),
+        re.search(r"`masks` divided by (\d+)", readme).groups(),
+    )
+    images, masks = run.get_input_details()["images"], run.get_output_details()["masks"]
+    assert images["dtype"] == masks["dtype"] == np.uint8
+    assert images["quantization"] == pytest.approx((float(scale), int(zero)))
+    assert masks["quantization"] == pytest.approx((1 / int(divisor), 0))
 
 
 @pytest.mark.parametrize("language", ["kotlin", "swift"])
@@ -99,10 +117,13 @@ def page(exported, tmp_path_factory):
         cv2.imwrite(photo, cv2.resize(scene[:, :, ::-1], (301, 200)))
     rgb = cv2.imread(photo)[:, :, ::-1]
     run = Interpreter(model_path=model).get_signature_runner("serving_default")
-    side = int(run.get_input_details()["images"]["shape"][1])
+    images = run.get_input_details()["images"]
+    side = int(images["shape"][1])
     squashed = cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA)
     (out / "pixels.json").write_text(json.dumps(squashed.ravel().tolist()))
-    masks = run(images=squashed[None].astype(np.float32))["masks"][0, :, :, 0]
+    masks = run(images=squashed[None].astype(images["dtype"]))["masks"][0, :, :, 0]
+    if masks.dtype == np.uint8:
+        masks = masks.astype(np.float32) / 256
     handler = functools.partial(Quiet, directory=str(out / "site"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -20,7 +20,7 @@ async function run({ model, input }, rgb) {
   const [result] = await model.run([tensor]);
   tensor.delete();
   const values = await result.data();
-  const mask = Float32Array.from(values, (value) => (bytes ? value / 255 : value));
+  const mask = Float32Array.from(values, (value) => (bytes ? value / 256 : value));
   result.delete();
   return mask;
 }
