@@ -1,8 +1,10 @@
 """Exports a segmenter as a SavedModel, for TF Serving.
 
 Writes OUT/N, N being the next free number, with the signature serving_default: uint8
-[B, H, W, 3] RGB of any size -> float32 masks [B, H, W, 1] in [0, 1] of the same size. It is loaded
-again and compared with the Keras model before it gets its number.
+[B, H, W, 3] RGB of any size -> float32 masks [B, H, W, 1] in [0, 1] of the same size; and the
+signature image_bytes: encoded JPEG or PNG photos, string [B], which may differ in size -> masks at
+the network's own side R, float32 [B, R, R, 1]. It is loaded again and both are compared with the
+Keras model before it gets its number.
 
 Example:
   python -m layered_segmentation.export.saved_model --segmenter=RUN --out=MODELS/layerseg
@@ -11,6 +13,7 @@ Example:
 import dataclasses
 import os
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -82,6 +85,7 @@ def export_saved_model(
             return np.stack(segmenter.predict_masks(batch))[..., None]
 
         difference = checks.largest_difference(exported, keras_masks, photos)
+        difference = max(difference, _bytes_difference(loaded, segmenter, photos))
         checks.require_close(difference, len(photos))
         side = segmenter.resolution
         one = np.zeros((1, side, side, 3), np.uint8)
@@ -116,11 +120,41 @@ def write(segmenter: "LayeredSegmenter", directory: str) -> None:
             masks = tf.image.resize(masks, size, antialias=True)
         return {"masks": tf.clip_by_value(masks, 0.0, 1.0)}
 
+    def image_bytes(bytes: Any) -> dict[str, Any]:  # the input's name is a contract
+        def prepare(encoded: Any) -> Any:
+            image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+            image.set_shape([None, None, 3])
+            return segmenter.prepare(image[None])[0]
+
+        side = segmenter.resolution
+        shape = tf.TensorSpec((side, side, 3), tf.float32)
+        prepared = tf.map_fn(prepare, bytes, fn_output_signature=shape)
+        return {"masks": segmenter(prepared, training=False)}
+
     archive = keras.export.ExportArchive()
     archive.track(segmenter)
     specification = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
     archive.add_endpoint("serving_default", serving_default, [specification])
+    encoded = tf.TensorSpec((None,), tf.string, name="bytes")
+    archive.add_endpoint("image_bytes", image_bytes, [encoded])
     archive.write_out(directory, verbose=False)
+
+
+def _bytes_difference(loaded: Any, segmenter: "LayeredSegmenter", photos: "Sequence[Any]") -> float:
+    """Returns how far the masks of encoded photos, all in one batch, are from Keras's."""
+    import cv2
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    encoded = [cv2.imencode(".png", photo[..., ::-1])[1].tobytes() for photo in photos]
+    ours = loaded.signatures["image_bytes"](bytes=tf.constant(encoded))["masks"].numpy()
+    prepared = np.concatenate(
+        [keras.ops.convert_to_numpy(segmenter.prepare(photo[None])) for photo in photos]
+    )
+    theirs = keras.ops.convert_to_numpy(segmenter(prepared, training=False))
+    difference = float(np.abs(ours - theirs).max())
+    return difference if np.isfinite(difference) else float("inf")
 
 
 def _next_version(out: str) -> int:

@@ -72,6 +72,34 @@ def test_the_saved_model_pads_as_its_segmenter_does(segmenter, tmp_path):
         assert np.allclose(masks, segmenter.predict(image), atol=1e-3) == is_square
 
 
+def test_the_saved_model_takes_encoded_photos_of_several_sizes(segmenter, exported):
+    serve = tf.saved_model.load(exported[0].path).signatures["image_bytes"]
+    large, small = scenes(64)[0, 10:40], scenes(23)[1]
+    grey = np.repeat(large[..., :1], 3, axis=-1)
+    encoded = [
+        tf.io.encode_png(large).numpy(),
+        tf.io.encode_jpeg(small, quality=100).numpy(),
+        tf.io.encode_png(large[..., :1]).numpy(),
+        tf.io.encode_png(np.dstack([large, np.full(large.shape[:2], 9, np.uint8)])).numpy(),
+    ]
+    masks = serve(bytes=tf.constant(encoded))["masks"].numpy()
+    decoded = tf.io.decode_jpeg(encoded[1]).numpy()
+    assert masks.shape == (4, 16, 16, 1)
+    for mask, image in zip(masks, (large, decoded, grey, large), strict=True):
+        expected = np.asarray(segmenter(segmenter.prepare(image[None]), training=False))
+        np.testing.assert_allclose(mask[None], expected, atol=checks.TOLERANCE)
+    assert np.abs(masks[0] - masks[1]).max() > 0.01
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        serve(bytes=tf.constant([b"no image"]))
+
+
+def test_a_wrong_signature_of_bytes_is_a_mismatch_too(segmenter, tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_model, "_bytes_difference", lambda *_: 0.5)
+    with pytest.raises(UserError, match=r"differ from the Keras model's by 0\.5"):
+        saved_model.export_saved_model(segmenter, str(tmp_path / "models"))
+    assert os.listdir(tmp_path) == []
+
+
 def test_the_tflite_file_gives_kerass_masks(segmenter, exported):
     runtime = Interpreter(model_path=exported[1].path, num_threads=1)
     run = runtime.get_signature_runner("serving_default")
