@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def measure(file: Run, keras: Run, images: Sequence[np.ndarray]) -> Agreement:
 
 
 def with_truth(
-    measured: Agreement, file: Run, keras: Run, pairs: Sequence[Pair], side: int
+    measured: Agreement, file: Run, keras: Run, pairs: Iterable[Pair], side: int
 ) -> Agreement:
     """Adds scores against true masks, by the protocol of `layerseg evaluate`."""
     from layered_segmentation.evaluation import scoring

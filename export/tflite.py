@@ -16,6 +16,7 @@ Example:
 """
 
 import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Sequence
@@ -147,8 +148,8 @@ def export_tflite(
     agreement.require(measured, quantize)
     latency = {}
     for threads in (1, 2):
-        timed = interpreter(content, threads)
-        latency[str(threads)] = list(agreement.latency(lambda timed=timed: timed(photos[0][None])))
+        one = functools.partial(interpreter(content, threads), photos[0][None])
+        latency[str(threads)] = list(agreement.latency(one))
     _write(content, out)
     return TFLiteExport(
         path=out,
