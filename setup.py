@@ -8,11 +8,13 @@ PACKAGE_DIR = {
     "layered_segmentation": "layered_segmentation",
     "layered_segmentation.configs": "configs",
     "layered_segmentation.export": "export",
+    "layered_segmentation.export.serving": "export/serving",
 }
 PACKAGES = [
     *setuptools.find_packages(include=["layered_segmentation", "layered_segmentation.*"]),
     "layered_segmentation.configs",
     "layered_segmentation.export",
+    "layered_segmentation.export.serving",
 ]
 DATASETS = [
     "tensorflow-datasets>=4.9.10,<5",
@@ -51,6 +53,7 @@ setuptools.setup(
         "layered_segmentation.evaluation": ["templates/*.html"],
         "layered_segmentation.export": [
             "*.md",
+            "serving/*.md",
             "mobile/*.md",
             "mobile/web/*.json",
             "mobile/web/*.m[jd]*",
@@ -72,6 +75,10 @@ setuptools.setup(
         "tqdm>=4.66,<5",
         "tensorboard>=2.20,<2.22",
         "ai-edge-litert>=2.1,<3",
+        "tensorflow-serving-api>=2.21,<2.22",  # messages only: warm-up requests, the client
+        "grpcio>=1.70,<2",
+        "requests>=2.32,<3",
+        "tenacity>=9,<10",
     ],
     extras_require={
         "test": [
@@ -84,6 +91,7 @@ setuptools.setup(
             "pre-commit>=4,<5",
             "jax>=0.7,<0.11",
             "scikit-image>=0.25,<0.27",
+            "openvino>=2026.0,<2027",  # a second runtime for what is exported
             *DATASETS,
             "dill>=0.4,<0.5",  # tfds.testing imports it
         ],

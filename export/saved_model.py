@@ -1,10 +1,14 @@
 """Exports a segmenter as a SavedModel, for TF Serving.
 
-Writes OUT/N, N being the next free number, with the signature serving_default: uint8
-[B, H, W, 3] RGB of any size -> float32 masks [B, H, W, 1] in [0, 1] of the same size; and the
-signature image_bytes: encoded JPEG or PNG photos, string [B], which may differ in size -> masks at
-the network's own side R, float32 [B, R, R, 1]. It is loaded again and both are compared with the
-Keras model before it gets its number.
+Writes OUT/N, N being the next free number, with the signatures serving_default: uint8
+[B, H, W, 3] RGB of any size -> float32 masks [B, H, W, 1] in [0, 1] of the same size; image_bytes:
+encoded JPEG or PNG photos, string [B], which may differ in size -> masks at the network's own side
+R, float32 [B, R, R, 1]; and, where a generator draws the mask, layers: uint8 [B, H, W, 3] ->
+float32 background, foreground, composite [B, R, R, 3] in about [-1, 1] and mask [B, R, R, 1]. It is
+loaded again, its operators are checked, its warm-up requests answered and all signatures compared
+with the Keras model before it gets its number.
+
+OUT/models.config is for --model_config_file; an existing one stays as it is.
 
 Example:
   python -m layered_segmentation.export.saved_model --segmenter=RUN --out=MODELS/layerseg
@@ -37,6 +41,9 @@ class SavedModelExport:
         difference: Largest difference of its masks to the Keras model's.
         images: How many images were compared.
         milliseconds: Median time of one image at the network's resolution, in this process.
+        signatures: Their names.
+        operators: TensorFlow's operators that it runs, sorted.
+        warmup: How many warm-up requests it carries.
     """
 
     path: str
@@ -44,6 +51,9 @@ class SavedModelExport:
     difference: float
     images: int
     milliseconds: float
+    signatures: list[str]
+    operators: list[str]
+    warmup: int
 
 
 def export_saved_model(
@@ -57,13 +67,14 @@ def export_saved_model(
         images: Directory of photos to compare on; procedural scenes if empty.
 
     Raises:
-        UserError: `out` is a file, no image can be read, or the masks differ from Keras's; no
-            version is added then.
+        UserError: `out` is a file, no image can be read, an operator is not TensorFlow's own, or
+            an output differs from Keras's; no version is added then.
     """
     import numpy as np
     import tensorflow as tf
 
-    from layered_segmentation.export import checks
+    from layered_segmentation.export import checks, operators
+    from layered_segmentation.export.serving import settings, warmup
 
     if os.path.exists(out) and not os.path.isdir(out):
         raise UserError(f"--out={out}: a file has this name; name a directory")
@@ -74,6 +85,10 @@ def export_saved_model(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         write(segmenter, partial)
+        run = operators.served(partial)
+        model = os.path.basename(os.path.abspath(out))
+        warmup.write(partial, segmenter, model)
+        settings.write_batching(partial)
         # Loaded from disk, without this package's classes, as a server does.
         loaded = tf.saved_model.load(partial)
         serve = loaded.signatures["serving_default"]
@@ -86,57 +101,44 @@ def export_saved_model(
 
         difference = checks.largest_difference(exported, keras_masks, photos)
         difference = max(difference, _bytes_difference(loaded, segmenter, photos))
+        if "layers" in loaded.signatures:
+            difference = max(difference, _layers_difference(loaded, segmenter, photos))
+        requests = warmup.replay(partial, loaded)
         checks.require_close(difference, len(photos))
         side = segmenter.resolution
         one = np.zeros((1, side, side, 3), np.uint8)
         milliseconds = checks.median_latency(lambda: exported(one))
         megabytes = _size(partial) / 1e6
+        settings.write_models(out, model)
         path = os.path.join(out, str(_next_version(out)))
         os.replace(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        if is_new and not os.listdir(out):
-            os.rmdir(out)
+        if is_new:
+            shutil.rmtree(out, ignore_errors=True)
         raise
-    return SavedModelExport(path, megabytes, difference, len(photos), milliseconds)
+    return SavedModelExport(
+        path=path,
+        megabytes=megabytes,
+        difference=difference,
+        images=len(photos),
+        milliseconds=milliseconds,
+        signatures=sorted(loaded.signatures),
+        operators=run,
+        warmup=requests,
+    )
 
 
 def write(segmenter: "LayeredSegmenter", directory: str) -> None:
     """Writes the SavedModel, unchecked."""
     import keras
-    import tensorflow as tf
 
-    from layered_segmentation.models.preprocessing import crop_from_square
-
-    def serving_default(images: Any) -> dict[str, Any]:
-        masks = segmenter(segmenter.prepare(images), training=False)
-        # As `segmenter.restore` does; keras.ops does not resize to a size known only at run time.
-        size = tf.shape(images)[1:3]
-        if segmenter.preprocessor.image_converter.pads:
-            side = tf.reduce_max(size)
-            masks = tf.image.resize(masks, [side, side], antialias=True)
-            masks = crop_from_square(masks, size[0], size[1])
-        else:
-            masks = tf.image.resize(masks, size, antialias=True)
-        return {"masks": tf.clip_by_value(masks, 0.0, 1.0)}
-
-    def image_bytes(bytes: Any) -> dict[str, Any]:  # the input's name is a contract
-        def prepare(encoded: Any) -> Any:
-            image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-            image.set_shape([None, None, 3])
-            return segmenter.prepare(image[None])[0]
-
-        side = segmenter.resolution
-        shape = tf.TensorSpec((side, side, 3), tf.float32)
-        prepared = tf.map_fn(prepare, bytes, fn_output_signature=shape)
-        return {"masks": segmenter(prepared, training=False)}
+    from layered_segmentation.export import signatures
 
     archive = keras.export.ExportArchive()
     archive.track(segmenter)
-    specification = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
-    archive.add_endpoint("serving_default", serving_default, [specification])
-    encoded = tf.TensorSpec((None,), tf.string, name="bytes")
-    archive.add_endpoint("image_bytes", image_bytes, [encoded])
+    for name, signature in signatures.of(segmenter).items():
+        archive.add_endpoint(name, signature.function, [signature.specification])
     archive.write_out(directory, verbose=False)
 
 
@@ -147,14 +149,37 @@ def _bytes_difference(loaded: Any, segmenter: "LayeredSegmenter", photos: "Seque
     import numpy as np
     import tensorflow as tf
 
+    from layered_segmentation.export import signatures
+    from layered_segmentation.models.segmenter import resize_masks
+
     encoded = [cv2.imencode(".png", photo[..., ::-1])[1].tobytes() for photo in photos]
     ours = loaded.signatures["image_bytes"](bytes=tf.constant(encoded))["masks"].numpy()
-    prepared = np.concatenate(
-        [keras.ops.convert_to_numpy(segmenter.prepare(photo[None])) for photo in photos]
-    )
-    theirs = keras.ops.convert_to_numpy(segmenter(prepared, training=False))
-    difference = float(np.abs(ours - theirs).max())
+    theirs = []
+    for photo in photos:
+        mask = segmenter(segmenter.prepare(photo[None]), training=False)
+        if segmenter.preprocessor.image_converter.pads:
+            side = segmenter.resolution
+            height, width = signatures.uncropped(photo.shape[0], photo.shape[1], side)
+            mask = resize_masks(segmenter.restore(mask, int(height), int(width)), side, side)
+        theirs.append(keras.ops.convert_to_numpy(mask))
+    difference = float(np.abs(ours - np.concatenate(theirs)).max())
     return difference if np.isfinite(difference) else float("inf")
+
+
+def _layers_difference(loaded: Any, segmenter: Any, photos: "Sequence[Any]") -> float:
+    """Returns how far the layers and their composite are from Keras's."""
+    import numpy as np
+    import tensorflow as tf
+
+    largest = 0.0
+    for photo in photos:
+        ours = loaded.signatures["layers"](images=tf.constant(photo[None]))
+        theirs = segmenter.predict_layers(photo[None])._asdict()
+        theirs["composite"] = segmenter.reconstruct(photo[None])
+        for name, expected in theirs.items():
+            difference = float(np.abs(ours[name].numpy() - expected).max())
+            largest = max(largest, difference if np.isfinite(difference) else float("inf"))
+    return largest
 
 
 def _next_version(out: str) -> int:
@@ -190,7 +215,10 @@ if __name__ == "__main__":
         done = export_saved_model(segmenters.load(_SEGMENTER.value), _OUT.value, _IMAGES.value)
         print(
             f"{done.path}: {done.megabytes:.2f} MB; masks differ from Keras by at most "
-            f"{done.difference:.1e} on {done.images} images; {done.milliseconds:.1f} ms an image"
+            f"{done.difference:.1e} on {done.images} images; {done.milliseconds:.1f} ms an image\n"
+            f"  signatures      {', '.join(done.signatures)}\n"
+            f"  operators       {len(done.operators)}: {', '.join(done.operators)}\n"
+            f"  warm-up         {done.warmup} requests"
         )
 
     app.run(main)

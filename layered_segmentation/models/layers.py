@@ -144,7 +144,9 @@ class EqualConv(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         kernel = self.kernel * self.scale
         if self.resample == "up" and self.fused:
-            kernel = ops.transpose(_four_shifts(ops.flip(kernel, (0, 1))), (0, 1, 3, 2))
+            # One axis at a time: OpenVINO reads no reversal of two.
+            kernel = ops.flip(ops.flip(kernel, 0), 1)
+            kernel = ops.transpose(_four_shifts(kernel), (0, 1, 3, 2))
             x = ops.conv_transpose(x, kernel, strides=2, padding="same")
         elif self.resample == "down" and self.fused:
             x = ops.conv(x, 0.25 * _four_shifts(kernel), strides=2, padding="same")

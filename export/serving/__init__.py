@@ -1,0 +1,1 @@
+"""What a model server and its clients need beside the SavedModel."""
