@@ -83,6 +83,10 @@ class GANConfig:
         gradient_penalty: λ of eq. 6.
         drift: ε of eq. 6.
         minibatch_std: Whether the discriminator sees the batch's standard deviation.
+        r1: Weight of R1, half the squared gradient of the real images' scores; 0 is off, as in
+            the paper.
+        augment: Strength of differentiable augmentation of all that the discriminator sees; 0 is
+            off, as in the paper, 1 the strength its authors give. For small sets of photos.
     """
 
     variant: str = "two_generators"
@@ -102,6 +106,8 @@ class GANConfig:
     gradient_penalty: float = 10.0
     drift: float = 0.001
     minibatch_std: bool = True
+    r1: float = 0.0
+    augment: float = 0.0
 
 
 @dataclasses.dataclass

@@ -69,6 +69,15 @@ def gradient_penalty(gradients: Any) -> Any:
     return ops.mean(ops.square(ops.sqrt(squares + 1e-12) - 1.0))
 
 
+def r1(gradients: Any) -> Any:
+    """Half the squared gradient norm, averaged (Mescheder et al. 2018, eq. 9, without its weight).
+
+    Args:
+        gradients: Float [B, H, W, 3], of the score with respect to the real images.
+    """
+    return 0.5 * ops.mean(ops.sum(ops.square(gradients), axis=(1, 2, 3)))
+
+
 def discriminator(
     real_score: Any, fake_score: Any, penalty: Any, penalty_weight: float, drift_weight: float
 ) -> Any:

@@ -59,8 +59,9 @@ def validate(config: "Config") -> None:
         gan.mask_size_most,
         f"more than gan.mask_size ({gan.mask_size:g}) and at most 1",
     )
-    for field in ("mask_size_weight", "mask_binary_weight", "gradient_penalty", "drift"):
+    for field in ("mask_size_weight", "mask_binary_weight", "gradient_penalty", "drift", "r1"):
         _require(getattr(gan, field) >= 0, f"gan.{field}", getattr(gan, field), "not negative")
+    _require(0 <= gan.augment <= 1, "gan.augment", gan.augment, "in [0, 1]")
 
     _require(
         schedule.images_per_stage >= 1,

@@ -74,7 +74,7 @@ def generator_draws(
             the first.
     """
     blocks = resolution.bit_length() - 2
-    seeds = _Seeds(seed, index, purpose)
+    seeds = Seeds(seed, index, purpose)
     latents = tf.random.stateless_normal([batch, 2, latent_dim], seeds.next())
     noise = []
     for block in range(blocks):
@@ -110,7 +110,7 @@ def step_draws(
         contrast_jitter: Half width of the contrast factor around 1.
     """
     generator = generator_draws(seed, images_seen, purpose, batch, resolution, latent_dim, mixing)
-    seeds = _Seeds(seed, images_seen, purpose, first=100)
+    seeds = Seeds(seed, images_seen, purpose, first=100)
     delta = round(shift * resolution)
     shifts = tf.random.stateless_uniform(
         [batch, 2], seeds.next(), -delta, delta + 1, dtype=tf.int32
@@ -138,7 +138,7 @@ def replica_share(draws: Any, replica: Any, replicas: int) -> Any:
     return tf.nest.map_structure(share, draws)
 
 
-class _Seeds:
+class Seeds:
     """Hands out seeds of a random stream, one a draw."""
 
     def __init__(self, seed: int, index: Any, purpose: Purpose, first: int = 0):

@@ -13,9 +13,14 @@ from layered_segmentation.models.discriminator import Discriminator
 from layered_segmentation.models.generator import LayeredGenerator
 from layered_segmentation.schedule import Stage, stages
 from layered_segmentation.training.adam import ProgressiveAdam
+from layered_segmentation.training.diff_augment import AugmentationDraws, augment
+from layered_segmentation.training.diff_augment import draw as draw_augmentations
 from layered_segmentation.training.draws import Purpose, StepDraws, replica_share, step_draws
 
 MAPPING_RATE = 0.01
+
+# Of real and of generated images; None where nothing is augmented.
+Augmentations = tuple[AugmentationDraws, AugmentationDraws] | None
 
 
 class LayeredGAN(keras.Model):
@@ -103,31 +108,40 @@ class LayeredGAN(keras.Model):
         """
         real, images_seen = data
         alpha = self._alpha(images_seen)
-        logs = self.discriminator_step(real, self._draws(images_seen, Purpose.DISCRIMINATOR), alpha)
-        logs |= self.generator_step(self._draws(images_seen, Purpose.GENERATOR), alpha)
+        for_d, for_g = Purpose.DISCRIMINATOR, Purpose.GENERATOR
+        logs = self.discriminator_step(
+            real, self._draws(images_seen, for_d), alpha, self._augmentations(images_seen, for_d)
+        )
+        logs |= self.generator_step(
+            self._draws(images_seen, for_g), alpha, self._augmentations(images_seen, for_g)
+        )
         self.update_average()
         return {**logs, "alpha": tf.convert_to_tensor(alpha, tf.float32) / self._replicas}
 
     def discriminator_step(
-        self, real: tf.Tensor, draws: StepDraws, alpha: tf.Tensor | float
+        self,
+        real: tf.Tensor,
+        draws: StepDraws,
+        alpha: tf.Tensor | float,
+        augmentations: Augmentations = None,
     ) -> dict[str, tf.Tensor]:
         """Updates the discriminator (eq. 6)."""
         gan = self.config.gan
         fake, _ = self.composite(draws, alpha)
+        if augmentations:
+            real, fake = augment(real, augmentations[0]), augment(fake, augmentations[1])
         mixed = losses.interpolate(real, fake, draws.zeta)
         variables = self.discriminator.stage_variables(self.stage.resolution)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in variables])
             both = tf.concat([real, fake], axis=0)  # one pass is faster than two
             real_score, fake_score = tf.split(self.discriminator(both, alpha=alpha, batches=2), 2)
-            with tf.GradientTape(watch_accessed_variables=False) as inner:
-                inner.watch(mixed)
-                mixed_score = self.discriminator(mixed, alpha=alpha)
-            gradients = tf.cast(inner.gradient(mixed_score, mixed), tf.float32)
-            penalty = losses.gradient_penalty(gradients)
+            penalty = losses.gradient_penalty(self._score_gradients(mixed, alpha))
             loss = losses.discriminator(
                 real_score, fake_score, penalty, gan.gradient_penalty, gan.drift
             )
+            if gan.r1:
+                loss += gan.r1 * losses.r1(self._score_gradients(real, alpha))
             loss, scaled = self._scale(loss, self.discriminator_optimizer)
         self._apply(tape.gradient(scaled, [v.value for v in variables]), variables, False)
         distance = tf.reduce_mean(real_score) - tf.reduce_mean(fake_score)
@@ -137,13 +151,24 @@ class LayeredGAN(keras.Model):
             "gradient_penalty": gan.gradient_penalty * penalty / self._replicas,
         }
 
-    def generator_step(self, draws: StepDraws, alpha: tf.Tensor | float) -> dict[str, tf.Tensor]:
+    def _score_gradients(self, images: tf.Tensor, alpha: tf.Tensor | float) -> tf.Tensor:
+        """Returns the gradients of the images' scores with respect to the images, float32."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(images)
+            score = self.discriminator(images, alpha=alpha)
+        return tf.cast(tape.gradient(score, images), tf.float32)
+
+    def generator_step(
+        self, draws: StepDraws, alpha: tf.Tensor | float, augmentations: Augmentations = None
+    ) -> dict[str, tf.Tensor]:
         """Updates the generator (eq. 5); the mask losses act on the shifted mask."""
         gan = self.config.gan
         variables = self.generator.stage_variables(self.stage.resolution)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in variables])
             fake, mask = self.composite(draws, alpha)
+            if augmentations:
+                fake = augment(fake, augmentations[1])
             score = self.discriminator(fake, alpha=alpha)
             size = losses.mask_size(mask, gan.mask_size, gan.mask_size_most)
             binary = losses.mask_binary(mask)
@@ -258,6 +283,18 @@ class LayeredGAN(keras.Model):
             gan.shift,
             gan.contrast_jitter,
         )
+        return self._share(draws)
+
+    def _augmentations(self, images_seen: tf.Tensor, purpose: Purpose) -> Augmentations:
+        strength, stage = self.config.gan.augment, self.stage
+        if not strength:
+            return None
+        seed = self.config.train.seed
+        return self._share(
+            draw_augmentations(seed, images_seen, purpose, stage.batch, stage.resolution, strength)
+        )
+
+    def _share(self, draws: Any) -> Any:
         context = tf.distribute.get_replica_context()
         replica = context.replica_id_in_sync_group if context is not None else 0
         return replica_share(draws, replica, self._replicas)
