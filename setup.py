@@ -91,6 +91,7 @@ setuptools.setup(
             "pre-commit>=4,<5",
             "jax>=0.7,<0.11",
             "scikit-image>=0.25,<0.27",
+            "grain>=0.2.16,<0.3",  # imported by the test case of KerasHub
             "openvino>=2026.0,<2027",  # a second runtime for what is exported
             *DATASETS,
             "dill>=0.4,<0.5",  # tfds.testing imports it

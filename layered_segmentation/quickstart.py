@@ -176,6 +176,7 @@ def _train(chain: Chain, directory: RunDirectory, devices: Sequence[str]) -> dic
 
 
 def _distill(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
+    from layered_segmentation.models import model_card
     from layered_segmentation.models import segmenter as segmenters
     from layered_segmentation.training import distill
 
@@ -183,7 +184,9 @@ def _distill(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
     side = config.student.resolution or config.gan.resolution
     unlabelled = distill.training_photos(config, side)
     segmenter, summary = distill.distill(directory.load_generator(), config, photos=unlabelled)
-    segmenters.save(segmenter, directory.segmenter, overwrite=True)
+    facts = {"steps": summary.steps, "seed": config.train.seed}
+    card = model_card.draft(config, segmenter.resolution, segmenter.count_params(), facts)
+    segmenters.save(segmenter, directory.segmenter, overwrite=True, card=card)
     print(
         f"distilled {summary.steps:,} steps, {summary.images_per_second:,.1f} images/s", flush=True
     )

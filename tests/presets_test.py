@@ -121,9 +121,30 @@ def test_a_damaged_preset_is_refused(tmp_path, monkeypatch, fault):
         segmenters.load(FLOWERS)
 
 
-def test_checksums_round_trip(tmp_path):
-    segmenters.save(segmenters.create(8, 16), str(tmp_path / "mine"))
+def test_ones_own_presets_carry_checksums(tmp_path):
+    mine = str(tmp_path / "mine")
+    segmenters.save(segmenters.create(8, 16), mine)
+    presets.verify(mine, "write it")
+    (tmp_path / "mine" / "notes.txt").write_text("one's own files are no damage")
+    segmenters.load(mine).save_to_preset(mine)  # as Keras's users do; the sums go with it
+    assert segmenters.load(mine).resolution == 16
+    with open(os.path.join(mine, "model.weights.h5"), "ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match=r"model\.weights\.h5: its SHA-256 is .* copy it again"):
+        segmenters.load(mine)
+    os.remove(os.path.join(mine, presets.CHECKSUMS))
     with pytest.raises(UserError, match=r"checksums\.json: cannot be read"):
-        presets.verify(str(tmp_path / "mine"), "write it")
-    presets.write_checksums(str(tmp_path / "mine"))
-    presets.verify(str(tmp_path / "mine"), "write it")
+        presets.verify(mine, "write it")
+
+
+def test_an_edited_card_outlives_the_segmenter_that_it_described(tmp_path):
+    mine = tmp_path / "mine"
+    segmenters.save(segmenters.create(8, 16), str(mine), card="first draft")
+    segmenters.save(segmenters.create(8, 16), str(mine), overwrite=True, card="second draft")
+    assert (mine / presets.CARD).read_text() == "second draft"
+    assert not (mine / "README.old.md").exists()  # nobody had worked on the first
+    (mine / presets.CARD).write_text("my own words")
+    segmenters.save(segmenters.create(8, 16), str(mine), overwrite=True, card="third draft")
+    assert (mine / presets.CARD).read_text() == "third draft"
+    assert (mine / "README.old.md").read_text() == "my own words"
+    segmenters.load(str(mine))

@@ -83,6 +83,7 @@ def _dataset(run: "RunDirectory", config: configs.Config) -> int:
             "replace it"
         )
     from layered_segmentation.evaluation import reconstructions, sheets
+    from layered_segmentation.models import model_card
     from layered_segmentation.models import segmenter as segmenters
     from layered_segmentation.progress import Bar
     from layered_segmentation.training import autoencode
@@ -97,7 +98,9 @@ def _dataset(run: "RunDirectory", config: configs.Config) -> int:
                 photos, config.data.mirror, tick=lambda note: bar.update(note=note)
             )
         segmenter = autoencoder.segmenter
-        segmenters.save(segmenter, run.encoder, overwrite=_OVERWRITE.value)
+        facts = {"iterations": config.encoder.iterations, "seed": config.train.seed}
+        card = model_card.draft(config, side, segmenter.count_params(), facts)
+        segmenters.save(segmenter, run.encoder, overwrite=_OVERWRITE.value, card=card)
     layers = segmenter.predict_layers(photos[:_SHOWN])
     sheet = reconstructions.reconstruction_sheet(photos[:_SHOWN], layers)
     sheets.save_png(sheet, os.path.join(run.path, SHEET))

@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
         )
     generator = run.load_generator()
 
+    from layered_segmentation.models import model_card
     from layered_segmentation.models import segmenter as segmenters
     from layered_segmentation.training import distill
 
@@ -47,7 +48,9 @@ def main(argv: list[str]) -> None:
     photos = distill.training_photos(config, side)
     with run.lock():
         segmenter, summary = distill.distill(generator, config, photos=photos)
-        segmenters.save(segmenter, run.segmenter, overwrite=_OVERWRITE.value)
+        facts = {"steps": summary.steps, "seed": config.train.seed}
+        card = model_card.draft(config, segmenter.resolution, segmenter.count_params(), facts)
+        segmenters.save(segmenter, run.segmenter, overwrite=_OVERWRITE.value, card=card)
     results = {
         **dataclasses.asdict(summary),
         "parameters": segmenter.count_params(),

@@ -18,6 +18,7 @@ VERBS = {
     "segment": "Writes masks and cut-outs for photos.",
     "evaluate": "Scores masks against true ones or a detector's, or images by FID.",
     "table": "Puts the paper's table 1, 2 or 3 beside the scores of own runs.",
+    "publish": "Uploads a segmenter with its model card to Hugging Face or Kaggle.",
     "convert": "Converts a checkpoint of the authors' PyTorch release to a run directory.",
     "grey_detector": "Trains a detector that sees no colour, to score generated embedded scenes.",
     "benchmark": "Measures training throughput on this machine.",

@@ -3,12 +3,15 @@
 import hashlib
 import json
 import os
+import shutil
 from typing import Any
 
 from layered_segmentation.errors import UserError
 
 CARD = "README.md"
 CHECKSUMS = "checksums.json"
+
+_OLD_CARD = "README.old.md"
 
 _PACKAGED = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "presets")
 
@@ -52,6 +55,33 @@ def catalogue() -> dict[str, dict[str, Any]]:
     return presets
 
 
+def write_card(directory: str, card: str) -> None:
+    """Writes a preset's model card and its checksums anew."""
+    with open(os.path.join(directory, CARD), "w", encoding="utf-8") as file:
+        file.write(card)
+    write_checksums(directory)
+
+
+def keep_edited_card(before: str, after: str) -> None:
+    """Takes a card that somebody has worked on over into the preset that replaces its own.
+
+    Args:
+        before: A preset that is about to be replaced; it need not exist.
+        after: The one that takes its place; the card becomes its README.old.md.
+    """
+    card = os.path.join(before, CARD)
+    if not os.path.isfile(card):
+        return
+    try:
+        with open(os.path.join(before, CHECKSUMS), encoding="utf-8") as file:
+            written = json.load(file).get(CARD)
+    except (OSError, ValueError, AttributeError):
+        written = None
+    if _checksums(before)[CARD] != written:
+        shutil.copyfile(card, os.path.join(after, _OLD_CARD))
+        write_checksums(after)
+
+
 def write_checksums(directory: str) -> None:
     """Writes the SHA-256 of every file of a preset into its checksums.json."""
     sums = _checksums(directory)
@@ -65,6 +95,8 @@ def write_checksums(directory: str) -> None:
 
 def verify(directory: str, advice: str) -> None:
     """Checks a preset's files against its checksums.json.
+
+    One's own may have more files, and another card, than when it was saved; a packaged one not.
 
     Args:
         directory: The preset.
@@ -80,7 +112,9 @@ def verify(directory: str, advice: str) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); {advice}") from error
     found = _checksums(directory)
-    for name in sorted(expected.keys() | found.keys()):
+    is_packaged = directory.startswith(_PACKAGED)
+    names = expected.keys() | found.keys() if is_packaged else expected.keys() - {CARD, _OLD_CARD}
+    for name in sorted(names):
         if name not in found:
             raise UserError(f"{os.path.join(directory, name)}: is missing; {advice}")
         if name not in expected:

@@ -162,6 +162,11 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
             return [mask[..., None] for mask in self.predict_masks(x)]
         return super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
 
+    def save_to_preset(self, preset_dir: str, *args: Any, **kwargs: Any) -> None:
+        """Writes a preset as KerasHub does, and the checksums of its files."""
+        super().save_to_preset(preset_dir, *args, **kwargs)
+        presets.write_checksums(preset_dir)
+
     def _batches(self, images: Any) -> Iterator[tuple[list[np.ndarray], Any]]:
         """Yields photos with what the network takes, a batch at a time."""
         for first in range(0, len(images), _BATCH):
@@ -238,8 +243,17 @@ def create_encoder(backbone: EncoderGeneratorBackbone, aspect: str = "squash") -
     return EncoderSegmenter(backbone, EncoderSegmenterPreprocessor(converter))
 
 
-def save(segmenter: LayeredSegmenter, directory: str, overwrite: bool = False) -> None:
+def save(
+    segmenter: LayeredSegmenter, directory: str, overwrite: bool = False, card: str = ""
+) -> None:
     """Writes a KerasHub preset; the directory appears only when it is complete.
+
+    Args:
+        segmenter: What to write.
+        directory: The preset's.
+        overwrite: Whether a preset that is there is replaced; a card in it that somebody has
+            worked on stays beside the new one.
+        card: Its model card; none if empty.
 
     Raises:
         UserError: The directory exists and `overwrite` is off.
@@ -253,6 +267,9 @@ def save(segmenter: LayeredSegmenter, directory: str, overwrite: bool = False) -
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         segmenter.save_to_preset(partial)
+        if card:
+            presets.write_card(partial, card)
+        presets.keep_edited_card(directory, partial)
         if os.path.lexists(directory):
             os.replace(directory, replaced)
         os.replace(partial, directory)
@@ -271,11 +288,11 @@ def load(path: str) -> LayeredSegmenter:
             name.
 
     Raises:
-        UserError: There is none, or it is not one of ours.
+        UserError: There is none, it is not one of ours, or a file of it is not what was saved.
     """
     preset = path
     if "://" not in path:
-        preset = _find_preset(path)
+        preset = find(path)
         if preset in presets.names():  # a directory, which KerasHub would take for its own
             preset = os.path.join(os.curdir, preset)
     try:
@@ -314,11 +331,22 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
 
 
-def _find_preset(path: str) -> str:
+def find(path: str, flag: str = "--segmenter") -> str:
+    """Returns the directory of a preset on this machine, its files checked.
+
+    Args:
+        path: As for `load`, but for addresses.
+        flag: What named it, for messages.
+
+    Raises:
+        UserError: There is none, or a file of it is not what was saved.
+    """
     if not os.path.lexists(path) and (directory := presets.packaged(path)):
         return directory
     for candidate in (path, os.path.join(path, "segmenter")):
         if os.path.isfile(os.path.join(candidate, "task.json")):
+            if os.path.isfile(os.path.join(candidate, presets.CHECKSUMS)):
+                presets.verify(candidate, "make it anew, or copy it again from where it is whole")
             return candidate
     if os.path.isfile(os.path.join(path, "config.yaml")):
         raise UserError(
@@ -326,11 +354,10 @@ def _find_preset(path: str) -> str:
         )
     if os.path.isdir(path):
         raise UserError(
-            f"--segmenter={path}: neither a run directory (no config.yaml) nor a preset (no "
-            "task.json)"
+            f"{flag}={path}: neither a run directory (no config.yaml) nor a preset (no task.json)"
         )
     raise UserError(
-        f"--segmenter={path}: there is no such directory, and no such preset in the package "
+        f"{flag}={path}: there is no such directory, and no such preset in the package "
         f"({', '.join(presets.names())})"
     )
 

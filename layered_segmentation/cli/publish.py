@@ -1,0 +1,82 @@
+"""Uploads a segmenter with its model card and checksums to Hugging Face or Kaggle.
+
+The card is the preset's README.md, which `layerseg distill` drafts, or --card. It must say what
+the data were, the settings, scores, protocol, limits and licence; scores and protocol are taken
+from --evaluation, a directory that `layerseg evaluate` wrote. --dry_run does all but the upload.
+
+Example:
+  layerseg publish --preset=RUN --evaluation=RUN/evaluation --to=hf://OWNER/NAME --dry_run
+"""
+
+import json
+import os
+
+from absl import flags
+
+from layered_segmentation.cli import app
+from layered_segmentation.errors import UserError
+
+_PRESET = flags.DEFINE_string(
+    "preset", None, "A preset directory, a run with a segmenter, or a packaged one.", required=True
+)
+_TO = flags.DEFINE_string(
+    "to", None, "hf://OWNER/NAME or kaggle://OWNER/MODEL/keras/VARIATION.", required=True
+)
+_CARD = flags.DEFINE_string("card", "", "The model card; the preset's README.md if empty.")
+_EVALUATION = flags.DEFINE_string(
+    "evaluation", "", "Directory of `layerseg evaluate`, whose scores go into the card."
+)
+_PRIVATE = flags.DEFINE_bool("private", False, "Make the repository a private one.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show the files and the card; upload nothing.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Put a new version on top of a model there.")
+
+RESUME = "part of it may be uploaded; run it again with --overwrite"
+
+
+def main(argv: list[str]) -> None:
+    """Publishes one preset."""
+    del argv
+    from layered_segmentation import publishing
+
+    publishing.require_address(_TO.value)
+
+    from layered_segmentation.models import model_card
+    from layered_segmentation.models import segmenter as segmenters
+
+    directory = segmenters.find(_PRESET.value, flag="--preset")
+    place, card = _read_card(directory)
+    if _EVALUATION.value:
+        card = model_card.with_scores(card, _read_results(_EVALUATION.value))
+    with publishing.prepared(directory, card, place) as ready:
+        files = {name: os.path.getsize(os.path.join(ready, name)) for name in os.listdir(ready)}
+        if _DRY_RUN.value:
+            print("\n".join(f"{size:>12,}  {name}" for name, size in sorted(files.items())))
+            print(f"\n{card}\nnothing was uploaded to {_TO.value}")
+            return
+        publishing.upload(ready, _TO.value, _PRIVATE.value, _OVERWRITE.value)
+    print(f"{_TO.value}: {len(files)} files, {sum(files.values()) / 1e6:.2f} MB")
+    print(f"next: layerseg segment --segmenter={_TO.value} --input=PHOTOS --out=MASKS")
+
+
+def _read_card(directory: str) -> tuple[str, str]:
+    from layered_segmentation.models import presets
+
+    path = _CARD.value or os.path.join(directory, presets.CARD)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return path, file.read()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the model card cannot be read; name it with --card") from error
+
+
+def _read_results(directory: str) -> dict:
+    path = os.path.join(directory, "results.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--evaluation={directory}: {path} cannot be read") from error
+
+
+if __name__ == "__main__":
+    app.run(main)
