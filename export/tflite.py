@@ -4,10 +4,10 @@ The file holds built-in operators only. Its signature serving_default takes `ima
 RGB from 0 to 255, and gives `masks`, [1, S, S, 1]: float32 in and out, masks in [0, 1]; with
 --quantize=int8 uint8 in and out, masks in steps of 1/256. How a photo that is not square becomes
 one is left to the caller: squashed, or, for a segmenter trained with data.aspect=pad or
-centre_crop, with its edges continued. The file is loaded again with the LiteRT interpreter and
-compared with the Keras model before it gets its name: --quantize=none may differ by 1e-4 and
-float16 by 1e-2; dynamic and int8 may lose 0.01 of the mIoU, against --masks or, without them,
-against the Keras model's own masks.
+centre_crop, with its edges continued. Its metadata say this to Android's tools. The file is loaded
+again with the LiteRT interpreter and compared with the Keras model before it gets its name:
+--quantize=none may differ by 1e-4 and float16 by 1e-2; dynamic and int8 may lose 0.01 of the mIoU,
+against --masks or, without them, against the Keras model's own masks.
 
 Example:
   python -m layered_segmentation.export.tflite --segmenter=RUN --out=segmenter.tflite
@@ -98,6 +98,8 @@ def export_tflite(
     quantize: str = "none",
     representative_data: str = "",
     masks: str = "",
+    ignore: str = "",
+    label: str = "object",
 ) -> TFLiteExport:
     """Writes a TFLite file and checks it.
 
@@ -110,6 +112,8 @@ def export_tflite(
         quantize: One of `quantize.MODES`.
         representative_data: Directory of photos that `int8` takes its ranges from.
         masks: Directory of true masks of all of `images`, to score against.
+        ignore: Directory of masks of pixels that are not scored.
+        label: What the masks show, in a word, for the file's metadata.
 
     Raises:
         UserError: The size does not suit the network, the file exists, the mode is unknown, no
@@ -117,7 +121,7 @@ def export_tflite(
             more than the mode's limit; nothing is written then.
     """
     from layered_segmentation.data import folder
-    from layered_segmentation.export import agreement, checks
+    from layered_segmentation.export import agreement, checks, metadata
     from layered_segmentation.export import quantize as quantization
 
     side = input_size or segmenter.resolution
@@ -126,7 +130,11 @@ def export_tflite(
         raise UserError(f"--quantize={quantize}: one of {', '.join(quantization.MODES)}")
     if masks and not images:
         raise UserError(f"--masks={masks}: name their photos with --images too")
-    pairs = folder.pairs(images, masks, None) if masks else None
+    if ignore and not masks:
+        raise UserError(f"--ignore={ignore}: name the true masks with --masks too")
+    if not label.strip() or "\n" in label:
+        raise UserError(f"--label={label!r}: it must be a word or a few, in one line")
+    pairs = folder.pairs(images, masks, ignore or None) if masks else None
     samples = []
     if quantize == "int8":
         samples = quantization.representative_samples(representative_data, side)
@@ -135,7 +143,9 @@ def export_tflite(
             f"--representative_data={representative_data}: it goes with --quantize=int8"
         )
     photos = [quantization.squashed(p, side) for p in checks.images_to_compare(images)]
-    content = convert(segmenter, side, quantize, samples)
+    content = metadata.attach(
+        convert(segmenter, side, quantize, samples), label.strip(), quantize == "int8"
+    )
     operators, operations = builtin_operators(content), _count_operations(content)
     run = interpreter(content, threads=1)
 
@@ -298,6 +308,8 @@ if __name__ == "__main__":
         "images", "", "Photos to compare with the Keras model on; drawn scenes if empty."
     )
     _MASKS = flags.DEFINE_string("masks", "", "True masks of --images, to score against too.")
+    _IGNORE = flags.DEFINE_string("ignore", "", "Masks of pixels that are not scored.")
+    _LABEL = flags.DEFINE_string("label", "object", "What the masks show, for the metadata.")
     _QUANTIZE = flags.DEFINE_enum(
         "quantize", "none", ["none", "float16", "dynamic", "int8"], "How its numbers are kept."
     )
@@ -320,6 +332,8 @@ if __name__ == "__main__":
             _QUANTIZE.value,
             _REPRESENTATIVE.value,
             _MASKS.value,
+            _IGNORE.value,
+            _LABEL.value,
         )
         print(done.table())
 
