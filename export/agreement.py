@@ -75,17 +75,21 @@ def measure(file: Run, keras: Run, images: Sequence[np.ndarray]) -> Agreement:
 def with_truth(
     measured: Agreement, file: Run, keras: Run, pairs: Iterable[Pair], side: int
 ) -> Agreement:
-    """Adds scores against true masks, by the protocol of `layerseg evaluate`."""
+    """Adds scores against true masks."""
+    return dataclasses.replace(
+        measured, keras_miou=score(keras, pairs, side), file_miou=score(file, pairs, side)
+    )
+
+
+def score(run: Run, pairs: Iterable[Pair], side: int) -> float:
+    """Returns the mIoU of squashed photos' masks, by the protocol of `layerseg evaluate`."""
     from layered_segmentation.evaluation import scoring
     from layered_segmentation.export.quantize import squashed
 
-    def score(run: Run) -> float:
-        def predict(photos: list[np.ndarray]) -> list[np.ndarray]:
-            return [run(squashed(photo, side)[None])[0, ..., 0] for photo in photos]
+    def predict(photos: list[np.ndarray]) -> list[np.ndarray]:
+        return [run(squashed(photo, side)[None])[0, ..., 0] for photo in photos]
 
-        return scoring.score(predict, pairs, references=False).miou
-
-    return dataclasses.replace(measured, keras_miou=score(keras), file_miou=score(file))
+    return scoring.score(predict, pairs, references=False).miou
 
 
 def require(measured: Agreement, mode: str) -> None:

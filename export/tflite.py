@@ -149,12 +149,10 @@ def export_tflite(
     operators, operations = builtin_operators(content), _count_operations(content)
     run = interpreter(content, threads=1)
 
-    def keras_masks(batch: "np.ndarray") -> "np.ndarray":
-        return _keras_masks(segmenter, batch)
-
-    measured = agreement.measure(run, keras_masks, photos)
+    theirs = functools.partial(keras_masks, segmenter)
+    measured = agreement.measure(run, theirs, photos)
     if pairs is not None:
-        measured = agreement.with_truth(measured, run, keras_masks, pairs, side)
+        measured = agreement.with_truth(measured, run, theirs, pairs, side)
     agreement.require(measured, quantize)
     latency = {}
     for threads in (1, 2):
@@ -286,7 +284,8 @@ def interpreter(content: bytes, threads: int) -> Any:
     return run
 
 
-def _keras_masks(segmenter: "LayeredSegmenter", images: Any) -> Any:
+def keras_masks(segmenter: "LayeredSegmenter", images: "np.ndarray") -> "np.ndarray":
+    """Returns what a file is compared with: uint8 [B, S, S, 3] -> float [B, S, S, 1]."""
     import keras
     import numpy as np
 

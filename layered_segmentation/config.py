@@ -267,6 +267,24 @@ def load(name_or_path: str = "", overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def section_overrides(name_or_path: str, section: str) -> list[str]:
+    """Returns what a config says of one section, and no more, as `section.field=value` strings.
+
+    Args:
+        name_or_path: As for `load`.
+        section: Such as `student`.
+
+    Raises:
+        UserError: As of `load`, or it says nothing of that section.
+    """
+    load(name_or_path)  # refuses what is no config
+    content = OmegaConf.to_container(OmegaConf.load(find(name_or_path))) or {}
+    settings = content.get(section) if isinstance(content, dict) else None
+    if not settings:
+        raise UserError(f"--config={name_or_path}: it has no section {section!r}")
+    return [f"{section}.{field}={value}" for field, value in settings.items()]
+
+
 def find(name_or_path: str) -> str:
     """Returns the path of a config, by packaged name or by path.
 

@@ -146,3 +146,16 @@ def test_paths_of_photos_and_caches_become_absolute(tmp_path, monkeypatch):
     assert (data.cache_dir, data.test_path) == ("", "tests")
     remote = configs.load("", ["data.data_dir=gs://bucket/sets"])
     assert configs.with_absolute_paths(remote) == remote
+
+
+def test_a_config_for_each_size_of_student():
+    sizes = {
+        tuple(configs.section_overrides(name, "student"))
+        for name in configs.packaged_names()
+        if name.startswith("students/")
+    }
+    assert sizes == {
+        (f"student.width={width}", f"student.resolution={side}")
+        for width in (8, 16, 24)
+        for side in (32, 64, 128)
+    }

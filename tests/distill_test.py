@@ -164,6 +164,29 @@ def test_the_command_writes_a_segmenter_and_its_results(trained_run, layerseg):
     assert np.abs(before.predict(image) - after.predict(image)).max() > 0
 
 
+def test_students_of_other_sizes_lie_where_they_are_asked_to(trained_run, layerseg, tmp_path):
+    out = tmp_path / "students" / "w8_32"
+    flags = [f"--run_dir={trained_run.path}", "--config=students/w8_32", f"--out={out}"]
+    flags += ["--set=student.steps=2", "--set=student.self_training=0"]
+    done = layerseg("distill", *flags)
+    assert done.status == 0, done.stderr
+    segmenter = segmenters.load(str(out))
+    assert (segmenter.resolution, segmenter.backbone.width) == (32, 8)
+    results = json.load(open(f"{out}_results.json"))
+    # The config gives the size alone: what else the run's student has stays.
+    assert (results["student"]["batch"], results["student"]["steps"]) == (8, 2)
+    assert not os.path.exists(trained_run.segmenter)
+    assert f"--segmenter={out}" in done.stdout
+    again = layerseg("distill", *flags)
+    assert again.status == 2 and "there is a segmenter already" in again.stderr
+    other = layerseg("distill", *flags[:1], "--config=cub", f"--out={tmp_path / 'b'}")
+    assert other.status == 2 and "--config=cub: it has no section 'student'" in other.stderr
+    file = tmp_path / "file"
+    file.write_text("mine")
+    taken = layerseg("distill", *flags[:2], f"--out={file}", "--overwrite")
+    assert taken.status == 2 and file.read_text() == "mine"
+
+
 def test_the_command_refuses_what_it_cannot_do(trained_run, layerseg, tmp_path):
     other = layerseg("distill", f"--run_dir={trained_run.path}", "--set=gan.shift=0")
     assert other.status == 2 and "only student.*" in other.stderr

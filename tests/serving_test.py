@@ -13,25 +13,15 @@ from google.protobuf import text_format
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
-from tiny_networks import tiny_config, tiny_networks
+from tiny_networks import encoder_segmenter
 
 from layered_segmentation.composite import compose
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import operators, resizing, saved_model, tflite
 from layered_segmentation.export.serving import settings, warmup
 from layered_segmentation.models import segmenter as segmenters
-from layered_segmentation.models.autoencoder import EncoderGeneratorBackbone
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet")
-
-
-def encoder_segmenter():
-    generator, _ = tiny_networks(tiny_config())
-    segmenter = segmenters.create_encoder(EncoderGeneratorBackbone.around(generator, 16, 64))
-    draws = np.random.default_rng(0)
-    for weight in segmenter.backbone.encoder.trainable_weights:
-        weight.assign(np.asarray(weight) + 0.05 * draws.standard_normal(weight.shape))
-    return segmenter
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from export_test import randomised
+from tiny_networks import encoder_segmenter
 
-from layered_segmentation.data import photos
+from layered_segmentation.data import folder, photos
 from layered_segmentation.data.shapes import Shapes
 from layered_segmentation.errors import UserError
-from layered_segmentation.export import agreement, quantize, tflite
+from layered_segmentation.export import agreement, ladder, quantize, tflite
 from layered_segmentation.models import presets
 from layered_segmentation.models import segmenter as segmenters
 
@@ -134,6 +135,62 @@ def test_bad_input_is_one_error_and_leaves_nothing(segmenter, tmp_path, options,
     with pytest.raises(UserError, match=message):
         tflite.export_tflite(segmenter, str(tmp_path / "a.tflite"), **options)
     assert os.listdir(tmp_path) == ["empty"]
+
+
+def test_pixels_to_ignore_are_not_scored(flowers, album, tmp_path):
+    everywhere = album / "ignore"
+    everywhere.mkdir(exist_ok=True)
+    for name in os.listdir(album / "masks"):
+        truth = photos.read_mask(str(album / "masks" / name))
+        photos.write(str(everywhere / name), np.where(truth, 0, 255).astype(np.uint8))
+    given = {"images": str(album / "photos"), "masks": str(album / "masks")}
+    scores = [
+        tflite.export_tflite(
+            flowers, str(tmp_path / "a.tflite"), overwrite=True, ignore=ignore, **given
+        ).file_miou
+        for ignore in ("", str(everywhere))
+    ]
+    assert scores[1] > scores[0]  # what is left is the object alone: its mask can only miss some
+    with pytest.raises(UserError, match="name the true masks with --masks too"):
+        tflite.export_tflite(flowers, str(tmp_path / "b.tflite"), ignore=str(everywhere))
+
+
+def test_a_generators_segmenter_is_held_to_the_same_limits(shallow_resnet, album, tmp_path):
+    """Untrained, it survives float16 and not int8, and the command tells the one from the other."""
+    segmenter = encoder_segmenter()
+    flags = {"images": str(album / "photos"), "representative_data": ""}
+    for mode in ("none", "float16"):
+        path = str(tmp_path / f"{mode}.tflite")
+        done = tflite.export_tflite(segmenter, path, quantize=mode, **flags)
+        assert done.difference <= agreement.MOST_DIFFERENCE[mode] and done.file_miou is None
+        image = quantize.squashed(photos.read(str(album / "photos" / "0.png")), 16)[None]
+        mask = signature(path)(images=image.astype(np.float32))["masks"]
+        np.testing.assert_allclose(mask, segmenter.predict(image), atol=done.difference + 1e-6)
+    flags["representative_data"] = str(album / "photos")
+    with pytest.raises(UserError, match=r"--quantize=int8 loses 0\.0.* nothing was written"):
+        tflite.export_tflite(segmenter, str(tmp_path / "int8.tflite"), quantize="int8", **flags)
+    with pytest.raises(UserError, match="this network takes 16 px only"):
+        tflite.export_tflite(segmenter, str(tmp_path / "large.tflite"), input_size=32)
+    assert sorted(os.listdir(tmp_path)) == ["float16.tflite", "none.tflite"]
+
+
+def test_a_ladder_of_sizes(flowers, album, tmp_path):
+    small = randomised(width=8, resolution=32)
+    given = folder.pairs(str(album / "photos"), str(album / "masks"))
+    rungs = ladder.climb({"a": flowers, "b": small}, str(album / "photos"), list(given))
+    assert [(r.name, r.quantize) for r in rungs] == [(n, m) for n in "ab" for m in ladder.MODES]
+    float32, int8, _, _ = rungs
+    assert float32.miou == pytest.approx(
+        tflite.export_tflite(
+            flowers, str(tmp_path / "a.tflite"), images=str(album / "photos"),
+            masks=str(album / "masks"),
+        ).file_miou
+    )  # fmt: skip
+    assert int8.megabytes < 0.7 < 2 < float32.megabytes
+    assert all(rung.milliseconds > 0 and rung.spread >= 0 for rung in rungs)
+    ladder.write(rungs, str(tmp_path / "out"))
+    lines = (tmp_path / "out" / "ladder.md").read_text().splitlines()
+    assert len(lines) == 6 and lines[2].startswith("| a | 64 px |")
 
 
 def test_grey_and_transparent_photos_are_converted(tmp_path):

@@ -6,6 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from layered_segmentation import config as configs
+from layered_segmentation.models import segmenter as segmenters
+from layered_segmentation.models.autoencoder import EncoderGeneratorBackbone
 from layered_segmentation.models.discriminator import Discriminator
 from layered_segmentation.models.generator import LayeredGenerator
 
@@ -36,3 +38,13 @@ def tiny_networks(config):
         head.bias.assign(np.array([level, level, level, 0.0][: head.channels]))
     generator.update_mean_styles(tf.random.stateless_normal([500, 8], (3, 3)))
     return generator, discriminator
+
+
+def encoder_segmenter():
+    """An encoder before such a generator, with weights that differ from those it starts with."""
+    generator, _ = tiny_networks(tiny_config())
+    segmenter = segmenters.create_encoder(EncoderGeneratorBackbone.around(generator, 16, 64))
+    draws = np.random.default_rng(0)
+    for weight in segmenter.backbone.encoder.trainable_weights:
+        weight.assign(np.asarray(weight) + 0.05 * draws.standard_normal(weight.shape))
+    return segmenter

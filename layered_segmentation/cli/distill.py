@@ -1,10 +1,12 @@
 """Trains the student segmenter on image/mask pairs that a run's generator draws.
 
-Writes RUN/segmenter/ (a KerasHub preset) and RUN/segmenter_results.json. The student's settings
-are the run's; --set=student.FIELD=VALUE changes them for this student.
+Writes RUN/segmenter/ (a KerasHub preset) and RUN/segmenter_results.json, or with --out=DIR the
+preset there and its results beside it, for students of several sizes from one run. The student's
+settings are the run's; a config's section `student` and --set=student.FIELD=VALUE change them.
 
 Example:
   layerseg distill --run_dir=RUN --set=student.steps=4000
+  layerseg distill --run_dir=RUN --config=students/w8_64 --out=STUDENTS/w8_64
 """
 
 import dataclasses
@@ -20,24 +22,33 @@ _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the trained run.",
 _SET = flags.DEFINE_multi_string(
     "set", [], "A student setting, as in --set=student.width=32; may be repeated."
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the segmenter that the run has.")
+_CONFIG = flags.DEFINE_string(
+    "config", "", "A config whose section `student` goes over the run's, such as students/w8_64."
+)
+_OUT = flags.DEFINE_string("out", "", "The preset's directory; RUN/segmenter if empty.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the segmenter that is there.")
 
 RESUME = "no segmenter was written; run it again"
-RESULTS = "segmenter_results.json"
+RESULTS = "_results.json"
 
 
 def main(argv: list[str]) -> None:
     """Trains one student."""
     del argv
+    from layered_segmentation import config as configs
     from layered_segmentation.training import run_directory
 
     run = run_directory.RunDirectory.open(_RUN_DIR.value)
-    config = run.config_with("student", _SET.value)
-    if os.path.lexists(run.segmenter) and not _OVERWRITE.value:
+    sized = configs.section_overrides(_CONFIG.value, "student") if _CONFIG.value else []
+    config = run.config_with("student", [*sized, *_SET.value])
+    out = os.path.normpath(_OUT.value or run.segmenter)
+    if os.path.lexists(out) and not _OVERWRITE.value:
         raise UserError(
-            f"--run_dir={run.path}: it has a segmenter already ({run.segmenter}); add "
-            "--overwrite to replace it"
+            f"--run_dir={run.path}: there is a segmenter already ({out}); add --overwrite to "
+            "replace it, or name another --out"
         )
+    if os.path.isfile(out):
+        raise UserError(f"--out={out}: a file has this name; name a directory")
     generator = run.load_generator()
 
     from layered_segmentation.models import model_card
@@ -50,7 +61,8 @@ def main(argv: list[str]) -> None:
         segmenter, summary = distill.distill(generator, config, photos=photos)
         facts = {"steps": summary.steps, "seed": config.train.seed}
         card = model_card.draft(config, segmenter.resolution, segmenter.count_params(), facts)
-        segmenters.save(segmenter, run.segmenter, overwrite=_OVERWRITE.value, card=card)
+        os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+        segmenters.save(segmenter, out, overwrite=_OVERWRITE.value, card=card)
     results = {
         **dataclasses.asdict(summary),
         "parameters": segmenter.count_params(),
@@ -58,14 +70,15 @@ def main(argv: list[str]) -> None:
         "seed": config.train.seed,
         "student": dataclasses.asdict(config.student),
     }
-    run_directory.write_text(os.path.join(run.path, RESULTS), json.dumps(results, indent=2) + "\n")
+    run_directory.write_text(out + RESULTS, json.dumps(results, indent=2) + "\n")
     print(
         f"distilled {summary.steps:,} steps in {summary.seconds:,.0f} s, "
         f"{summary.images_per_second:,.1f} images/s; loss {summary.loss:.3f}, agreement with the "
         f"generator's masks {summary.agreement:.3f}"
     )
-    print(f"segmenter: {run.segmenter}")
-    print(f"next: layerseg segment --segmenter={run.path} --input=PHOTOS --out=MASKS")
+    print(f"segmenter: {out}")
+    name = out if _OUT.value else run.path
+    print(f"next: layerseg segment --segmenter={name} --input=PHOTOS --out=MASKS")
 
 
 if __name__ == "__main__":
