@@ -1,12 +1,11 @@
-// Drives the page in headless Chromium: node mobile_page.mjs CHROMIUM PROFILE ADDRESS PHOTO OUT
+// Drives the page in headless Chromium:
+// node mobile_page.mjs CHROMIUM PROFILE ADDRESS PHOTO OUT WEB, WEB being where `npm ci` was run
 import { createRequire } from "node:module";
 import { readFileSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
 
-const web = join(dirname(fileURLToPath(import.meta.url)), "..", "export", "mobile", "web");
+const [executablePath, profile, address, photo, out, web] = process.argv.slice(2);
 const { chromium } = createRequire(join(web, "package.json"))("playwright-core");
-const [executablePath, profile, address, photo, out] = process.argv.slice(2);
 const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"].concat(
   ["--disable-background-networking", "--disable-component-update", "--disable-sync"],
 );
@@ -47,11 +46,26 @@ const masks = await page.evaluate(async (rgb) => {
   const { ready, run } = window.segmenter;
   return Array.from(await run(await ready, Float32Array.from(rgb)));
 }, pixels);
+// A photo whose EXIF turns it is dropped on the page: the cut-out stands upright.
+const turned = readFileSync(join(out, "turned.jpg")).toString("base64");
+const dropped = await page.evaluateHandle(async (base64) => {
+  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes], "turned.jpg", { type: "image/jpeg" }));
+  return data;
+}, turned);
+await page.dispatchEvent("body", "dragover", { dataTransfer: dropped });
+const isMarked = await page.locator("#drop").evaluate((e) => e.classList.contains("over"));
+await page.dispatchEvent("body", "drop", { dataTransfer: dropped });
+await settled("turned.jpg");
+const size = await page.locator("#cutout").evaluate((e) => [e.width, e.height]);
 await page.route("**/segmenter.tflite", (route) => route.abort());
 await page.reload();
 await settled("cannot be loaded");
 const broken = await said();
 await context.close();
 writeFileSync(
-  join(out, "answers.json"), JSON.stringify({ refusal, answer, broken, overflows, foreign, masks }),
+  join(out, "answers.json"), JSON.stringify({
+    refusal, answer, broken, overflows, foreign, masks, size, isMarked,
+  }),
 );

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
 
 from layered_segmentation.data.shapes import Shapes
 from layered_segmentation.export import quantize, tflite
@@ -98,6 +99,19 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         del format, args
 
 
+def install(out):
+    """The page's sources with what `npm ci` installs; in a copy, where the checkout has none."""
+    if os.path.isdir(os.path.join(WEB, "node_modules", "playwright-core")):
+        return WEB
+    copy = out / "web"
+    shutil.copytree(WEB, copy, ignore=shutil.ignore_patterns("node_modules"))
+    npm = ["npm", "ci", "--silent", "--no-audit", "--no-fund"]
+    done = subprocess.run(npm, cwd=copy, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        pytest.skip(f"`npm ci` has no packages here: {done.stderr.strip()[-200:]}")
+    return str(copy)
+
+
 @pytest.fixture(scope="module")
 def page(exported, tmp_path_factory):
     """What the built page said of a photo in headless Chromium, with its folder and the photo."""
@@ -105,17 +119,19 @@ def page(exported, tmp_path_factory):
     missing = [name for name in ("node", "npm", "chromium") if not shutil.which(name)]
     if missing:
         pytest.skip(f"the page's test needs {', '.join(missing)}")
-    if not os.path.isdir(os.path.join(WEB, "node_modules", "playwright-core")):
-        pytest.skip("the page's test needs `npm ci` in export/mobile/web")
     out = tmp_path_factory.mktemp("page")
+    web = install(out)
     model = os.environ.get("LAYERSEG_PAGE_MODEL", exported)
     build = ["npm", "run", "--silent", "build", "--", f"--model={model}", f"--out={out / 'site'}"]
-    subprocess.run(build, cwd=WEB, check=True, timeout=120)
+    subprocess.run(build, cwd=web, check=True, timeout=120)
     photo = os.environ.get("LAYERSEG_PAGE_PHOTO", str(out / "photo.png"))
     if photo == str(out / "photo.png"):
         scene = Shapes(seed=1, count=1, split="test").load(97)[0]
         cv2.imwrite(photo, cv2.resize(scene[:, :, ::-1], (301, 200)))
     rgb = cv2.imread(photo)[:, :, ::-1]
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn
+    Image.fromarray(rgb).save(out / "turned.jpg", exif=turned)
     run = Interpreter(model_path=model).get_signature_runner("serving_default")
     images = run.get_input_details()["images"]
     side = int(images["shape"][1])
@@ -131,7 +147,9 @@ def page(exported, tmp_path_factory):
         script = os.path.join(os.path.dirname(__file__), "mobile_page.mjs")
         profile = str(out / "profile")
         subprocess.run(
-            ["node", script, browser, profile, address, photo, str(out)], check=True, timeout=180
+            ["node", script, browser, profile, address, photo, str(out), web],
+            check=True,
+            timeout=180,
         )
         server.shutdown()
     return json.loads((out / "answers.json").read_text()), out, rgb, masks
@@ -150,6 +168,31 @@ def test_the_pages_downloads_are_pythons_mask(page):
     assert (mask & expected).sum() / (mask | expected).sum() >= 0.98
     cutout = cv2.imread(str(out / "cutout.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(cutout[:, :, 3] > 127, mask)
+
+
+def test_a_dropped_photo_is_turned_upright(page):
+    answers, _, rgb, _ = page
+    assert answers["isMarked"] and answers["size"] == list(rgb.shape[:2])
+
+
+def test_the_built_site_says_whose_runtime_it_carries(page):
+    site = page[1] / "site"
+    assert "@litertjs/core" in (site / "NOTICE.txt").read_text()
+    assert "Apache License" in (site / "LICENSE.txt").read_text()
+
+
+def test_a_failed_build_leaves_nothing(exported, tmp_path):
+    if not shutil.which("node"):
+        pytest.skip("needs node")
+    bare = tmp_path / "web"
+    shutil.copytree(WEB, bare, ignore=shutil.ignore_patterns("node_modules"))
+    esbuild = bare / "node_modules" / "esbuild"  # without it there is nothing to run
+    esbuild.mkdir(parents=True)
+    (esbuild / "index.js").write_text("exports.build = async () => {};")
+    command = ["node", "build.mjs", f"--model={exported}", f"--out={tmp_path / 'site'}"]
+    done = subprocess.run(command, cwd=bare, capture_output=True, text=True)
+    assert done.returncode == 2 and "nothing was written" in done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["web"]
 
 
 def test_the_page_says_what_is_wrong_and_stays_at_home(page):

@@ -46,7 +46,7 @@ def test_the_wheel_holds_all_modules_configs_and_templates(wheel):
                         os.path.join(folder, file), os.path.join(ROOT, source)
                     )
                     expected.add(os.path.join(target, relative))
-    expected = {name for name in expected if "__pycache__" not in name}
+    expected = {n for n in expected if not {"__pycache__", "node_modules"} & set(n.split(os.sep))}
     assert expected <= set(wheel.namelist())
     assert "layered_segmentation/presets/layered_unet_flowers_64/model.weights.h5" in expected
     assert "layered_segmentation/configs/quickstart.yaml" in expected

@@ -1,6 +1,8 @@
 // Bundles the page with its runtime: npm run build -- --model=segmenter.tflite --out=SITE
 // The folder that it writes needs no network but its own files.
-import { cpSync, existsSync, mkdirSync, readFileSync } from "node:fs";
+import {
+  cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync,
+} from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -33,24 +35,46 @@ if (existsSync(out) && !values.overwrite) {
   fail(`--out=${values.out}: already exists; remove it or add --overwrite`);
 }
 
-const runtime = join(here, "node_modules", "@litertjs", "core");
-mkdirSync(join(out, "wasm"), { recursive: true });
-await build({
-  entryPoints: [join(here, "src", "page.js")],
-  bundle: true,
-  minify: true,
-  format: "esm",
-  target: "es2022",
-  legalComments: "linked",
-  outfile: join(out, "page.js"),
-});
-for (const name of ["index.html", "page.css"]) cpSync(join(here, "src", name), join(out, name));
-// The runtime takes `compat` where the browser lacks relaxed SIMD; neither has threads, so that
-// no COOP/COEP headers are needed.
-for (const name of ["litert_wasm_internal", "litert_wasm_compat_internal"]) {
-  for (const ending of [".js", ".wasm"]) {
-    cpSync(join(runtime, "wasm", name + ending), join(out, "wasm", name + ending));
-  }
+// The folder appears whole or not at all.
+const partial = `${out}.partial`;
+rmSync(partial, { recursive: true, force: true });
+try {
+  await bundle(partial);
+  if (existsSync(out)) rmSync(out, { recursive: true });
+  renameSync(partial, out);
+} catch (error) {
+  rmSync(partial, { recursive: true, force: true });
+  fail(`${error.message.split("\n")[0]}; nothing was written (was \`npm ci\` run here?)`);
 }
-cpSync(model, join(out, "segmenter.tflite"));
 console.log(`${values.out}: serve this folder with any web server`);
+
+async function bundle(folder) {
+  const runtime = join(here, "node_modules", "@litertjs", "core");
+  mkdirSync(join(folder, "wasm"), { recursive: true });
+  await build({
+    entryPoints: [join(here, "src", "page.js")],
+    bundle: true,
+    minify: true,
+    format: "esm",
+    target: "es2022",
+    legalComments: "linked",
+    outfile: join(folder, "page.js"),
+    logLevel: "silent",
+  });
+  for (const name of ["index.html", "page.css", "LICENSE.txt"]) {
+    cpSync(join(here, "src", name), join(folder, name));
+  }
+  // The runtime takes `compat` where the browser lacks relaxed SIMD; neither has threads, so that
+  // no COOP/COEP headers are needed.
+  for (const name of ["litert_wasm_internal", "litert_wasm_compat_internal"]) {
+    for (const ending of [".js", ".wasm"]) {
+      cpSync(join(runtime, "wasm", name + ending), join(folder, "wasm", name + ending));
+    }
+  }
+  cpSync(model, join(folder, "segmenter.tflite"));
+  const { name, version, license } = JSON.parse(readFileSync(join(runtime, "package.json"), "utf8"));
+  writeFileSync(
+    join(folder, "NOTICE.txt"),
+    `page.js and wasm/ contain ${name} ${version} of Google, under ${license} (LICENSE.txt).\n`,
+  );
+}
