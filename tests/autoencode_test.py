@@ -173,6 +173,16 @@ def test_a_loss_that_is_not_finite_stops_with_advice(trained):
         trained.train(iterations=20, learning_rate=1e30)
 
 
+def test_of_several_encoders_the_failed_one_is_named(trained, monkeypatch):
+    autoencoder = trained.set(iterations=2, learning_rate=1e-4)
+    losses = [np.array([0.5, np.nan, 0.5])]
+    monkeypatch.setattr(autoencoder._group, "step", lambda batches: losses[0])
+    with pytest.raises(UserError, match="loss of chunk 8 is not finite at step 0"):
+        autoencoder.train_together(
+            [trained.photos[:8]] * 3, names=["chunk 7", "chunk 8", "chunk 9"]
+        )
+
+
 def test_a_reconstruction_sheet_shows_photo_and_mask():
     photos = np.full((3, 32, 32, 3), 200, np.uint8)
     layers = compose_layers(mask=np.ones((3, 32, 32, 1), np.float32))

@@ -138,6 +138,7 @@ class Autoencoder:
         chunks: Sequence[np.ndarray],
         mirror: bool = False,
         tick: Callable[[str], None] | None = None,
+        names: Sequence[str] = (),
     ) -> list[Training]:
         """Trains a new encoder for each chunk, all at once; each as it would be trained alone.
 
@@ -145,6 +146,7 @@ class Autoencoder:
             chunks: Each uint8 [N, R, R, 3], of sizes of their own.
             mirror: Whether photos are mirrored at random.
             tick: Called after each step of all encoders with a note for a progress bar.
+            names: What an error calls each chunk.
 
         Returns:
             The trainings in the order of the chunks, for `settle`.
@@ -161,9 +163,11 @@ class Autoencoder:
         for step in range(settings.iterations):
             batches = [crop.batch_at(step * n, n) for crop, n in zip(crops, sizes, strict=True)]
             history.append(self._group.step(batches))
-            if not np.isfinite(history[-1]).all():
+            failed = np.flatnonzero(~np.isfinite(history[-1]))
+            if failed.size:
+                of = f" of {', '.join(names[place] for place in failed)}" if names else ""
                 raise UserError(
-                    f"the encoder's loss is not finite at step {step}; lower "
+                    f"the encoder's loss{of} is not finite at step {step}; lower "
                     f"encoder.learning_rate ({settings.learning_rate!r})"
                 )
             if step == 0:

@@ -183,6 +183,7 @@ def _encode_group(
     trainings = autoencoder.train_together(
         [chunk.squares for chunk in chunks],
         tick=lambda note: bar.update(len(group), f"{label}: {note}"),
+        names=[f"chunk {number}" for number in group],
     )
     for chunk, training in zip(chunks, trainings, strict=True):
         _finish(job, chunk, training, autoencoder)
