@@ -150,8 +150,9 @@ class StudentConfig:
         self_training: Rounds in which the student, once distilled, learns from its own masks of
             the unlabelled training photos; 0 is none.
         self_training_steps: Training steps a round.
-        self_training_refine: `none`, `guided` or `grabcut`: how those masks are first fitted to
-            the edges of the photos, at 128 px or more; worth it where photos have crisp objects.
+        self_training_refine: `none`, `guided`, `grabcut` or `consensus`: how those masks are first
+            fitted to the edges of the photos, at 128 px or more; worth it where photos have crisp
+            objects.
     """
 
     width: int = 24

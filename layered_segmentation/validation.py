@@ -99,7 +99,7 @@ def validate(config: "Config") -> None:
     _one_of(
         "student.self_training_refine",
         student.self_training_refine,
-        ("none", "guided", "grabcut"),
+        ("none", "guided", "grabcut", "consensus"),
     )
     _require(0 < student.truncation <= 1, "student.truncation", student.truncation, "in (0, 1]")
     for field in ("chunk", "iterations", "together"):

@@ -20,7 +20,9 @@ def scene(side):
     return image.clip(0, 255).astype(np.uint8), mask, probability
 
 
-@pytest.mark.parametrize("method, least", [("guided", 0.03), ("grabcut", 0.15)])
+@pytest.mark.parametrize(
+    "method, least", [("guided", 0.03), ("grabcut", 0.15), ("consensus", 0.15)]
+)
 @pytest.mark.parametrize("side", [96, 256])
 def test_masks_come_closer_to_the_edges(method, least, side):
     image, mask, probability = scene(side)
@@ -32,11 +34,29 @@ def test_masks_come_closer_to_the_edges(method, least, side):
     assert np.array_equal(refine(image, probability, method), refined)
 
 
-def test_grabcut_on_a_photo_larger_than_it_works_at():
+@pytest.mark.parametrize("method", ["grabcut", "consensus"])
+def test_a_photo_larger_than_grabcut_works_at(method):
     image, mask, probability = scene(800)
-    refined = refine(image[:600], probability[:600], "grabcut")
+    refined = refine(image[:600], probability[:600], method)
     assert refined.shape == (600, 800)
     assert iou(refined >= 0.5, mask[:600]) > 0.95
+
+
+def test_a_consensus_lets_go_of_what_only_the_mask_holds():
+    """The student takes some ground along; GrabCut from a rectangle does not."""
+    import cv2
+
+    image = np.full((120, 160, 3), (60, 120, 60), np.uint8)
+    image += np.random.default_rng(0).integers(0, 12, image.shape).astype(np.uint8)
+    truth = np.zeros((120, 160), np.uint8)
+    cv2.ellipse(truth, (70, 50), (42, 26), 0, 0, 360, 1, -1)
+    image[truth > 0] = (230, 120, 30)
+    ground = np.zeros_like(truth)
+    cv2.ellipse(ground, (105, 92), (24, 12), 0, 0, 360, 1, -1)
+    student = cv2.blur(np.maximum(truth, ground).astype(np.float32), (9, 9))
+    before = iou(student >= 0.5, truth > 0)
+    after = iou(refine(image, student, "consensus") >= 0.5, truth > 0)
+    assert before < 0.85 and after > 0.95
 
 
 def test_none_changes_nothing():

@@ -54,7 +54,7 @@ _IGNORE = flags.DEFINE_string(
 _REFINE = flags.DEFINE_enum(
     "refine",
     "none",
-    ["none", "guided", "grabcut"],
+    ["none", "guided", "grabcut", "consensus"],
     "How the mask is fitted to the photo's edges at the photo's own size.",
 )
 _LOOKS = flags.DEFINE_integer(

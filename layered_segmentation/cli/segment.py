@@ -24,7 +24,7 @@ _OUT = flags.DEFINE_string("out", None, "Directory to write to.", required=True)
 _REFINE = flags.DEFINE_enum(
     "refine",
     "none",
-    ["none", "guided", "grabcut"],
+    ["none", "guided", "grabcut", "consensus"],
     "How the mask is fitted to the photo's edges at the photo's own size.",
 )
 _LOOKS = flags.DEFINE_integer(

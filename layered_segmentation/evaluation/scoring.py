@@ -181,7 +181,7 @@ def score_pairs(
         predict: Takes pairs, so that it may look masks up by name; returns as many masks, float
             in [0, 1], each [h, w] of its photo's size or smaller.
         pairs: Photos and masks; read once, in order, never held all at once.
-        refine: `none`, `guided` or `grabcut`, at each photo's own size.
+        refine: `none`, `guided`, `grabcut` or `consensus`, at each photo's own size.
         references: Which of `REFERENCES` to score too; True for all, False for none.
         batch: Photos a call of `predict`.
         progress: Called after each batch with the number of photos in it.

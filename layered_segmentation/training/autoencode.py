@@ -165,7 +165,7 @@ class Autoencoder:
             history.append(self._group.step(batches))
             failed = np.flatnonzero(~np.isfinite(history[-1]))
             if failed.size:
-                of = f" of {', '.join(names[place] for place in failed)}" if names else ""
+                of = f" of {', '.join(names[int(place)] for place in failed)}" if names else ""
                 raise UserError(
                     f"the encoder's loss{of} is not finite at step {step}; lower "
                     f"encoder.learning_rate ({settings.learning_rate!r})"
