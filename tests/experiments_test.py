@@ -79,6 +79,11 @@ def test_setting_d_on_scenes_is_the_quickstart_without_self_training():
     }
 
 
+@pytest.mark.parametrize("photos", ["flowers", "butterflies"])
+def test_each_set_of_photos_has_the_quickstarts_settings(photos):
+    assert changed(f"photos/{photos}", "quickstart_photos") == {}
+
+
 def test_every_ablation_is_there():
     names = configs.packaged_names()
     for data in ("ablations", "shapes"):
