@@ -167,7 +167,11 @@ def _bytes_difference(loaded: Any, segmenter: "LayeredSegmenter", photos: "Seque
 
 
 def _layers_difference(loaded: Any, segmenter: Any, photos: "Sequence[Any]") -> float:
-    """Returns how far the layers and their composite are from Keras's."""
+    """Returns how far the layers and their composite are from Keras's.
+
+    As a share of the largest value, where that is over 1: a generator that has learnt little draws
+    far outside of [-1, 1].
+    """
     import numpy as np
     import tensorflow as tf
 
@@ -178,6 +182,7 @@ def _layers_difference(loaded: Any, segmenter: Any, photos: "Sequence[Any]") -> 
         theirs["composite"] = segmenter.reconstruct(photo[None])
         for name, expected in theirs.items():
             difference = float(np.abs(ours[name].numpy() - expected).max())
+            difference /= max(1.0, float(np.abs(expected).max()))
             largest = max(largest, difference if np.isfinite(difference) else float("inf"))
     return largest
 

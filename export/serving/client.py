@@ -14,6 +14,7 @@ import os
 import sys
 import time
 
+import numpy as np
 from absl import flags
 
 from layered_segmentation.cli import app, outputs
@@ -76,7 +77,6 @@ def segment(
 def _segment_batch(predict: connections.Predict, paths: list[str]) -> tuple[dict, list[str]]:
     """Returns {path: (image, mask at the image's size)}, and what is wrong with the others."""
     import cv2
-    import numpy as np
 
     from layered_segmentation.data import photos
 
@@ -108,10 +108,9 @@ def _segment_batch(predict: connections.Predict, paths: list[str]) -> tuple[dict
     return found, failed
 
 
-def _encoded(path: str, image: "object") -> bytes:
+def _encoded(path: str, image: np.ndarray) -> bytes:
     """Returns a file as it is, where the server reads the same from it, or else as PNG."""
     import cv2
-    import numpy as np
     from PIL import Image
 
     with Image.open(path) as header:
@@ -119,7 +118,7 @@ def _encoded(path: str, image: "object") -> bytes:
         if is_plain and header.getexif().get(_ORIENTATION) in _NOT_TURNED:
             with open(path, "rb") as file:
                 return file.read()
-    return cv2.imencode(".png", np.asarray(image)[..., ::-1])[1].tobytes()
+    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
 def _server(address: str, protocol: str) -> str:
