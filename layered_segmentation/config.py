@@ -83,10 +83,9 @@ class GANConfig:
         gradient_penalty: λ of eq. 6.
         drift: ε of eq. 6.
         minibatch_std: Whether the discriminator sees the batch's standard deviation.
-        r1: Weight of R1, half the squared gradient of the real images' scores; 0 is off, as in
-            the paper.
+        r1: Weight of R1, half the squared gradient of the real images' scores; 0 is off.
         augment: Strength of differentiable augmentation of all that the discriminator sees; 0 is
-            off, as in the paper, 1 the strength its authors give. For small sets of photos.
+            off, 1 the strength its authors give. The paper has neither.
     """
 
     variant: str = "two_generators"
@@ -269,18 +268,13 @@ def load(name_or_path: str = "", overrides: Sequence[str] = ()) -> Config:
 
 
 def section_overrides(name_or_path: str, section: str) -> list[str]:
-    """Returns what a config says of one section, and no more, as `section.field=value` strings.
-
-    Args:
-        name_or_path: As for `load`.
-        section: Such as `student`.
+    """Returns what a config says of one section alone, as `section.field=value` strings.
 
     Raises:
         UserError: As of `load`, or it says nothing of that section.
     """
     load(name_or_path)  # refuses what is no config
-    content = OmegaConf.to_container(OmegaConf.load(find(name_or_path))) or {}
-    settings = content.get(section) if isinstance(content, dict) else None
+    settings = OmegaConf.select(OmegaConf.load(find(name_or_path)), section)
     if not settings:
         raise UserError(f"--config={name_or_path}: it has no section {section!r}")
     return [f"{section}.{field}={value}" for field, value in settings.items()]
