@@ -62,12 +62,8 @@ def _metadata(label: str, is_bytes: bool) -> bytes:
     image = [
         _Field(0, "string", "images"),
         _Field(1, "string", "RGB photo, squashed to the input's size, 0 to 255."),
-        _Field(
-            3, "table", [_Field(0, "byte", _IMAGE), _Field(1, "table", [_Field(0, "byte", _RGB)])]
-        ),
-        _Field(
-            4, "tables", [[_Field(0, "byte", _NORMALIZATION), _Field(1, "table", _unchanged())]]
-        ),
+        _Field(3, "table", _union(_IMAGE, [_Field(0, "byte", _RGB)])),
+        _Field(4, "tables", [_union(_NORMALIZATION, _unchanged())]),
         _Field(5, "table", [_Field(0, "floats", [255.0]), _Field(1, "floats", [0.0])]),
     ]
     mask = [
