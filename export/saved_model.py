@@ -109,14 +109,14 @@ def export_saved_model(
         one = np.zeros((1, side, side, 3), np.uint8)
         milliseconds = checks.median_latency(lambda: exported(one))
         megabytes = _size(partial) / 1e6
-        settings.write_models(out, model)
         path = os.path.join(out, str(_next_version(out)))
         os.replace(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        if is_new:
-            shutil.rmtree(out, ignore_errors=True)
+        if is_new and not os.listdir(out):  # another export may have added a version meanwhile
+            os.rmdir(out)
         raise
+    settings.write_models(out, model)
     return SavedModelExport(
         path=path,
         megabytes=megabytes,
