@@ -18,6 +18,14 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Untrained networks are the same in every run of a test, whatever ran before it."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+
+
 @dataclasses.dataclass
 class Result:
     status: int

@@ -54,7 +54,9 @@ class LsunObjects(PhotoBuilder):
         layerseg prepare --dataset=lsun_objects/car --source=car.zip --data_dir=DIR --limit=100000
 
     or `tfds build --imports=layered_segmentation lsun_objects/car` with `--data_dir=DIR`,
-    `--manual_dir=DIRECTORY_WITH_CAR_ZIP` and `--max_examples_per_split=100000`.
+    `--manual_dir=DIRECTORY_WITH_CAR_ZIP` and `--max_examples_per_split=100000`. (The program `tfds`
+    of TFDS 4.9.10 starts only where `apache-beam` and `mlcroissant` are installed; nothing else
+    here needs them.)
     """
 
     VERSION = tfds.core.Version("1.0.0")

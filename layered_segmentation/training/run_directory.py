@@ -361,8 +361,9 @@ class RunDirectory:
         # A run that stopped before its first step, over unusable photos say, may be mended.
         if lines and (self._has_begun() or not configs.is_saved(self.config_path)):
             raise UserError(
-                f"{self.path}: it holds a run of another config; name another directory, "
-                "or take the same settings. Theirs != yours:\n  " + "\n  ".join(lines)
+                f"{self.path}: it holds a run of another config; name another directory, or "
+                f"take the same settings ({self.config_path}). Theirs != yours:\n  "
+                + "\n  ".join(lines)
             )
 
 
