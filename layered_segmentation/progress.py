@@ -17,6 +17,7 @@ class Bar:
         visible: Whether anything is shown.
         stream: Where to write; stderr if None.
         interval: Seconds between lines where there is no terminal.
+        initial: What an earlier run came to, which says nothing of the speed.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Bar:
         visible: bool = True,
         stream: TextIO | None = None,
         interval: float = 60.0,
+        initial: int = 0,
     ):
         self._total = total
         self._description = description
@@ -34,13 +36,18 @@ class Bar:
         self._stream = stream or sys.stderr
         self._visible = visible
         self._interval = interval
-        self._count = 0
+        self._initial = self._count = initial
         self._note = ""
         self._start = self._last_line = time.monotonic()
         self._bar: tqdm | None = None
         if visible and self._stream.isatty():
             self._bar = tqdm(
-                total=total, desc=description, unit=unit, file=self._stream, dynamic_ncols=True
+                total=total,
+                desc=description,
+                unit=unit,
+                file=self._stream,
+                dynamic_ncols=True,
+                initial=initial,
             )
 
     def __enter__(self) -> "Bar":
@@ -73,6 +80,7 @@ class Bar:
             elapsed,
             prefix=self._description,
             unit=self._unit,
+            initial=self._initial,
             postfix=self._note,
             bar_format="{desc}: {percentage:.0f}% ({n_fmt}/{total_fmt}), {remaining} left, "
             "{rate_fmt}{postfix}",

@@ -132,6 +132,14 @@ def test_redo_needs_the_published_file(source, tmp_path, monkeypatch):
             lambda mask, photo: Image.new("L", (9, 7)).save(mask),
             r"its segmentation is 9 × 7, the photo 28 × 22",
         ),
+        (
+            lambda mask, photo: Image.open(photo).save(photo, format="WEBP"),
+            "photo: is WEBP, not JPEG",
+        ),
+        (
+            lambda mask, photo: Image.new("I;16", (28, 22), 40_000).save(mask),
+            "segmentation: is PNG I;16, not 8 bits PNG",
+        ),
     ],
 )
 def test_one_damaged_pair_is_left_out_and_counted(tmp_path, capsys, damage, words):

@@ -105,6 +105,7 @@ def test_bytes_and_order_are_the_archives(source, values, tmp_path, monkeypatch)
         "entries": {"train": COUNT},
         "skipped": {"train": {}},
         "source": {"train": [COUNT, size]},
+        "fingerprint": f"lmdb:{COUNT} {size}",
     }
 
 

@@ -102,7 +102,9 @@ def test_a_finished_one_is_left_alone(car, tmp_path):
     assert "1.0.0 is finished; nothing to do." in result.stdout
     assert f"train: {COUNT} images" in result.stdout
     assert record.stat().st_mtime_ns == before
-    assert car("--limit=3").status == 0  # it has them
+    cut = car("--limit=3").stdout  # it has them
+    assert "train: 3 images of 12\n" in cut
+    assert " '--set=data.dataset=lsun_objects/car[:3]' " in cut
     os.truncate(record, record.stat().st_size - 1)
     result = car()
     assert result.status == 2

@@ -1,7 +1,9 @@
 """Makes a dataset to train on from an archive, LSUN's or CUB's, or from a folder of photos.
 
 Images keep their order and their bytes; what cannot be decoded is left out and counted, up to 5 %.
-A stopped run starts over with the same command, without unpacking anew what was unpacked whole.
+A stopped run goes on with the same command, after the last file of 64 MB that it wrote whole, and
+without unpacking anew what was unpacked whole. A zip of LSUN is unpacked whole before anything is
+read: it takes as much disk again; the directory in it is read where it lies.
 
 --dataset is lsun_objects/CATEGORY (a zip of http://dl.yf.io/lsun/objects/, or the directory in it),
 cub200_segmentation or cub200_segmentation/redo (a directory with CUB_200_2011.tgz and
@@ -28,12 +30,13 @@ _DATA_DIR = flags.DEFINE_string(
     "data_dir", "", "Directory of prepared datasets; TensorFlow Datasets' own if not given."
 )
 _LIMIT = flags.DEFINE_integer(
-    "limit", 0, "Take only the first so many images and read no further; 0 takes all.",
+    "limit", 0, "Take only the first so many images of each split; 0 takes all. Of an LMDB no more "
+    "is read.",
     lower_bound=0,
 )  # fmt: skip
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset that is there.")
 
-RESUME = "the same command starts over; what was unpacked whole is kept"
+RESUME = "the same command goes on after what was written or unpacked whole"
 
 
 def main(argv: list[str]) -> None:
@@ -57,7 +60,9 @@ def main(argv: list[str]) -> None:
         print(f"{done.path} is finished; nothing to do.")
     for split, images in done.images.items():
         left_out = f", {done.skipped[split]:,} left out" if done.skipped[split] else ""
-        print(f"{split}: {images:,} images{left_out}")
+        is_cut = done.was_finished and 0 < _LIMIT.value < images
+        count = f"{_LIMIT.value:,} images of {images:,}" if is_cut else f"{images:,} images"
+        print(f"{split}: {count}{left_out}")
     print(f"{done.size / 1e6:,.1f} MB in {done.path}")
     if done.unpacked:
         print(f"{done.unpacked} may be deleted")

@@ -24,7 +24,7 @@ _DAMAGED = (
     EOFError,
     zlib.error,
     OSError,
-    NotImplementedError,
+    RuntimeError,  # an encrypted member, a method of compression that is not built in
 )
 
 

@@ -19,17 +19,19 @@ import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
 
-from layered_segmentation.data import archives, photo_feature
+from layered_segmentation.data import archives, fingerprints, photo_feature
 from layered_segmentation.data.photo_builder import Entries, PhotoBuilder, Unusable
 from layered_segmentation.errors import UserError
 
 IMAGES = 11_788
+_DECODED = ("JPEG", "PNG", "BMP")
 CLASSES_FILE = epath.Path(__file__).parent / "cub_classes.txt"
 
 REDO_FILE = "train_val_test_split.txt"
 REDO_URL = f"https://github.com/mickaelChen/ReDO/blob/master/datasplits/cub/{REDO_FILE}"
 _REDO_SHA256 = "7620961c0d472a9721d9f2e5541a6dba2a6009e21caadb3861c5c7b64270764c"
 
+_TABLES = ("classes.txt", "images.txt", "image_class_labels.txt", "bounding_boxes.txt")
 _ROOTS = ("CUB_200_2011", "", "CUB_200_2011/CUB_200_2011")  # with images.txt in it
 _DESCRIPTION = """\
 11,788 photos of 200 species of birds with class, bounding box and segmentation.
@@ -115,12 +117,32 @@ class Cub200Segmentation(PhotoBuilder):
             citation=_CITATION,
         )
 
+    def fingerprint(self, source: str) -> str:
+        """Returns a digest of the files' names, sizes and times, or the archives' bytes.
+
+        Empty where one of them is unpacked and the other is not.
+        """
+        directory = _directory(source)
+        root, masks = self._locate_photos(directory), self._locate_masks(directory)
+        if root.is_dir() and masks.is_dir():
+            split = _find_table(self.builder_config.table, root, directory)
+            tables = [str(split), *(str(root / name) for name in _TABLES)]
+            files = [words[0] for words in _table(root / "images.txt", 1).values()]
+            photos = [str(root / "images" / file) for file in files]
+            drawn = [str(_mask_path(masks / "segmentations", file)) for file in files]
+            return fingerprints.of_files("", [*tables, *photos, *drawn])
+        if root.is_dir() or masks.is_dir():
+            return ""
+        return fingerprints.of_archives(str(root), str(masks))
+
     def _open(self, source: str, unpacked: str) -> dict[str, Entries]:
-        given = epath.Path(source)
-        directory = given if given.is_dir() else given.parent
-        root = self._find(directory, "CUB_200_2011", _ROOTS, "images.txt", unpacked)
-        inside = tuple(str(path) for path in ("", root, root / "segmentations"))
-        masks = self._find(directory, "segmentations", inside, "segmentations", unpacked)
+        directory = _directory(source)
+        root = self._locate_photos(directory)
+        if not root.is_dir():
+            root = self._unpack(root, "images.txt", unpacked)
+        masks = self._locate_masks(directory, root)
+        if not masks.is_dir():
+            masks = self._unpack(masks, "segmentations", unpacked)
         birds = _read_birds(root, _find_table(self.builder_config.table, root, directory))
         splits = {}
         for name, number in self.builder_config.numbers.items():
@@ -129,15 +151,18 @@ class Cub200Segmentation(PhotoBuilder):
             splits[name] = Entries(len(chosen), _bytes(root / "images", chosen), read)
         return splits
 
-    def _find(
-        self,
-        source: epath.Path,
-        archive: str,
-        places: tuple[str, ...],
-        entry: str,
-        unpacked: str,
+    def _locate_photos(self, directory: epath.Path) -> epath.Path:
+        return self._locate(directory, "CUB_200_2011", _ROOTS, "images.txt")
+
+    def _locate_masks(self, directory: epath.Path, root: epath.Path | None = None) -> epath.Path:
+        root = root or self._locate_photos(directory)
+        places = tuple(str(path) for path in ("", root, root / "segmentations"))
+        return self._locate(directory, "segmentations", places, "segmentations")
+
+    def _locate(
+        self, source: epath.Path, archive: str, places: tuple[str, ...], entry: str
     ) -> epath.Path:
-        """Returns the directory that has an entry, after unpacking its archive if need be."""
+        """Returns the directory that has an entry, or the archive."""
         for place in places:
             if (source / place / entry).exists():
                 return source / place
@@ -147,15 +172,19 @@ class Cub200Segmentation(PhotoBuilder):
                 f"{source}: there is neither {archive}/ nor {archive}.tgz in it; download the "
                 f"archive from {_urls(self)[path.name]}"
             )
-        published = self.url_infos[_urls(self)[path.name]]
-        target = epath.Path(unpacked) / archive
+        return path
+
+    def _unpack(self, archive: epath.Path, entry: str, unpacked: str) -> epath.Path:
+        """Returns the directory that has an entry, after unpacking it if it is not yet."""
+        published = self.url_infos[_urls(self)[archive.name]]
+        target = epath.Path(unpacked) / archive.stem
         archives.unpack(
-            str(path), str(target), self._show_progress, published.size, published.checksum
+            str(archive), str(target), self._show_progress, published.size, published.checksum
         )
         for place in _ROOTS:
             if (target / place / entry).exists():
                 return target / place
-        raise UserError(f"{path}: there is no {entry} in it; it is not the published archive")
+        raise UserError(f"{archive}: there is no {entry} in it; it is not the published archive")
 
 
 class _Bird(NamedTuple):
@@ -164,6 +193,15 @@ class _Bird(NamedTuple):
     label: int
     box: tuple[float, float, float, float]  # left, top, width, height in pixels
     split: int
+
+
+def _directory(source: str) -> epath.Path:
+    given = epath.Path(source)
+    return given if given.is_dir() else given.parent
+
+
+def _mask_path(masks: epath.Path, file: str) -> epath.Path:
+    return masks / epath.Path(file).with_suffix(".png")
 
 
 def _urls(builder: Cub200Segmentation) -> dict[str, str]:
@@ -248,15 +286,20 @@ def _bytes(images: epath.Path, birds: list[_Bird]) -> int:
 
 
 def _example(images: epath.Path, masks: epath.Path, bird: _Bird) -> dict[str, Any] | Unusable:
-    mask_path = masks / epath.Path(bird.file).with_suffix(".png")
+    mask_path = _mask_path(masks, bird.file)
     for path, what in ((images / bird.file, "photo"), (mask_path, "segmentation")):
         if not path.exists():
             return Unusable(bird.file, f"there is no {what} {path}")
         if damage := photo_feature.damage(path.read_bytes()):
             return Unusable(bird.file, f"{what}: {damage}")
     photo, segmentation = (images / bird.file).read_bytes(), mask_path.read_bytes()
-    size = _open_image(photo).size
-    levels = np.asarray(_open_image(segmentation).convert("L"))
+    image, drawn = _open_image(photo), _open_image(segmentation)
+    if image.format not in _DECODED:  # by TensorFlow, as the feature will be read
+        return Unusable(bird.file, f"photo: is {image.format}, not {' or '.join(_DECODED)}")
+    if drawn.format != "PNG" or drawn.mode.startswith(("I", "F")):
+        return Unusable(bird.file, f"segmentation: is {drawn.format} {drawn.mode}, not 8 bits PNG")
+    size = image.size
+    levels = np.asarray(drawn.convert("L"))
     if levels.shape != size[::-1]:
         return Unusable(
             bird.file,

@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from layered_segmentation.data import archives, lmdb_entries, photo_feature
+from layered_segmentation.data import archives, fingerprints, lmdb_entries, photo_feature
 from layered_segmentation.data.photo_builder import Entries, PhotoBuilder, Unusable
 from layered_segmentation.errors import UserError
 
@@ -49,11 +49,14 @@ class LsunObjects(PhotoBuilder):
     and it declares JPEG, so that WebP is decoded with an axis too many. Its list of archives with
     their sizes and SHA-256 is kept here as `checksums.tsv`.
 
-    The first 100,000, reading no further:
+    The first 100,000, reading no further in the database:
 
         layerseg prepare --dataset=lsun_objects/car --source=car.zip --data_dir=DIR --limit=100000
 
-    or `tfds build --imports=layered_segmentation lsun_objects/car` with `--data_dir=DIR`,
+    A zip is unpacked whole first, since a database is read by its pages, in any order: as much disk
+    again as data.mdb takes, under DIR/downloads/unpacked. A directory is read where it lies.
+
+    The same is `tfds build --imports=layered_segmentation lsun_objects/car` with `--data_dir=DIR`,
     `--manual_dir=DIRECTORY_WITH_CAR_ZIP` and `--max_examples_per_split=100000`. (The program `tfds`
     of TFDS 4.9.10 starts only where `apache-beam` and `mlcroissant` are installed; nothing else
     here needs them.)
@@ -81,9 +84,19 @@ class LsunObjects(PhotoBuilder):
             citation=_CITATION,
         )
 
+    def fingerprint(self, source: str) -> str:
+        """Returns the database's entries and bytes, or the archive's bytes."""
+        path = self._locate(epath.Path(source))
+        if path.is_dir():
+            summary = lmdb_entries.summary(str(path))
+            return f"lmdb:{summary.entries} {summary.size}"
+        return fingerprints.of_archives(str(path))
+
     def _open(self, source: str, unpacked: str) -> dict[str, Entries]:
         category = self.builder_config.name
-        directory = self._find(epath.Path(source), epath.Path(unpacked) / category)
+        directory = self._locate(epath.Path(source))
+        if not directory.is_dir():
+            directory = self._unpack(directory, epath.Path(unpacked) / category)
         summary = lmdb_entries.summary(str(directory))
 
         def read(count: int) -> Iterator[functools.partial[dict[str, Any] | Unusable]]:
@@ -92,8 +105,8 @@ class LsunObjects(PhotoBuilder):
 
         return {"train": Entries(summary.entries, summary.size, read)}
 
-    def _find(self, source: epath.Path, unpacked: epath.Path) -> epath.Path:
-        """Returns the directory that is the database, after unpacking it if need be."""
+    def _locate(self, source: epath.Path) -> epath.Path:
+        """Returns the directory that is the database, or its archive."""
         category = self.builder_config.name
         names = (category, f"{category}_train_lmdb", f"{category}_lmdb", "")
         if source.is_dir():
@@ -108,10 +121,15 @@ class LsunObjects(PhotoBuilder):
                 f"{source}: there is no LMDB ({category}/{lmdb_entries.FILE}) and no archive "
                 f"{category}.zip; download {URL.format(category=category)}"
             )
+        return source
+
+    def _unpack(self, archive: epath.Path, unpacked: epath.Path) -> epath.Path:
+        """Returns the directory that is the database, after unpacking it if it is not yet."""
+        category = self.builder_config.name
         # A zip checks itself as it is unpacked; the digest of 186 GB would take as long again.
         size = self.url_infos[URL.format(category=category)].size
         directory = epath.Path(
-            archives.unpack(str(source), str(unpacked), self._show_progress, size)
+            archives.unpack(str(archive), str(unpacked), self._show_progress, size)
         )
         found = [
             path
@@ -120,16 +138,17 @@ class LsunObjects(PhotoBuilder):
         ]
         if len(found) != 1:
             raise UserError(
-                f"{source}: holds {len(found)} files {lmdb_entries.FILE}; the published archive "
+                f"{archive}: holds {len(found)} files {lmdb_entries.FILE}; the published archive "
                 f"has one, {category}/{lmdb_entries.FILE}"
             )
         return self._require_category(found[0].parent)
 
     def _require_category(self, directory: epath.Path) -> epath.Path:
-        if directory.name in CATEGORIES and directory.name != self.builder_config.name:
+        name = directory.resolve().name  # of `.`, too
+        if name in CATEGORIES and name != self.builder_config.name:
             raise UserError(
-                f"{directory}: holds the category {directory.name!r}, not "
-                f"{self.builder_config.name!r}; name the dataset lsun_objects/{directory.name}"
+                f"{directory}: holds the category {name!r}, not {self.builder_config.name!r}; "
+                f"name the dataset lsun_objects/{name}"
             )
         return directory
 

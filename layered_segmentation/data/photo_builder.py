@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
+from layered_segmentation.data.kept_shards import PREFIX, KeptShards, Shard, Writer
 from layered_segmentation.data.photo_source import AHEAD, MOST_SKIPPED, THREADS, in_order, some
 from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
@@ -60,7 +61,9 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     slice `[:N]` of the whole dataset has. Entries that cannot be decoded are left out and counted,
     up to 5 %; more is an error. Both are written to the dataset's metadata: `limit`, and by split
     `entries` (how many were taken), `skipped` (names and reasons) and `source` (all its entries,
-    and their bytes). A dataset gets its name only when all its records were read back.
+    and their bytes); and `fingerprint`, what the source is known again by. A dataset gets its name
+    only when all its records were read back. A run that is stopped, by whatever it be, leaves the
+    shards that it wrote whole to the next one with the same source and limit.
     """
 
     def __init__(self, *, source: str = "", show_progress: bool = False, **options: Any):
@@ -77,6 +80,8 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         self._entries: dict[str, int] = {}
         self._skipped: dict[str, list[Unusable]] = {}
         self._measures: dict[str, list[int]] = {}
+        self._written: dict[str, Shard] = {}
+        self._kept = KeptShards("", None)
         super().__init__(**options)
 
     @abc.abstractmethod
@@ -89,6 +94,16 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 
         Raises:
             UserError: The source is not what it should be.
+        """
+
+    @abc.abstractmethod
+    def fingerprint(self, source: str) -> str:
+        """Returns what a source is known again by, without unpacking it: `KIND:VALUE`, or empty.
+
+        Only those of one kind can be compared.
+
+        Args:
+            source: Archive or directory.
         """
 
     def _photo_info(self, features: dict[str, Any], **about: Any) -> tfds.core.DatasetInfo:
@@ -106,54 +121,104 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         download_config: tfds.download.DownloadConfig | None = None,
     ) -> None:
         self._limit = (download_config and download_config.max_examples_per_split) or 0
-        self._skipped = {}
-        super()._download_and_prepare(dl_manager, download_config)
-        for split in self.info.splits:
-            self._require_readable(split)
-            _require_few(split, self._skipped[split], self._entries[split])
+        self._skipped, self._written = {}, {}
+        fingerprint = self.fingerprint(self._source_of(dl_manager))
+        self._kept = self._keep_shards(fingerprint)
+        try:
+            super()._download_and_prepare(dl_manager, download_config)
+            for split in self.info.splits:
+                self._require_readable(split)
+                _require_few(split, self._skipped[split], self._entries[split])
+        except UserError:  # something must change before it can go on
+            self._kept.remove()
+            raise
         self.info.metadata.update(
             limit=self._limit,
             entries=self._entries,
             skipped=self._skipped_texts(),
             source=self._measures,
+            fingerprint=fingerprint,
         )
         self._report_skipped()
+        self._kept.remove()
+
+    def _source_of(self, dl_manager: tfds.download.DownloadManager) -> str:
+        return self._source or os.fspath(dl_manager.manual_dir)
+
+    def _keep_shards(self, fingerprint: str) -> KeptShards:
+        # TFDS builds in a directory of another name beside the dataset's own.
+        parent = os.path.dirname(os.path.normpath(self.data_dir))
+        directory = os.path.join(parent, f"{PREFIX}{self.version}")
+        features = repr(self.info.features)
+        plan = [fingerprint, self._limit, SHARD_BYTES, str(self.info.file_format), features]
+        return KeptShards(directory, plan if fingerprint else None)
+
+    def _example_writer(self) -> Writer:
+        return Writer(self._kept, self._written, self.info.file_format)
 
     def _shard_iterators_per_split(
         self, dl_manager: tfds.download.DownloadManager
     ) -> Mapping[str, Sequence[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]]:
-        source = self._source or os.fspath(dl_manager.manual_dir)
+        source = self._source_of(dl_manager)
         unpacked = os.path.join(os.fspath(dl_manager.download_dir), "unpacked", self.name)
         shards = {}
         for split, entries in self._open(source, unpacked).items():
             count = min(self._limit or entries.total, entries.total)
             if not count:
                 raise UserError(f"{source}: there is no image in it for the split {split!r}")
-            self._entries[split], self._skipped[split] = count, []
             self._measures[split] = [entries.total, entries.size]
             size = entries.size * count / entries.total
             number = min(max(1, math.ceil(size / SHARD_BYTES)), count)
-            ends = [count * (shard + 1) // number for shard in range(number)]
-            examples = self._examples(split, entries, count)
-            # One after another, the shards take from the same iterator; the last, what is left.
-            lengths = [end - start for start, end in itertools.pairwise([0, *ends])]
-            shards[split] = [
-                functools.partial(_usable, itertools.islice(examples, length))
-                for length in lengths[:-1]
+            template = self._get_filename_template(split_name=split)
+            files = [
+                os.path.basename(template.sharded_filepath(shard_index=shard, num_shards=number))
+                for shard in range(number)
             ]
-            shards[split].append(functools.partial(_usable, examples))
+            kept = self._kept.leading(files)
+            self._entries[split] = kept[-1].taken if kept else 0
+            self._skipped[split] = [Unusable(*pair) for shard in kept for pair in shard.skipped]
+            # One after another, the shards take from the same iterator; the last, what is left.
+            usable = sum(shard.images for shard in kept)
+            examples = self._examples(split, entries, count, usable)
+            ends = [count * (shard + 1) // number for shard in range(number)]
+            lengths: list[int | None] = [b - a for a, b in itertools.pairwise([0, *ends])]
+            lengths[-1] = None
+            shards[split] = [functools.partial(_placeholders, shard.images) for shard in kept]
+            shards[split] += [
+                functools.partial(self._shard, split, file, itertools.islice(examples, length))
+                for file, length in zip(files[len(kept) :], lengths[len(kept) :], strict=True)
+            ]
         return shards
 
+    def _shard(
+        self, split: str, file: str, examples: Iterator[tuple[int, dict[str, Any] | None]]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields a shard's usable examples, then notes what there is to know of it."""
+        images, before = 0, len(self._skipped[split])
+        for index, example in examples:
+            if example is not None:
+                images += 1
+                yield index, example
+        skipped = [tuple(pair) for pair in self._skipped[split][before:]]
+        self._written[file] = Shard(images, self._entries[split], skipped)
+
     def _examples(
-        self, split: str, entries: Entries, count: int
+        self, split: str, entries: Entries, count: int, usable: int
     ) -> Iterator[tuple[int, dict[str, Any] | None]]:
-        """Yields an index and, if the entry is usable, its example, until there are `count`."""
+        """Yields an index and, if the entry is usable, its example, until there are `count`.
+
+        Args:
+            split: Its name; what was taken and skipped of it before is known.
+            entries: Its source.
+            count: Images wanted.
+            usable: How many of them there are already.
+        """
         skipped = self._skipped[split]
         most = max(int(MOST_SKIPPED * count), _NAMED)
         what = f"preparing {self.name}, {split}"
-        taken = usable = 0
+        taken = self._entries[split]
         with (
-            Bar(count, what, "image", self._show_progress) as bar,
+            Bar(count, what, "image", self._show_progress, initial=usable) as bar,
             concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
         ):
             # Again only if some were left out: behind what is asked for nothing is touched.
@@ -161,17 +226,17 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
                 end = min(taken + count - usable, entries.total)
                 calls = itertools.islice(entries.read(end), taken, None)
                 for result in in_order(pool, lambda call: call(), calls, AHEAD):
+                    taken += 1
+                    self._entries[split] = taken
                     if isinstance(result, Unusable):
                         skipped.append(result)
                         if len(skipped) > most:  # enough to name
                             _require_few(split, skipped, count)
-                        yield taken, None
+                        yield taken - 1, None
                     else:
                         usable += 1
                         bar.update()
-                        yield taken, result
-                    taken += 1
-                    self._entries[split] = taken
+                        yield taken - 1, result
 
     def _require_readable(self, split: str) -> None:
         """Reads the records of a split back, by their checksums, and counts them."""
@@ -206,12 +271,9 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
                 )
 
 
-def _usable(
-    examples: Iterator[tuple[int, dict[str, Any] | None]],
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    for index, example in examples:
-        if example is not None:
-            yield index, example
+def _placeholders(count: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Stands in for the examples of a kept shard, which are only counted."""
+    return ((index, {}) for index in range(count))
 
 
 def _require_few(split: str, skipped: Sequence[Unusable], count: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from layered_segmentation.data import photo_feature
+from layered_segmentation.data import fingerprints, photo_feature
 from layered_segmentation.data.folder import MASKS, find_images
 from layered_segmentation.data.photo_builder import Entries, PhotoBuilder, Unusable
 
@@ -36,12 +36,9 @@ class PhotoFolder(PhotoBuilder, skip_registration=True):  # type: ignore[call-ar
         config = tfds.core.BuilderConfig(name=name, description=f"The photos of {name}.")
         super().__init__(config=config, source=source, **options)
 
-    def measure(self) -> dict[str, list[int]]:
-        """Returns how many files the directory has now and their bytes, as in the metadata."""
-        return {
-            split: [entries.total, entries.size]
-            for split, entries in self._open(self._source, "").items()
-        }
+    def fingerprint(self, source: str) -> str:
+        """Returns a digest of the photos' names, sizes and times."""
+        return fingerprints.of_files(source, find_images(source, "--source", excluded=[MASKS]))
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self._photo_info(

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import read_only_builder
 
-from layered_segmentation.data import cub, lsun, photo_folder
+from layered_segmentation.data import cub, fingerprints, lsun, photo_folder
 from layered_segmentation.data.photo_builder import PhotoBuilder
+from layered_segmentation.data.tfds_source import DAMAGED
 from layered_segmentation.errors import UserError
 
 FOLDER = "folder"
@@ -28,7 +31,7 @@ class Prepared(NamedTuple):
     """A dataset on disk.
 
     Attributes:
-        dataset: Its name, as in `data.dataset`.
+        dataset: Its name, as in `data.dataset`, cut to the limit where it has more.
         path: Its directory.
         images: How many it has, by split.
         skipped: How many of the source's are left out, by split.
@@ -51,8 +54,8 @@ def prepare(
 ) -> Prepared:
     """Builds a dataset under `data_dir`, if it is not there yet.
 
-    A stopped run leaves nothing that looks like a dataset; what it left is removed, but for the
-    archives it had unpacked whole, which are used again.
+    A stopped run leaves nothing that looks like a dataset. Of the same source and limit it goes on
+    from the last shard that was written whole; archives that were unpacked whole are used again.
 
     Args:
         dataset: One of `DATASETS`; `folder/NAME` names that of a folder.
@@ -67,24 +70,29 @@ def prepare(
     """
     if not os.path.exists(source):
         raise UserError(f"--source={source}: there is no such file or directory")
-    builder = _builder(dataset, source, data_dir)
-    root = os.path.join(builder.data_dir_root, builder.name)
+    kind = _kind(dataset, source)
+    data_root = data_dir or os.path.expanduser(tfds.core.constants.DATA_DIR)
+    root = os.path.join(data_root, kind.builder.name)
+    path = os.path.join(root, kind.config, str(kind.builder.VERSION))
     os.makedirs(root, exist_ok=True)
     with _lock(root):
-        _tidy(builder.data_dir)
-        is_finished = os.path.exists(builder.data_dir) and not overwrite
+        _tidy(path)
+        is_finished = os.path.exists(path) and not overwrite
         if is_finished:
-            builder = _builder(dataset, source, data_dir)  # reads what _tidy may have put back
+            _require_undamaged(path)
+            builder = kind.open(source, data_dir)
             _require_same(builder, source, limit)
+            _verify(builder)
         else:
-            with _replacing(builder.data_dir):
-                builder = _builder(dataset, source, data_dir)
+            with _replacing(path):
+                builder = kind.open(source, data_dir)
                 _build(builder, limit)
-        _verify(builder)
+                _verify(builder)
     metadata, splits = builder.info.metadata, builder.info.splits
     unpacked = os.path.join(builder.data_dir_root, "downloads", "unpacked", builder.name)
+    has_more = limit and any(info.num_examples > limit for info in splits.values())
     return Prepared(
-        dataset=builder.info.full_name.rpartition("/")[0],  # without the version
+        dataset=f"{kind.builder.name}/{kind.config}{f'[:{limit}]' if has_more else ''}",
         path=str(builder.data_dir),
         images={split: info.num_examples for split, info in splits.items()},
         skipped={split: len(metadata["skipped"][split]) for split in splits},
@@ -94,18 +102,29 @@ def prepare(
     )
 
 
-def _builder(dataset: str, source: str, data_dir: str) -> PhotoBuilder:
+class _Kind(NamedTuple):
+    """A builder and which of its configs."""
+
+    builder: type[PhotoBuilder]
+    config: str
+
+    def open(self, source: str, data_dir: str) -> PhotoBuilder:
+        options: dict[str, Any] = {
+            "source": source,
+            "data_dir": data_dir or None,
+            "show_progress": True,
+        }
+        name = "name" if self.builder is photo_folder.PhotoFolder else "config"
+        return self.builder(**{name: self.config}, **options)
+
+
+def _kind(dataset: str, source: str) -> _Kind:
     name, _, config = dataset.partition("/")
-    options: dict[str, Any] = {
-        "source": source,
-        "data_dir": data_dir or None,
-        "show_progress": True,
-    }
     if name in (FOLDER, photo_folder.NAME):
         config = config or photo_folder.name_of(source)
         if config != photo_folder.safe_name(config):
             raise UserError(f"--dataset={dataset}: a name has letters, digits, _, - and . only")
-        return photo_folder.PhotoFolder(name=config, **options)
+        return _Kind(photo_folder.PhotoFolder, config)
     for builder in (lsun.LsunObjects, cub.Cub200Segmentation):
         if name == builder.name:
             configs = list(builder.builder_configs)
@@ -116,7 +135,7 @@ def _builder(dataset: str, source: str, data_dir: str) -> PhotoBuilder:
                     f"--dataset={dataset}: {name} has no {config!r}{_hint(config, configs)}; "
                     f"it has {', '.join(configs)}"
                 )
-            return builder(config=config, **options)
+            return _Kind(builder, config)
     names = ["lsun_objects", "cub200_segmentation", FOLDER]
     raise UserError(
         f"--dataset={dataset}: is unknown{_hint(name, names)}; there are {', '.join(DATASETS)}"
@@ -162,6 +181,7 @@ def _replacing(path: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        shutil.rmtree(path, ignore_errors=True)  # built, but not what it should be
         if os.path.exists(aside):
             os.rename(aside, path)
         raise
@@ -193,11 +213,24 @@ def _require_same(builder: PhotoBuilder, source: str, limit: int) -> None:
             f"{builder.data_dir}: was prepared with --limit={held}, now with {asked}; add "
             "--overwrite, or name another --data_dir"
         )
-    if isinstance(builder, photo_folder.PhotoFolder) and builder.measure() != metadata["source"]:
+    if fingerprints.differ(metadata.get("fingerprint", ""), builder.fingerprint(source)):
         raise UserError(
-            f"{builder.data_dir}: holds other photos than --source={source} now has; add "
-            "--overwrite, or name it otherwise, as in --dataset=folder/NAME"
+            f"{builder.data_dir}: holds other photos than --source={source} now has (files were "
+            "changed, added or removed); add --overwrite, or name another --data_dir"
+            + (" or --dataset=folder/NAME" if builder.name == photo_folder.NAME else "")
         )
+
+
+def _require_undamaged(path: str) -> None:
+    """Requires that TFDS can open a dataset, and that a builder of ours wrote it."""
+    try:
+        info = read_only_builder.builder_from_directory(path).info
+        if info.splits and info.metadata is not None and {"limit", "source"} <= {*info.metadata}:
+            return
+        reason = "its files do not say what it holds"
+    except (tfds.core.DatasetNotFoundError, *DAMAGED) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    raise UserError(f"{path}: is damaged ({reason}); prepare it again with --overwrite")
 
 
 def _verify(builder: PhotoBuilder) -> None:
@@ -212,7 +245,15 @@ def _verify(builder: PhotoBuilder) -> None:
             )
         middle, last = info.num_examples // 2, info.num_examples - 1
         slices = [f"{split}[{index}:{index + 1}]" for index in sorted({0, middle, last})]
-        for example in tfds.as_numpy(builder.as_dataset(split="+".join(slices))):
+        try:
+            examples = list(tfds.as_numpy(builder.as_dataset(split="+".join(slices))))
+        except tf.errors.OpError as error:
+            reason = str(error.message).partition(" [Op:")[0].rpartition("}} ")[2]
+            raise UserError(
+                f"{builder.data_dir}: an image of {split} cannot be decoded ({reason}); prepare "
+                "it again with --overwrite"
+            ) from error
+        for example in examples:
             image = example["image"]
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
                 raise UserError(

@@ -21,12 +21,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
+from google.protobuf import json_format
 
 from layered_segmentation.data import photos
 from layered_segmentation.data.photo_source import Encoded, PhotoSource, encoded_file
 from layered_segmentation.errors import UserError
 
 SPLIT = "train"
+
+# What TFDS raises over files of a dataset that are cut short, empty or not there.
+DAMAGED = (ValueError, KeyError, OSError, json_format.ParseError)
 
 # `layerseg prepare` makes these: by the builder's name, what it calls them.
 _OURS = {"lsun_objects": "", "cub200_segmentation": "", "photo_folder": "folder"}
@@ -201,7 +205,7 @@ def _open(origin: str, name: str, data_dir: str) -> Any:
             builder = read_only_builder.builder_from_files(name, data_dir=where)
     except tfds.core.DatasetNotFoundError:
         raise UserError(f"{origin}: {_not_prepared(name, where)}") from None
-    except (ValueError, KeyError, OSError) as error:
+    except DAMAGED as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{origin}: {name} in {where} cannot be opened: {reason}") from error
     features = builder.info.features

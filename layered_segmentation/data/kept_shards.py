@@ -1,0 +1,120 @@
+"""Shards that a stopped preparation had written whole, for the next run of the same to go on from.
+
+Each lies as a second name (a hard link) of TFDS's own file in a directory beside the dataset, with
+what there is to know of it. The directory begins with a plan, and goes when that changes.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from tensorflow_datasets.core import writer
+
+PREFIX = "partial."  # of the directory, before the version
+
+_PLAN = "plan.json"
+
+
+class Shard(NamedTuple):
+    """A shard that was written.
+
+    Attributes:
+        images: How many records it has.
+        taken: Entries of the split's source that were taken to its end.
+        skipped: Of those, in this shard, which are left out: name and reason.
+    """
+
+    images: int
+    taken: int
+    skipped: list[tuple[str, str]]
+
+
+class KeptShards:
+    """The shards of one dataset, by the names of their files.
+
+    Args:
+        directory: Where they lie; made with the first of them.
+        plan: What must be the same for them to be of use; one that is None is never the same.
+    """
+
+    def __init__(self, directory: str, plan: Any):
+        self._directory = directory
+        self._plan = plan
+        if plan is None or self._read(_PLAN) != plan:
+            self.remove()
+
+    def leading(self, files: Sequence[str]) -> list[Shard]:
+        """Returns those of the first files that are there, up to the first that is not."""
+        shards = []
+        for file in files:
+            record = self._read(f"{file}.json")
+            if record is None or not os.path.exists(self._path(file)):
+                break
+            images, taken, skipped = record
+            shards.append(Shard(images, taken, [(name, reason) for name, reason in skipped]))
+        return shards
+
+    def keep(self, path: str, shard: Shard) -> None:
+        """Keeps a shard that was written whole, where the disk knows hard links."""
+        if self._plan is None:
+            return
+        file = os.path.basename(path)
+        with contextlib.suppress(OSError):  # without it the next run starts over
+            os.makedirs(self._directory, exist_ok=True)
+            self._write(_PLAN, self._plan)
+            os.link(path, self._path(file))
+            self._write(f"{file}.json", shard)
+
+    def take(self, path: str) -> bool:
+        """Puts a kept shard where it belongs; returns whether there is one."""
+        file = os.path.basename(path)
+        if not os.path.exists(self._path(f"{file}.json")):
+            return False
+        os.link(self._path(file), path)
+        return True
+
+    def remove(self) -> None:
+        """Removes all of them; what is linked to from elsewhere stays there."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._directory, name)
+
+    def _read(self, name: str) -> Any:
+        try:
+            with open(self._path(name), encoding="utf-8") as file:
+                return json.load(file)
+        except (OSError, ValueError):
+            return None
+
+    def _write(self, name: str, content: Any) -> None:
+        partial = self._path(f"{name}.new")
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+        os.replace(partial, self._path(name))
+
+
+class Writer(writer.ExampleWriter):
+    """TFDS's writer of shards, which takes one that is kept instead of writing it again.
+
+    Args:
+        kept: The shards.
+        written: What there is to know of each, by file, once its examples were all taken.
+        file_format: TFDS's.
+    """
+
+    def __init__(self, kept: KeptShards, written: dict[str, Shard], file_format: Any):
+        super().__init__(file_format)
+        self._kept = kept
+        self._written = written
+
+    def write(self, path: Any, examples: Iterable[Any]) -> Any:
+        """Writes a shard, or takes it, and keeps it."""
+        if self._kept.take(os.fspath(path)):
+            return None
+        positions = super().write(path, examples)
+        self._kept.keep(os.fspath(path), self._written[os.path.basename(os.fspath(path))])
+        return positions
