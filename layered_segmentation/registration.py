@@ -18,6 +18,7 @@ _MODELS = "layered_segmentation.models."
 _SEGMENTER = _MODELS + "segmenter"
 
 _TFDS = "tensorflow_datasets"
+_BUILDERS_BASE = "layered_segmentation.data.photo_builder"
 _BUILDERS = ("layered_segmentation.data.lsun", "layered_segmentation.data.cub")
 
 
@@ -34,14 +35,15 @@ def register() -> None:
 @contextlib.contextmanager
 def _then_segmenter() -> Iterator[None]:
     yield
-    if not _is_importing_models():
+    if not _is_importing(_MODELS):
         importlib.import_module(_SEGMENTER)
 
 
 @contextlib.contextmanager
 def _then_builders() -> Iterator[None]:
     yield
-    _import_builders()
+    if not _is_importing(_BUILDERS_BASE):
+        _import_builders()
 
 
 def _import_builders() -> None:
@@ -49,13 +51,14 @@ def _import_builders() -> None:
         importlib.import_module(module)
 
 
-def _is_importing_models() -> bool:
-    """Whether it is one of our networks that imports KerasHub: the segmenter would import it back.
+def _is_importing(prefix: str) -> bool:
+    """Whether it is one of our modules that imports the package: what we import would import it.
 
-    Whoever imports a network by itself loads no preset; what does, imports the segmenter.
+    Whoever imports a network by itself loads no preset; what does, imports the segmenter. It is
+    the same with the base of the builders.
     """
     return any(
         getattr(module.__spec__, "_initializing", False)
         for name, module in list(sys.modules.items())
-        if name.startswith(_MODELS)
+        if name.startswith(prefix)
     )
