@@ -11,6 +11,7 @@ from layered_segmentation.cli import app
 VERBS = {
     "quickstart": "Learns to cut out objects, scores it, exports it: the whole chain, one command.",
     "prepare": "Makes a dataset to train on from LSUN's or CUB's archives or a folder of photos.",
+    "extract": "Writes a prepared dataset's photos, and its masks, as files.",
     "train": "Trains the layered GAN on unlabelled photos of one kind of thing.",
     "sample": "Draws a sheet of generated layers from a trained run.",
     "distill": "Trains the student segmenter on generated image/mask pairs.",

@@ -152,8 +152,28 @@ class TFDSSource(PhotoSource):
             UserError: A file of a dataset is missing or damaged.
         """
         for part, builder, count in zip(self.parts, self._builders, self.counts, strict=True):
-            for index, file in enumerate(_files(self.origin, part, builder, count)):
-                yield Encoded(f"{part} image {index}", file)
+            examples = _examples(self.origin, part, builder, count, ["image"])
+            for index, example in enumerate(examples):
+                yield Encoded(f"{part} image {index}", example["image"])
+
+    @property
+    def infos(self) -> list[Any]:
+        """What TFDS knows of each part: a `tfds.core.DatasetInfo`."""
+        return [builder.info for builder in self._builders]
+
+    def examples(self, part: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yields chosen features of a part's examples in use, images as their files' bytes.
+
+        Args:
+            part: Which of `parts`.
+            names: Features that it has.
+
+        Raises:
+            UserError: A file of the dataset is missing or damaged.
+        """
+        return _examples(
+            self.origin, self.parts[part], self._builders[part], self.counts[part], names
+        )
 
     def first(self, count: int) -> list[np.ndarray]:
         """Returns the first usable photos at their own size, uint8 [H, W, 3]; at most `count`."""
@@ -264,13 +284,17 @@ def _count(origin: str, part: Part, builder: Any) -> int:
     )
 
 
-def _files(origin: str, part: Part, builder: Any, count: int) -> Iterator[bytes]:
-    """Yields the first `count` image files of a part, in the order they are stored in."""
+def _examples(
+    origin: str, part: Part, builder: Any, count: int, names: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yields chosen features of the first `count` of a part, in the order they are stored in."""
     import tensorflow as tf
 
     tfds = _import_tfds()
+    features = builder.info.features
+    images = [name for name in names if isinstance(features[name], tfds.features.Image)]
     decoders = tfds.decode.PartialDecoding(
-        {"image": True}, decoders={"image": tfds.decode.SkipDecoding()}
+        dict.fromkeys(names, True), decoders={name: tfds.decode.SkipDecoding() for name in images}
     )
     # Shards one after another: by default TFDS reads several in turn.
     one_by_one = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
@@ -281,7 +305,7 @@ def _files(origin: str, part: Part, builder: Any, count: int) -> Iterator[bytes]
     found = 0
     try:
         for example in dataset.take(count).as_numpy_iterator():
-            yield example["image"]
+            yield example
             found += 1
     except (  # a changed record, a missing file, fewer records than there should be
         tf.errors.DataLossError,
