@@ -46,6 +46,9 @@ def test_results_table_and_sheet(layerseg, preset, test_set, refine):
         rows = list(csv.DictReader(file))
     assert np.mean([float(row["iou"]) for row in rows]) == pytest.approx(results["miou"], abs=1e-5)
     assert f"mIoU {results['miou']:.3f}" in result.stdout
+    spread = np.std([float(row["grabcut"]) for row in rows])
+    assert results["references_std"]["grabcut"] == pytest.approx(spread, abs=1e-5)
+    assert f"  grabcut {results['references']['grabcut']:.3f} ± {spread:.3f}\n" in result.stdout
     assert np.asarray(Image.open(out / "sheet.png")).ndim == 3
     assert sorted(os.listdir(out)) == ["per_image.csv", "results.json", "sheet.png"]
 
@@ -210,6 +213,16 @@ def test_a_run_on_scenes_is_scored_on_the_held_out_ones(layerseg, tmp_path, monk
     assert results["references"]["full_mask"] == pytest.approx(
         np.mean([pair.mask.mean() for pair in pairs])
     )
+    few = layerseg("evaluate", f"--segmenter={tmp_path}", "--limit=3", f"--out={tmp_path / 'few'}")
+    assert few.status == 0, few.stderr
+    results = json.loads((tmp_path / "few" / "results.json").read_text())
+    assert results["images"] == 3
+    assert results["protocol"].startswith("3 of 5 held-out scenes at 16 px. ")
+    refused = layerseg(
+        "evaluate", f"--segmenter={tmp_path}", "--ignore=nowhere", f"--out={tmp_path / 'out'}"
+    )
+    assert refused.status == 2 and "--ignore=nowhere: it goes with --masks" in refused.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -222,6 +235,21 @@ def test_a_run_on_scenes_is_scored_on_the_held_out_ones(layerseg, tmp_path, monk
         (["--images=", "--masks="], "--images is needed"),
         (["--images="], "--images is needed"),
         (["--masks=", "--detector={set}/masks", "--ignore={set}/masks"], "--ignore"),
+        (["--detector_class=3"], "--detector_class: it goes with --detector;"),
+        (["--detector_instances=largest"], "--detector_instances: it goes with --detector;"),
+        (
+            ["--masks=", "--detector={set}/masks", "--detector_score=0.9"],
+            "--detector_score: it goes with a SavedModel, and --detector={set}/masks is a dir",
+        ),
+        (
+            ["--masks=", "--detector={preset}", "--detector_class=1"],
+            "--detector_class: it goes with a SavedModel, and --detector={preset} is one of our",
+        ),
+        (
+            ["--segmenter=", "--predictions={set}/masks", "--looks=2"],
+            "--looks=2: it goes with --segmenter",
+        ),
+        (["--limit=-1"], "--limit"),
         (["--grabcut_margin=0.6"], "grabcut_margin"),
         (["--count=50"], "--count: has no effect with --measure=segmentation"),
         (["--measure=generated"], "has no effect with --measure=generated"),
@@ -229,9 +257,10 @@ def test_a_run_on_scenes_is_scored_on_the_held_out_ones(layerseg, tmp_path, monk
 )
 def test_flags_that_do_not_go_together(layerseg, preset, test_set, more, reason):
     out = test_set / "out"
-    more = [flag.format(set=test_set) for flag in more]
+    more = [flag.format(set=test_set, preset=preset) for flag in more]
+    reason = reason.format(set=test_set, preset=preset)
     result = layerseg("evaluate", *flags(preset, test_set, f"--out={out}", *more))
-    assert result.status == 2 and reason in result.stderr
+    assert result.status == 2 and reason in result.stderr, result.stderr
     assert "Traceback" not in result.stderr and not out.exists()
 
 

@@ -23,6 +23,39 @@ def test_best_median_and_worst():
     assert few == {"best": [0, 1], "median": [1, 0], "worst": [1, 0]}
 
 
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        # Ranked, 0.8 0.4 0.2 of photos 5, 1 and 3: best 5, middle 1, worst 3.
+        ([1, 3, 5], [5, 1, 3]),
+        ([], [0, 3, 2]),  # nothing anywhere: of all of them, 1 0.8 0.4 0.2 0 0
+    ],
+)
+def test_the_overview_is_of_pairs_in_whose_truth_there_is_something(monkeypatch, found, shown):
+    ious = {0: 1.0, 1: 0.4, 2: 0.0, 3: 0.2, 4: 0.0, 5: 0.8}
+    rows = [Row(str(index), iou, found=index in found) for index, iou in ious.items()]
+    scores = Scores(rows, 1.0, 1.0, "none")
+    photos = [np.full((20, 20, 3), 40 * index, np.uint8) for index in ious]
+    truths = [np.full((20, 20), index in found) for index in ious]
+    pairs = [Pair(str(i), photos[i], truths[i], None) for i in ious]
+    drawn = {}
+    monkeypatch.setattr(
+        examples.sheets,
+        "segmentation_sheet",
+        lambda images, masks, predicted, scores, columns: drawn.update(
+            photos=[int(image[0, 0, 0]) // 40 for image in images],
+            truths=[bool(mask.any()) for mask in masks],
+            predicted=predicted,
+            ious=scores,
+        ),
+    )
+    examples.overview_sheet(lambda some: [pair.name for pair in some], pairs, scores, 1)
+    assert drawn["photos"] == shown
+    assert drawn["predicted"] == [str(index) for index in drawn["photos"]]
+    assert drawn["ious"] == [ious[index] for index in drawn["photos"]]
+    assert all(drawn["truths"]) == bool(found)
+
+
 @pytest.mark.parametrize("refine", ["none", "guided"])
 def test_a_sheet_of_scored_pairs(refine):
     pairs = [

@@ -35,11 +35,15 @@ def test_hand_computed_scores(tmp_path):
     # Full mask: 32 of 64, twice; 16 of 48. Centre box of 16: 8 of 40, twice; 4 of 12 + 16 - 4.
     assert scores.references["full_mask"] == pytest.approx(np.mean([1 / 2, 1 / 2, 1 / 3]))
     assert scores.references["centre_box"] == pytest.approx(np.mean([1 / 5, 1 / 5, 4 / 24]))
+    assert scores.references_std["full_mask"] == pytest.approx(np.std([1 / 2, 1 / 2, 1 / 3]))
+    assert scores.references_std["centre_box"] == pytest.approx(np.std([1 / 5, 1 / 5, 4 / 24]))
 
     results = scores.to_results()
     required = {"miou", "miou_std", "images", "references", "seconds", "protocol", "refine"}
     assert required <= set(results)
     assert set(results["references"]) == {"full_mask", "centre_box", "grabcut"}
+    assert results["references_std"] == scores.references_std
+    assert set(results["references_std"]) == set(results["references"])
     assert "GrabCut" in results["protocol"] and results["seconds"] > 0
 
     scores.write_csv(str(tmp_path / "per_image.csv"))
@@ -138,9 +142,19 @@ def test_detected_and_all_are_told_apart():
     assert results["detected"]["miou_std"] == pytest.approx(1 / 3)
     assert results["detected"]["images"] == 2
     assert results["detected"]["references"] == {"full_mask": pytest.approx(1 / 2)}
+    assert results["detected"]["references_std"] == {"full_mask": pytest.approx(0)}
     assert results["all"]["miou"] == results["miou"] == pytest.approx((1 + 1 / 3 + 0 + 1) / 4)
     assert results["all"]["images"] == results["images"] == 4
     assert results["all"]["references"] == {"full_mask": pytest.approx(1 / 4)}
+    assert results["all"]["references_std"] == {"full_mask": pytest.approx(1 / 4)}
+    lines = scores.lines()
+    assert lines[0].startswith("mIoU 0.583 ± 0.433 over 4 photos (refine: none, ")
+    assert lines[1:] == [
+        "  full_mask 0.250 ± 0.250",
+        "detected: mIoU 0.667 ± 0.333 over 2 photos in which something is found",
+        "  full_mask 0.500 ± 0.000",
+    ]
+    assert len(scores.detected.lines()) == 2 and len(scores.detected.lines(split=True)) == 4
     assert "detected:" in results["protocol"] and "GrabCut" not in results["protocol"]
     assert [row.found for row in scores.rows] == [True, True, False, False]
 
@@ -149,7 +163,7 @@ def test_a_truth_that_is_ignored_altogether_is_not_found():
     scores = score(lambda images: [LEFT.astype(float)], [pair("a", LEFT, LEFT)], references=False)
     assert not scores.rows[0].found
     assert scores.to_results()["detected"] == {
-        "miou": None, "miou_std": None, "images": 0, "references": {},
+        "miou": None, "miou_std": None, "images": 0, "references": {}, "references_std": {},
     }  # fmt: skip
     everywhere = score(lambda images: [LEFT.astype(float)], [pair("a", LEFT)], references=False)
     assert everywhere.to_results(split=True)["detected"]["images"] == 1

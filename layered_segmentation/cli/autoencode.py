@@ -6,6 +6,8 @@ RUN/encoder_reconstructions.png. --mode=chunks is the paper's protocol: an encod
 encoder.chunk photos, its masks at the photos' own size in OUT/masks, sheets in
 OUT/reconstructions, OUT/results.json; encoder.together of them train at once. Without --images, a
 run on procedural scenes takes its held-out ones and writes them to OUT/images and OUT/true_masks.
+Chunks that are finished are not trained again, as long as settings and photos (their directory,
+names, sizes and times of change) are the same; others are refused.
 The encoder's settings are the run's; --set=encoder.FIELD=VALUE changes them.
 
 Example:
@@ -42,7 +44,7 @@ _SET = flags.DEFINE_multi_string(
     "set", [], "An encoder setting, as in --set=encoder.iterations=500; may be repeated."
 )
 _LIMIT = flags.DEFINE_integer(
-    "limit", 0, "Take only the first so many photos; 0 takes all (a dataset: 10,000).", 0
+    "limit", 0, "Take only the first so many photos; 0 takes all (a dataset: up to 10,000).", 0
 )
 _SAVE_ENCODERS = flags.DEFINE_bool(
     "save_encoders", False, "Keep each chunk's preset, in OUT/encoders."
@@ -132,7 +134,7 @@ def _chunks(run: "RunDirectory", config: configs.Config) -> int:
 
     out = _OUT.value
     chunks.require_ours(out)
-    images = _IMAGES.value or os.path.join(out, "images")
+    images = _IMAGES.value or os.path.join(out, chunks.SCENES)
     names = _photo_names(images, out) if _IMAGES.value else _scene_names()
     for network in (run.generator_file, run.discriminator_file):
         if not os.path.exists(network):
@@ -150,19 +152,22 @@ def _chunks(run: "RunDirectory", config: configs.Config) -> int:
     chunks.begin(job, _inputs(run, config, names), _OVERWRITE.value)
     if not _IMAGES.value:
         _write_scenes(out, len(names), config.gan.resolution)
+    finished = [number for number in range(len(job.chunks())) if job.is_finished(number)]
     start = time.perf_counter()
     records = chunks.encode(job, lambda: _open_autoencoder(run, config))
     results = {
         "mode": "chunks",
         **chunks.summarise(records),
+        "chunks_finished_before": len(finished),
         "seconds_of_this_call": round(time.perf_counter() - start, 3),
         "run_dir": run.path,
         "resolution": config.gan.resolution,
         "seed": config.train.seed,
         "encoder": dataclasses.asdict(settings),
     }
-    write_text(os.path.join(out, "results.json"), json.dumps(results, indent=2) + "\n")
-    _tell(job, results)
+    write_text(os.path.join(out, chunks.RESULTS), json.dumps(results, indent=2) + "\n")
+    trained = [record for number, record in enumerate(records) if number not in finished]
+    _tell(job, results, chunks.summarise(trained) if trained else {})
     return 1 if results["unreadable"] else 0
 
 
@@ -207,16 +212,28 @@ def _write_scenes(out: str, count: int, resolution: int) -> None:
     """Writes held-out scenes and their true masks; they are the same whatever the run's seed."""
     from layered_segmentation import quickstart
     from layered_segmentation.data import photos, shapes
+    from layered_segmentation.training import chunks
 
-    for name in ("images", "true_masks"):
+    for name in (chunks.SCENES, chunks.TRUTH):
         os.makedirs(os.path.join(out, name), exist_ok=True)
     for pair in shapes.Shapes(quickstart.HELD_OUT_SEED, count, split="test").pairs(resolution):
-        photos.write(os.path.join(out, "images", f"{pair.name}.png"), pair.image)
-        photos.write_mask(os.path.join(out, "true_masks", f"{pair.name}.png"), pair.mask)
+        photos.write(os.path.join(out, chunks.SCENES, f"{pair.name}.png"), pair.image)
+        photos.write_mask(os.path.join(out, chunks.TRUTH, f"{pair.name}.png"), pair.mask)
 
 
 def _inputs(run: "RunDirectory", config: configs.Config, names: list[str]) -> dict[str, Any]:
-    """Returns what the masks depend on; photos by their names only."""
+    """Returns what the masks depend on; photos by their directory, names, sizes and times."""
+    from layered_segmentation.data import fingerprints
+    from layered_segmentation.training import chunks
+
+    if _IMAGES.value:
+        images, photos = (
+            os.path.realpath(_IMAGES.value),
+            fingerprints.of_files(_IMAGES.value, names),
+        )
+    else:  # drawn anew by each call, and always the same
+        images = chunks.HELD_OUT
+        photos = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
     digest = hashlib.sha256()
     for path in (run.generator_file, run.discriminator_file):
         with open(path, "rb") as file:
@@ -227,22 +244,29 @@ def _inputs(run: "RunDirectory", config: configs.Config, names: list[str]) -> di
         "networks": digest.hexdigest()[:12],
         "encoder": encoder,
         "seed": config.train.seed,
-        "photos": hashlib.sha256("\n".join(names).encode()).hexdigest()[:12],
+        "images": images,
+        "photos": photos,
     }
 
 
-def _tell(job: "ChunkJob", results: dict[str, Any]) -> None:
+def _tell(job: "ChunkJob", results: dict[str, Any], trained: dict[str, Any]) -> None:
+    """Prints the results, and how fast the chunks trained that this call trained, if any."""
     from layered_segmentation.training import chunks
 
-    print(
-        f"{results['photos']:,} masks of {results['chunks']:,} chunks, trained in "
-        f"{results['seconds']:,.0f} s, {results['images_per_second']:,.1f} images/s a step, "
-        f"{results['photos_per_second']:,.2f} masks/s; loss {results['first_loss']:.3f} -> "
-        f"{results['loss']:.3f}"
-    )
+    parts = [f"{results['photos']:,} masks of {results['chunks']:,} chunks"]
+    if before := results["chunks_finished_before"]:
+        parts.append(f"{before:,} chunks were finished before")
+    if trained:
+        which = f"{trained['chunks']:,} trained" if before else "trained"
+        parts.append(
+            f"{which} in {trained['seconds']:,.0f} s, "
+            f"{trained['images_per_second']:,.1f} images/s a step, "
+            f"{trained['photos_per_second']:,.2f} masks/s"
+        )
+    print(f"{', '.join(parts)}; loss {results['first_loss']:.3f} -> {results['loss']:.3f}")
     masks = os.path.join(job.out, chunks.MASKS)
     print(f"masks: {masks}, sheets: {os.path.join(job.out, chunks.SHEETS)}")
-    truth = "TRUE_MASKS" if _IMAGES.value else os.path.join(job.out, "true_masks")
+    truth = "TRUE_MASKS" if _IMAGES.value else os.path.join(job.out, chunks.TRUTH)
     print(f"next: layerseg evaluate --predictions={masks} --images={job.images} --masks={truth}")
     if results["unreadable"]:
         print(f"skipped {len(results['unreadable']):,} that cannot be read:", file=sys.stderr)

@@ -7,8 +7,13 @@ held-out scenes. --measure=generated scores the masks that a run's generator dra
 --detector finds on the composites. --measure=fid compares composites with real images through an
 Inception network (--inception).
 
+Masks that a program wrote for the scenes of `layerseg sample --images_out` are matched by number,
+the same for any seed and run: copy its scenes.json into their directory, or keep this directory
+beside it, and masks of scenes of another seed or generator are refused.
+
 Writes results.json, and but for FID per_image.csv and sheet.png (the best, the middle and the
-worst), to --out; by default into the run, where `layerseg table` looks for it.
+worst of those in which something is to be found), to --out; by default into the run, where
+`layerseg table` looks for it.
 
 Example:
   layerseg evaluate --segmenter=RUN --images=TEST_PHOTOS --masks=TEST_MASKS --refine=guided
@@ -49,7 +54,7 @@ _IMAGES = flags.DEFINE_string(
 )
 _MASKS = flags.DEFINE_string("masks", "", "Directory of their true masks.")
 _IGNORE = flags.DEFINE_string(
-    "ignore", "", "Directory of masks of the pixels to leave out of the score."
+    "ignore", "", "Directory of masks of the pixels to leave out of the score, with --masks."
 )
 _REFINE = flags.DEFINE_enum(
     "refine",
@@ -70,8 +75,9 @@ _SIDE = flags.DEFINE_integer(
 _DETECTOR = flags.DEFINE_string(
     "detector",
     "",
-    "Whose masks count as true: a directory of masks (0 where nothing is found), a TensorFlow "
-    "detection SavedModel with masks, or a run or preset of ours.",
+    "Whose masks count as true: a directory of masks (0 where nothing is found; with "
+    "--measure=generated, with a copy of scenes.json of `layerseg sample`), a TensorFlow detection "
+    "SavedModel with masks, or a run or preset of ours.",
 )
 _CLASS = flags.DEFINE_integer(
     "detector_class", 3, "Kind of thing, in a SavedModel's own numbers; 3 is COCO's car.", 0
@@ -111,6 +117,7 @@ def main(argv: list[str]) -> None:
     """Measures one thing."""
     del argv
     _refuse_other_flags()
+    _refuse_flags_without_their_partner()
     if _MEASURE.value == "segmentation":
         _measure_segmentation()
     elif _MEASURE.value == "generated":
@@ -146,7 +153,7 @@ def _measure_segmentation() -> None:
     results = {"measure": "segmentation", **results, "protocol": protocol + results["protocol"]}
     sheet = examples.overview_sheet(predict, pairs, scores, _SHOWN)
     _write(out, results, scores, {SHEET: sheet})
-    print(summary(scores))
+    print("\n".join(scores.lines(split=bool(_DETECTOR.value))))
     print(f"  {scores.grabcut.protocol}")
     print(f"results: {os.path.join(out, RESULTS)}, {TABLE}, {SHEET}")
 
@@ -157,10 +164,12 @@ def _measure_generated() -> None:
     _require_free(out, [RESULTS, TABLE, SHEET, LAYERS])
     scenes, _ = _open_generated()
 
-    from layered_segmentation.evaluation import generated, sheets
+    from layered_segmentation.evaluation import generated, pseudo_masks, scene_record, sheets
     from layered_segmentation.progress import Bar
 
     detector = _open_detector()
+    if isinstance(detector, pseudo_masks.MaskFolderDetector):
+        scene_record.check(_DETECTOR.value, scenes)
     with Bar(_COUNT.value, "scoring", "scene") as bar:
         scores = generated.score(scenes, detector, _COUNT.value, progress=bar.update)
     first = scenes.layers(min(_SCENES, _COUNT.value))
@@ -174,7 +183,7 @@ def _measure_generated() -> None:
         f"mIoU {found.miou:.3f} ± {found.miou_std:.3f} over {found.images:,} of {scores.images:,} "
         "composites in which something is found"
     )
-    print("\n".join(_reference_lines(found)))
+    print("\n".join(found.reference_lines()))
     print(f"results: {os.path.join(out, RESULTS)}, {TABLE}, {SHEET}, {LAYERS}")
 
 
@@ -229,38 +238,23 @@ def default_out(segmenter: str, predictions: str = "") -> str:
     return os.path.join(parent, "evaluation_encoder" if preset == "encoder" else "evaluation")
 
 
-def summary(scores: "Scores") -> str:
-    """Returns the scores as lines of text."""
-    seconds = scores.predict_seconds / scores.images
-    lines = [
-        f"mIoU {scores.miou:.3f} ± {scores.miou_std:.3f} over {scores.images} photos "
-        f"(refine: {scores.refine}, {1 / seconds:,.1f} images/s)"
-    ]
-    lines += _reference_lines(scores)
-    found = scores.detected
-    if _DETECTOR.value or found.images < scores.images:
-        means = f"mIoU {found.miou:.3f} ± {found.miou_std:.3f} " if found.images else ""
-        lines.append(f"detected: {means}over {found.images} photos in which something is found")
-        lines += _reference_lines(found)
-    return "\n".join(lines)
-
-
-def _reference_lines(scores: "Scores") -> list[str]:
-    return [f"  {name} {value:.3f}" for name, value in scores.references.items()]
-
-
 def _open_pairs() -> "tuple[Sequence[Pair], str]":
     """Opens photos with their truth, and says what they are."""
     if not (_IMAGES.value or _MASKS.value or _DETECTOR.value):
-        return _held_out_scenes()
+        from layered_segmentation.evaluation import held_out
+
+        scenes, about = held_out.scenes(_SEGMENTER.value, _LIMIT.value)
+        if not scenes:
+            raise UserError(
+                "--images is needed, with --masks or --detector (layerseg evaluate --help)"
+            )
+        return scenes, about
     _require_flags({"images": _IMAGES.value})
     if bool(_MASKS.value) == bool(_DETECTOR.value):
         raise UserError("name the truth: either --masks or --detector")
     if _DETECTOR.value:
         from layered_segmentation.evaluation.pseudo_masks import DetectedFolder
 
-        if _IGNORE.value:
-            raise UserError(f"--ignore={_IGNORE.value}: it goes with --masks")
         detector = _open_detector()
         return DetectedFolder(_IMAGES.value, detector), detector.protocol
 
@@ -268,25 +262,6 @@ def _open_pairs() -> "tuple[Sequence[Pair], str]":
 
     pairs = folder.pairs(_IMAGES.value, _MASKS.value, _IGNORE.value or None)
     return pairs, ""  # type: ignore[return-value]
-
-
-def _held_out_scenes() -> "tuple[Sequence[Pair], str]":
-    """Returns the scenes on which `layerseg quickstart` scores, if the segmenter's run has them.
-
-    Raises:
-        UserError: It has none.
-    """
-    from layered_segmentation import quickstart
-    from layered_segmentation.data import shapes
-    from layered_segmentation.training.run_directory import RunDirectory
-
-    path = _SEGMENTER.value
-    for run in (RunDirectory(path), RunDirectory(os.path.dirname(os.path.abspath(path)))):
-        if path and os.path.isfile(run.config_path) and run.config().data.name == "shapes":
-            side = run.config().gan.resolution
-            scenes = shapes.Shapes(quickstart.HELD_OUT_SEED, quickstart.HELD_OUT, split="test")
-            return list(scenes.pairs(side)), f"{len(scenes)} held-out scenes at {side} px. "
-    raise UserError("--images is needed, with --masks or --detector (layerseg evaluate --help)")
 
 
 def _open_method(pairs: "Sequence[Pair]", count: int) -> "PredictPairs":
@@ -302,8 +277,6 @@ def _open_method(pairs: "Sequence[Pair]", count: int) -> "PredictPairs":
 
     from layered_segmentation.data.mask_folder import MaskFolder
 
-    if _LOOKS.value != 1:
-        raise UserError(f"--looks={_LOOKS.value}: it goes with --segmenter, not --predictions")
     predicted = MaskFolder(_PREDICTIONS.value, "--predictions")
     names = getattr(pairs, "files", None) or [pair.name for pair in pairs]
     predicted.require(names[:count])
@@ -355,6 +328,29 @@ def _refuse_other_flags() -> None:
             )
 
 
+def _refuse_flags_without_their_partner() -> None:
+    """Refuses flags that nothing looks at for want of another, or because of its value."""
+    if _IGNORE.value and not _MASKS.value:
+        raise UserError(
+            f"--ignore={_IGNORE.value}: it goes with --masks; name them, or leave it out"
+        )
+    if _LOOKS.value != 1 and _PREDICTIONS.value:
+        raise UserError(f"--looks={_LOOKS.value}: it goes with --segmenter, not --predictions")
+    chosen = [flag.name for flag in _OF_SAVED_MODEL if flags.FLAGS[flag.name].present]
+    if not chosen:
+        return
+    if not _DETECTOR.value:
+        raise UserError(f"--{chosen[0]}: it goes with --detector; name one, or leave it out")
+    from layered_segmentation.evaluation import pseudo_masks
+
+    kind = pseudo_masks.kind_of(_DETECTOR.value)
+    if kind != pseudo_masks.SAVED_MODEL:
+        raise UserError(
+            f"--{chosen[0]}: it goes with a SavedModel, and --detector={_DETECTOR.value} is "
+            f"{kind}; leave it out"
+        )
+
+
 def _require_flags(given: dict[str, str]) -> None:
     for name, value in given.items():
         if not value:
@@ -375,7 +371,8 @@ def _require_free(out: str, names: list[str]) -> None:
 
 
 # What results.json says of the flags.
-_DETECTION = (_DETECTOR, _CLASS, _SCORE, _INSTANCES)
+_OF_SAVED_MODEL = (_CLASS, _SCORE, _INSTANCES)
+_DETECTION = (_DETECTOR, *_OF_SAVED_MODEL)
 _SETTINGS = {
     "segmentation": (
         _SEGMENTER, _PREDICTIONS, _IMAGES, _MASKS, _IGNORE, _REFINE, _LOOKS, _LIMIT,

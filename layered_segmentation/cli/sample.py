@@ -2,7 +2,9 @@
 
 On the sheet (--out) columns are scenes; rows are background, foreground, mask, masked foreground
 and composite. --images_out writes composites to images/000001.png … and their masks at 0.5 to
-masks/, for any detector to look at. The same seed draws the same scenes.
+masks/, for any detector to look at. The same seed draws the same scenes. scenes.json beside them
+says which these are: copy it to a detector's masks, and `layerseg evaluate --measure=generated`
+refuses masks of other scenes.
 
 Example:
   layerseg sample --run_dir=RUN --out=sheet.png --seed=1 --truncation=0.7
@@ -10,6 +12,7 @@ Example:
   layerseg evaluate --predictions=SCENES/masks --images=SCENES/images --masks=DETECTED
 """
 
+import contextlib
 import os
 import re
 from typing import TYPE_CHECKING
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
 _OUT = flags.DEFINE_string("out", "", "PNG file to write the sheet to.")
 _IMAGES_OUT = flags.DEFINE_string(
-    "images_out", "", "Directory to write images/ and masks/ to, one PNG a scene."
+    "images_out", "", "Directory to write images/ and masks/, one PNG a scene, and scenes.json to."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the scenes.", lower_bound=0, upper_bound=2**31 - 1)
 _TRUNCATION = flags.DEFINE_float(
@@ -70,13 +73,14 @@ def main(argv: list[str]) -> None:
         sheets.save_png(sheets.layers_sheet(layers, columns=_COLUMNS), _OUT.value)
         print(f"{_COUNT.value} scenes of {run.path}, seed {_SEED.value}: {_OUT.value}")
     if _IMAGES_OUT.value:
-        _write_scenes(generated, _IMAGES_OUT.value)
+        _write_scenes(generated, _IMAGES_OUT.value, run.path)
         folders = " and ".join(os.path.join(_IMAGES_OUT.value, name) for name in _FOLDERS)
         print(f"{_COUNT.value:,} scenes of {run.path}, seed {_SEED.value}: {folders}")
 
 
-def _write_scenes(generated: "Generated", directory: str) -> None:
+def _write_scenes(generated: "Generated", directory: str, run: str) -> None:
     from layered_segmentation.data import photos
+    from layered_segmentation.evaluation import scene_record
     from layered_segmentation.progress import Bar
 
     for name in _FOLDERS:
@@ -88,6 +92,7 @@ def _write_scenes(generated: "Generated", directory: str) -> None:
             photos.write(image, scene.image)
             photos.write_mask(mask, scene.mask >= 0.5)
             bar.update()
+    scene_record.write(directory, generated, _COUNT.value, run)
 
 
 def _check_sheet(out: str) -> None:
@@ -123,6 +128,18 @@ def _check_directory(directory: str) -> None:
                 f"--images_out={directory}: {path} holds {len(held):,} scenes already; name "
                 "another directory or add --overwrite"
             )
+    record = _record_path(directory)
+    if os.path.isdir(record) or (os.path.lexists(record) and not _OVERWRITE.value):
+        way_out = "" if os.path.isdir(record) else " or add --overwrite"
+        raise UserError(
+            f"--images_out={directory}: {record} is there already; name another directory{way_out}"
+        )
+
+
+def _record_path(directory: str) -> str:
+    from layered_segmentation.evaluation import scene_record
+
+    return os.path.join(directory, scene_record.FILE)
 
 
 def _remove_earlier(directory: str) -> None:
@@ -131,6 +148,8 @@ def _remove_earlier(directory: str) -> None:
         folder = os.path.join(directory, name)
         for file in os.listdir(folder):
             os.remove(os.path.join(folder, file))
+    with contextlib.suppress(FileNotFoundError):  # it is of those scenes
+        os.remove(_record_path(directory))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,9 @@ def overview_sheet(
 ) -> np.ndarray:
     """Shows the best, the middle and the worst pairs, `count` of each, one band a kind.
 
+    Where there is nothing in the truth, the IoU is 0 or 1 and the sheet would show only that, so
+    these pairs are left out, unless there are no others.
+
     Args:
         predict: As for `scoring.score_pairs`.
         pairs: Photos and masks; only those shown are read.
@@ -71,8 +74,11 @@ def overview_sheet(
     Returns:
         uint8 [height, width, 3].
     """
-    parts = ranked(scores, count).values()
-    chosen = list(dict.fromkeys(index for part in parts for index in part))
+    found = [index for index, row in enumerate(scores.rows) if row.found]
+    found = found or list(range(scores.images))
+    rows = [scores.rows[index] for index in found]
+    parts = ranked(dataclasses.replace(scores, rows=rows), count).values()
+    chosen = list(dict.fromkeys(found[place] for part in parts for place in part))
     some = [pairs[index] for index in chosen]
     theirs = dataclasses.replace(scores, rows=[scores.rows[index] for index in chosen])
     return scored_sheet(

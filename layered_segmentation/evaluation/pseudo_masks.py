@@ -17,6 +17,7 @@ from layered_segmentation.data.photos import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import detection_model
 
+SAVED_MODEL, SEGMENTER, MASKS = "a SavedModel", "one of our segmenters", "a directory of masks"
 LEAST_COVER = 0.01  # a smaller mask of a segmenter says that it found nothing
 
 _THRESHOLD = 0.5
@@ -140,22 +141,43 @@ def open_detector(
     Raises:
         UserError: It is none of them, or cannot be used.
     """
-    if "://" in path:
+    kind = kind_of(path)
+    if kind == MASKS:
+        return MaskFolderDetector(path)
+    if kind == SEGMENTER:
         return SegmenterDetector(path)
+    return detection_model.SavedModelDetector(_saved_model(path), class_id, score, instances)
+
+
+def kind_of(path: str) -> str:
+    """Returns what a detector is, `SAVED_MODEL`, `SEGMENTER` or `MASKS`; loads nothing.
+
+    Raises:
+        UserError: It is none of them.
+    """
+    if "://" in path:
+        return SEGMENTER
     if not os.path.isdir(path):
         raise UserError(
             f"--detector={path}: there is no such directory; name a directory of masks, a "
             "TensorFlow SavedModel, or a run or preset"
         )
-    for candidate in (path, os.path.join(path, "saved_model")):
-        if os.path.isfile(os.path.join(candidate, "saved_model.pb")):
-            return detection_model.SavedModelDetector(candidate, class_id, score, instances)
+    if _saved_model(path):
+        return SAVED_MODEL
     ours = ("task.json", "config.yaml", os.path.join("segmenter", "task.json"))
     if any(os.path.isfile(os.path.join(path, name)) for name in ours):
-        return SegmenterDetector(path)
+        return SEGMENTER
     if not photos.find(path):
         raise UserError(
             f"--detector={path}: neither a SavedModel (no saved_model.pb), nor a run or preset "
             "(no config.yaml, no task.json), nor a directory of masks (no images in it)"
         )
-    return MaskFolderDetector(path)
+    return MASKS
+
+
+def _saved_model(path: str) -> str:
+    """Returns the directory of a SavedModel in or under a path, or an empty text."""
+    for candidate in (path, os.path.join(path, "saved_model")):
+        if os.path.isfile(os.path.join(candidate, "saved_model.pb")):
+            return candidate
+    return ""

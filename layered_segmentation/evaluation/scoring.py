@@ -19,6 +19,7 @@ from layered_segmentation.evaluation.iou import iou
 from layered_segmentation.evaluation.refine import refine as refine_mask
 
 REFERENCES = ("full_mask", "centre_box", "grabcut")
+OTHER_SCENE = "other_scene"  # of generated masks only, see `generated.score`
 THRESHOLD = 0.5
 PROTOCOL = (
     "Predictions resized bilinearly to the photo's own size, refined there if asked for, threshold "
@@ -45,6 +46,7 @@ class Row:
         centre_box: Of a centred box.
         grabcut: Of GrabCut.
         found: Whether there is anything in the truth.
+        other_scene: Of the prediction with another scene's truth.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Row:
     centre_box: float | None = None
     grabcut: float | None = None
     found: bool = True
+    other_scene: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +94,12 @@ class Scores:
     @property
     def references(self) -> dict[str, float]:
         """Mean IoU of each reference; empty if none was asked for."""
-        means = {}
-        for name in REFERENCES:
-            values = [getattr(row, name) for row in self.rows]
-            if values and None not in values:
-                means[name] = float(np.mean(values))
-        return means
+        return {name: float(np.mean(values)) for name, values in self._reference_ious().items()}
+
+    @property
+    def references_std(self) -> dict[str, float]:
+        """Standard deviation of each reference's IoU over images."""
+        return {name: float(np.std(values)) for name, values in self._reference_ious().items()}
 
     @property
     def detected(self) -> "Scores":
@@ -108,13 +111,38 @@ class Scores:
         return sorted(range(self.images), key=lambda index: (self.rows[index].iou, index))
 
     def summary(self) -> dict[str, Any]:
-        """Returns mean, spread, count and references; without an image, means are None."""
+        """Returns means, spreads and count, references' too; without an image, they are None."""
         return {
             "miou": self.miou if self.rows else None,
             "miou_std": self.miou_std if self.rows else None,
             "images": self.images,
             "references": self.references,
+            "references_std": self.references_std,
         }
+
+    def reference_lines(self) -> list[str]:
+        """Returns the references' scores as lines of text."""
+        spread = self.references_std
+        return [f"  {name} {m:.3f} ± {spread[name]:.3f}" for name, m in self.references.items()]
+
+    def lines(self, split: bool = False) -> list[str]:
+        """Returns the scores as lines of text.
+
+        Args:
+            split: As of `to_results`.
+        """
+        seconds = self.predict_seconds / self.images
+        lines = [
+            f"mIoU {self.miou:.3f} ± {self.miou_std:.3f} over {self.images} photos "
+            f"(refine: {self.refine}, {1 / seconds:,.1f} images/s)",
+            *self.reference_lines(),
+        ]
+        found = self.detected
+        if split or found.images < self.images:
+            means = f"mIoU {found.miou:.3f} ± {found.miou_std:.3f} " if found.images else ""
+            lines.append(f"detected: {means}over {found.images} photos in which something is found")
+            lines += found.reference_lines()
+        return lines
 
     def to_results(self, split: bool = False) -> dict[str, Any]:
         """Returns what goes into results.json.
@@ -139,15 +167,23 @@ class Scores:
         """Writes one line an image, beside `path` first, then renamed."""
         partial = f"{path}.partial"
         names = [field.name for field in dataclasses.fields(Row)]
+        if all(row.other_scene is None for row in self.rows):
+            names.remove(OTHER_SCENE)
         with open(partial, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(names)
             for row in self.rows:
-                values = dataclasses.astuple(row)
+                values = [getattr(row, name) for name in names]
                 writer.writerow(
                     f"{value:.6f}" if isinstance(value, float) else value for value in values
                 )
         os.replace(partial, path)
+
+    def _reference_ious(self) -> dict[str, list[float]]:
+        """Returns the IoUs of each reference that was asked for; none without an image."""
+        names = (*REFERENCES, OTHER_SCENE)
+        columns = {name: [getattr(row, name) for row in self.rows] for name in names}
+        return {name: ious for name, ious in columns.items() if ious and None not in ious}
 
 
 def score(predict: Predict, pairs: Iterable[Pair], **options: Any) -> Scores:
@@ -247,4 +283,6 @@ def _reference_protocol(name: str, grabcut: GrabCutSettings) -> str:
         "full_mask": baselines.FULL_MASK_PROTOCOL,
         "centre_box": baselines.CENTRE_BOX_PROTOCOL,
         "grabcut": grabcut.protocol,
+        OTHER_SCENE: "other_scene: the mask against what is found in another scene, which is what "
+        "masks score that do not depend on their scene. ",
     }[name]

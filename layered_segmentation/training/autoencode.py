@@ -6,6 +6,7 @@ What the generator draws for a photo has a mask, and this mask is the photo's se
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -24,7 +25,7 @@ from layered_segmentation.models.generator import LayeredGenerator
 from layered_segmentation.training.draws import Purpose
 from layered_segmentation.training.encoder_group import EncoderGroup
 
-PHOTOS = 10_000  # a data set's encoder sees at most so many
+PHOTOS = 10_000  # a data set's encoder sees at most so many, if nobody asks for more
 _CODE_GAIN = 0.1  # of the dense kernel: first codes lie close to the mean style
 _EVALUATED = 1_000  # photos, for the loss that a summary states
 _BATCH = 100  # photos a pass without gradients
@@ -257,21 +258,35 @@ def dataset_photos(config: Config, resolution: int, images: str = "", limit: int
         config: The run's config.
         resolution: The generator's, pixels.
         images: A directory of photos instead of the run's own.
-        limit: At most so many; 0 for 10,000, which is the most.
+        limit: At most so many; 0 for at most 10,000, and a line on stderr if there are more.
 
     Returns:
         uint8 [N, resolution, resolution, 3].
 
     Raises:
-        UserError: The photos are not there, or too many cannot be used.
+        UserError: The photos are not there, too many cannot be used, or they take too much memory.
     """
     data = config.data
     if images:
         data = dataclasses.replace(data, name="folder", path=images, limit=0)
-    most = min(count for count in (limit, data.limit, PHOTOS) if count)
-    data = dataclasses.replace(data, limit=most)
     try:
-        return pipeline.open_source(data, config.train.seed).load(resolution)
+        source = pipeline.open_source(data, config.train.seed)
+        most = limit or PHOTOS
+        if (total := len(source)) > most:
+            data = dataclasses.replace(data, limit=most)
+            source = pipeline.open_source(data, config.train.seed)
+            if not limit:
+                print(
+                    f"{most:,} of {total:,} photos are taken; --limit={total} takes all",
+                    file=sys.stderr,
+                )
+        return source.load(resolution)
+    except MemoryError as error:
+        megabytes = len(source) * 3 * resolution**2 / 1e6
+        raise UserError(
+            f"{len(source):,} photos at {resolution} px take {megabytes:,.0f} MB, more than there "
+            "is memory; take fewer with --limit"
+        ) from error
     except UserError as error:
         if images:
             raise UserError(f"--images={images}: {error}") from error

@@ -4,9 +4,11 @@ The paper's protocol. Some chunks' encoders train at once. A chunk's files are c
 record is written, and a chunk with a record is not trained again.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,9 +29,13 @@ from layered_segmentation.training.autoencode import Autoencoder, Training
 from layered_segmentation.training.run_directory import write_text
 
 RECORDS, MASKS, SHEETS, ENCODERS = "chunks", "masks", "reconstructions", "encoders"
-INPUTS = "inputs.json"  # what the chunks depend on
+SCENES, TRUTH = "images", "true_masks"  # of held-out scenes, where no photos were given
+INPUTS = "inputs.json"  # what the chunks depend on, and the names of the photos
+RESULTS = "results.json"
+HELD_OUT = "held-out scenes"  # what the inputs say of these, instead of a directory
 THRESHOLD = 0.5
 _SHOWN = 10  # photos on a chunk's sheet
+_NUMBERED = re.compile(r"\d{5}(\.json|\.png)?(\.partial|\.replaced)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,27 +107,71 @@ def begin(job: ChunkJob, inputs: Mapping[str, Any], overwrite: bool = False) -> 
 
     Args:
         job: What to do and where.
-        inputs: JSON values.
-        overwrite: Whether finished chunks are thrown away.
+        inputs: JSON values; `images` is `HELD_OUT` where `job.images` is `SCENES` in `job.out`.
+        overwrite: Whether everything that an earlier call wrote is thrown away.
 
     Raises:
-        UserError: Chunks that are there were made with other settings, photos or networks.
+        UserError: Chunks that are there were made with other settings, photos or networks, or
+            from nobody knows what.
     """
     path = os.path.join(job.out, INPUTS)
-    if os.path.exists(path) and not overwrite:
-        with open(path, encoding="utf-8") as file:
-            theirs = json.load(file)
+    if os.path.exists(path):
+        theirs = _read_inputs(path, overwrite)
         differing = [key for key in inputs if theirs.get(key) != inputs[key]]
-        if differing:
+        if differing and not overwrite:
             raise UserError(
                 f"--out={job.out}: it holds chunks made with other {', '.join(differing)} "
                 f"({path}); name another --out, or add --overwrite to train them again"
             )
-        return
-    for part in (RECORDS, MASKS, SHEETS, ENCODERS):
-        shutil.rmtree(os.path.join(job.out, part), ignore_errors=True)
+        if not overwrite:
+            return
+        _remove_earlier(job, theirs)
     os.makedirs(job.out, exist_ok=True)
-    write_text(path, json.dumps(inputs, indent=2) + "\n")
+    write_text(path, json.dumps({**inputs, "names": job.names}, indent=2) + "\n")
+
+
+def _read_inputs(path: str, overwrite: bool) -> dict[str, Any]:
+    """Returns what earlier chunks were made from; nothing if it is damaged and to be replaced."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            inputs = json.load(file)
+        if isinstance(inputs, dict):
+            return inputs
+        reason = "no JSON object"
+    except ValueError as error:
+        reason = str(error)
+    if overwrite:
+        return {}
+    raise UserError(
+        f"{path}: cannot be read ({reason}), so nobody knows what the chunks were made from; name "
+        "another --out, or add --overwrite to train them again"
+    )
+
+
+def _remove_earlier(job: ChunkJob, inputs: Mapping[str, Any]) -> None:
+    """Removes what an earlier call wrote, and nothing else that lies there."""
+    for part in (RECORDS, SHEETS, ENCODERS):
+        folder = os.path.join(job.out, part)
+        for name in os.listdir(folder) if os.path.isdir(folder) else []:
+            path = os.path.join(folder, name)
+            if not _NUMBERED.fullmatch(name):
+                continue
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            else:
+                os.remove(path)
+    names = inputs.get("names", [])
+    files = [os.path.join(job.out, RESULTS), *map(job.mask, names)]
+    if inputs.get("images") == HELD_OUT:
+        files += [os.path.join(job.out, part, name) for part in (SCENES, TRUTH) for name in names]
+    for file in files:
+        for path in (file, f"{file}.partial"):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+    for part in (RECORDS, SHEETS, ENCODERS, MASKS, SCENES, TRUTH):
+        for folder, _, _ in os.walk(os.path.join(job.out, part), topdown=False):
+            with contextlib.suppress(OSError):  # not empty: something of the user's
+                os.rmdir(folder)
 
 
 def encode(

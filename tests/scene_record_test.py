@@ -1,0 +1,141 @@
+"""Masks of generated scenes are known again by the record that `sample` writes."""
+
+import dataclasses
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from layered_segmentation import config as configs
+from layered_segmentation.errors import UserError
+from layered_segmentation.evaluation import generated, scene_record
+from layered_segmentation.models.generator import LayeredGenerator
+from layered_segmentation.training.run_directory import RunDirectory
+
+COUNT = 4
+
+
+def tiny_generator(first=0):
+    generator = LayeredGenerator("two_generators", 8, 6, 1, 8)
+    for index, weight in enumerate(generator.trainable_variables):
+        if weight.name in ("kernel", "constant"):
+            weight.assign(tf.random.stateless_normal(weight.shape, (first + index, 0)))
+    return generator
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    config = configs.Config()
+    config.data = dataclasses.replace(config.data, name="shapes", limit=20)
+    config.gan = dataclasses.replace(
+        config.gan, resolution=8, latent_dim=6, mapping_layers=1, max_channels=8
+    )
+    run = RunDirectory(str(tmp_path_factory.mktemp("runs") / "run_a"))
+    run.create_or_resume(config)
+    run.save_generator(tiny_generator())
+    return run
+
+
+@pytest.fixture
+def scenes(layerseg, run, tmp_path):
+    """Scenes of seed 1, and beside them what a detector found: the left half of each."""
+    out = tmp_path / "scenes"
+    result = layerseg(
+        "sample", f"--run_dir={run.path}", f"--images_out={out}", "--seed=1", f"--count={COUNT}"
+    )
+    assert result.status == 0, result.stderr
+    left = np.tile(np.uint8([255] * 4 + [0] * 4), (8, 1))
+    for folder in (out / "detected", tmp_path / "elsewhere" / "detected"):
+        folder.mkdir(parents=True)
+        for name in os.listdir(out / "images"):
+            Image.fromarray(left).save(folder / name)
+    return out
+
+
+def evaluate(layerseg, run, masks, *more):
+    out = masks.parent / "results"
+    result = layerseg(
+        "evaluate", "--measure=generated", f"--run_dir={run.path}", f"--detector={masks}",
+        f"--count={COUNT}", f"--out={out}", *more,
+    )  # fmt: skip
+    assert (result.status == 0) == out.exists()
+    return result
+
+
+def test_the_record_says_which_scenes_these_are(layerseg, run, scenes):
+    record = json.loads((scenes / "scenes.json").read_text())
+    assert set(record) == {"run", "seed", "truncation", "generator", "count"}
+    assert (record["run"], record["seed"], record["truncation"], record["count"]) == (
+        "run_a", 1, 1.0, COUNT,
+    )  # fmt: skip
+    assert sorted(os.listdir(scenes)) == ["detected", "images", "masks", "scenes.json"]
+    # As of an interrupted call: the scenes go, and with them what is said of them.
+    flags = (f"--run_dir={run.path}", f"--images_out={scenes}", "--count=2", "--truncation=0.5")
+    for folder in ("images", "masks"):
+        shutil.rmtree(scenes / folder)
+    refused = layerseg("sample", *flags)
+    assert refused.status == 2 and "scenes.json is there already" in refused.stderr
+    assert json.loads((scenes / "scenes.json").read_text()) == record
+    assert layerseg("sample", *flags, "--overwrite").status == 0
+    again = json.loads((scenes / "scenes.json").read_text())
+    assert (again["count"], again["truncation"], again["seed"]) == (2, 0.5, 0)
+
+
+def test_masks_of_another_seed_are_refused(layerseg, run, scenes):
+    # The record lies beside the masks' directory, with the scenes.
+    masks = scenes / "detected"
+    refused = evaluate(layerseg, run, masks, "--seed=0")
+    assert refused.status == 2 and f"--detector={masks}: " in refused.stderr
+    assert "--seed=1" in refused.stderr and str(scenes / "scenes.json") in refused.stderr
+    right = evaluate(layerseg, run, masks, "--seed=1")
+    assert right.status == 0 and "taken to be" not in right.stderr, right.stderr
+
+
+def test_a_copy_of_the_record_counts_where_the_masks_are(layerseg, run, scenes, tmp_path):
+    masks = tmp_path / "elsewhere" / "detected"
+    shutil.copy(scenes / "scenes.json", masks)
+    refused = evaluate(layerseg, run, masks, "--seed=2")
+    assert refused.status == 2 and "not of --seed=2; give --seed=1" in refused.stderr
+    assert evaluate(layerseg, run, masks, "--seed=1").status == 0
+
+
+def test_without_a_record_the_masks_are_taken_to_be_of_the_seed(layerseg, run, scenes, tmp_path):
+    result = evaluate(layerseg, run, tmp_path / "elsewhere" / "detected", "--seed=0")
+    assert result.status == 0
+    said = [line for line in result.stderr.splitlines() if "taken to be" in line]
+    assert len(said) == 1 and "--seed=0" in said[0] and "scenes.json" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"seed": 5}, "--seed=5"),
+        ({"truncation": 0.7}, "--truncation=0.7"),
+        ({"generator": "0123456789ab"}, "another generator, of the run 'run_a'"),
+        ({"generator": None}, "another generator"),
+    ],
+)
+def test_what_differs_is_named(tmp_path, changed, words):
+    ours = generated.Generated(tiny_generator(), 3)
+    scene_record.write(str(tmp_path), ours, 10, "runs/run_a/")
+    scene_record.check(str(tmp_path), ours)
+    # The same weights, whatever file or object holds them; others are others.
+    scene_record.check(str(tmp_path), generated.Generated(tiny_generator(), 3))
+    with pytest.raises(UserError, match="another generator"):
+        scene_record.check(str(tmp_path), generated.Generated(tiny_generator(1), 3))
+    record = json.loads((tmp_path / "scenes.json").read_text())
+    (tmp_path / "scenes.json").write_text(json.dumps({**record, **changed}))
+    with pytest.raises(UserError) as error:
+        scene_record.check(str(tmp_path), ours)
+    assert words in str(error.value) and f"--detector={tmp_path}: " in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"seed": 3}'])
+def test_a_record_that_is_none_is_refused(tmp_path, text):
+    (tmp_path / "scenes.json").write_text(text)
+    with pytest.raises(UserError, match="is not what `layerseg sample --images_out` writes"):
+        scene_record.check(str(tmp_path), generated.Generated(tiny_generator(), 3))
