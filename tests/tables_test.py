@@ -123,6 +123,26 @@ def test_methods(tmp_path):
     assert not table.missing
 
 
+def test_the_encoder_of_a_run_is_not_its_student(layerseg, tmp_path):
+    run = tmp_path / "run"
+    write(run, "segmentation", **scores(0.8, 0.3), settings={"segmenter": str(run)})
+    (row,) = [cells for _, cells in tables.build(2, tables.read_runs([("encoder", str(run))])).rows
+              if len(cells) == 4 and cells[0].text == "0.540"]  # fmt: skip
+    assert row[-1].text == "—"
+    flags = (f"--runs=encoder={run}", f"--out={tmp_path / 'out'}")
+    result = layerseg("table", "--table=2", *flags)
+    assert result.status == 2 and "layerseg evaluate --segmenter=RUN/encoder" in result.stderr
+    (run / "evaluation").rename(run / "evaluation_encoder")
+    results = {"measure": "segmentation", **scores(0.4, 0.3)}
+    results["settings"] = {"segmenter": str(run / "encoder")}
+    (run / "evaluation_encoder" / "results.json").write_text(json.dumps(results))
+    assert "| 0.380 | 0.400 |" in layerseg("table", "--table=2", *flags).stdout
+    chunks = tmp_path / "chunks"
+    write(chunks, "segmentation", **scores(0.5, 0.3), settings={"predictions": "chunks/masks"})
+    table = tables.build(2, tables.read_runs([("encoder", str(chunks))]))
+    assert table.rows[0][1][-1].text == "0.500"
+
+
 def test_methods_without_a_split_and_on_different_images(tmp_path):
     a = write(tmp_path / "a", "segmentation", **scores(0.7, 0.3))
     b = write(tmp_path / "b", "segmentation", **scores(0.6, 0.4))
@@ -146,6 +166,12 @@ def test_distances(tmp_path):
         "| layered | 31.4 | 30.9 | 31.5 |",
     ]
     assert table.missing == ["single_output: no run given"]
+    counts = {"images": 4, "real_images": 6, "warning": "of 4 images an FID says little"}
+    few = write(tmp_path / "few", "fid", fid=2.0, features="x", **counts)
+    table = tables.build(3, tables.read_runs([("layered", layered), ("single_output", few)]))
+    assert "Ours, single_output: 4 composites against 6 real images." in table.notes
+    assert "single_output: of 4 images an FID says little" in table.missing
+    assert any("different numbers of images" in line for line in table.missing)
     with pytest.raises(UserError, match=r"do not compare \(x, y\)"):
         tables.build(3, tables.read_runs([("layered", layered), ("single_output", plain)]))
 

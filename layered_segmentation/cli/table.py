@@ -2,9 +2,9 @@
 
 Reads what `layerseg evaluate` left in each run: evaluation/, evaluation_generated/ and
 evaluation_fid/; a directory with a results.json serves as well. Table 1 has the rows a … h (the
-settings of the ablations), table 2 any method's name (`encoder` is the paper's), table 3
-`single_output` and `layered`. The same name again is another seed of the same row. Prints
-Markdown and writes table1.md, table1.csv and table1.png to --out.
+settings of the ablations), table 2 any method's name (`encoder` is the paper's, of a run its
+evaluation_encoder/), table 3 `single_output` and `layered`. The same name again is another seed of
+the same row. Prints Markdown and writes table1.md, table1.csv and table1.png to --out.
 
 Example:
   layerseg table --table=1 --runs=a=RUNS/a,b=RUNS/b,d=RUNS/d_seed0,d=RUNS/d_seed1 --out=TABLES
@@ -39,7 +39,13 @@ def main(argv: list[str]) -> None:
     from layered_segmentation.evaluation import tables
     from layered_segmentation.training.run_directory import write_text
 
-    table = tables.build(int(_TABLE.value), tables.read_runs(named))
+    runs = tables.read_runs(named)
+    if not any(results for several in runs.values() for results in several):
+        raise UserError(
+            "--runs: none of these directories holds results of `layerseg evaluate`; run it first "
+            "(of an encoder: layerseg evaluate --segmenter=RUN/encoder)"
+        )
+    table = tables.build(int(_TABLE.value), runs)
     picture = table.png()
     os.makedirs(_OUT.value, exist_ok=True)
     write_text(paths["md"], table.markdown())

@@ -16,6 +16,7 @@ from layered_segmentation.composite import Layers
 from layered_segmentation.data.photos import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import examples, scoring, sheets
+from layered_segmentation.evaluation.iou import iou
 from layered_segmentation.evaluation.pseudo_masks import Detector, MaskFolderDetector
 
 REFERENCES = ("full_mask", "centre_box")
@@ -99,7 +100,11 @@ def score(
     count: int,
     progress: Callable[[int], Any] | None = None,
 ) -> scoring.Scores:
-    """Scores generated masks against a detector's.
+    """Scores generated masks against a detector's, and as a reference against another scene's.
+
+    A generator that draws one shape in one place, whatever the scene, comes far by the agreement
+    of masks with detections alone; what it scores beyond `other_scene` says that masks follow
+    their scenes.
 
     Args:
         generated: The scenes.
@@ -117,6 +122,7 @@ def score(
     if isinstance(detector, MaskFolderDetector):
         detector.require([_name(index) for index in range(count)])
     masks: dict[str, np.ndarray] = {}
+    drawn, found = [], []  # bits of the masks and the truths, where something is found
 
     def pairs() -> Iterator[Pair]:
         remaining = generated.scenes(count)
@@ -125,6 +131,9 @@ def score(
             truths = detector([scene.image for scene in scenes], names)
             for scene, truth in zip(scenes, truths, strict=True):
                 masks[scene.name] = scene.mask
+                if truth.any():
+                    drawn.append(np.packbits(scene.mask >= scoring.THRESHOLD))
+                    found.append(np.packbits(truth))
                 yield Pair(scene.name, scene.image, truth, None)
 
     def predict(chunk: list[Pair]) -> list[np.ndarray]:
@@ -136,7 +145,24 @@ def score(
             f"the detector finds nothing in any of {count} generated composites, so there is no "
             "score; is --detector_class the kind of thing, is --detector_score too high?"
         )
-    return scores
+    return _with_other_scenes(scores, drawn, found)
+
+
+def _with_other_scenes(
+    scores: scoring.Scores, drawn: list[np.ndarray], found: list[np.ndarray]
+) -> scoring.Scores:
+    """Adds what each mask scores with the next scene in which something is found."""
+    if len(found) < 2:
+        return scores
+    others = (
+        iou(np.unpackbits(mask) > 0, np.unpackbits(truth) > 0)
+        for mask, truth in zip(drawn, [*found[1:], found[0]], strict=True)
+    )
+    rows = [
+        dataclasses.replace(row, other_scene=next(others)) if row.found else row
+        for row in scores.rows
+    ]
+    return dataclasses.replace(scores, rows=rows)
 
 
 def require_masks(generator: Any) -> None:

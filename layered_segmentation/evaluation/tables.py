@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from layered_segmentation.errors import UserError
+from layered_segmentation.evaluation.scoring import OTHER_SCENE
 from layered_segmentation.evaluation.table import Cell, Table
 
 KINDS = {
@@ -20,6 +21,7 @@ KINDS = {
     "generated": "evaluation_generated",
     "fid": "evaluation_fid",
 }
+_OF_ENCODER = "evaluation_encoder"
 
 # Table 1, LSUN Car: mIoU and full-mask reference at 64 px, the same at 128 px.
 SETTINGS: dict[str, tuple[str, tuple[float, ...]]] = {
@@ -57,7 +59,8 @@ def read_runs(named: Sequence[tuple[str, str]]) -> Runs:
     Args:
         named: (name, directory) pairs; a name may come several times, once for each seed. A
             directory is a run, whose evaluation/, evaluation_generated/ and evaluation_fid/ are
-            looked through, or holds a results.json itself.
+            looked through, or holds a results.json itself. Of a run named `encoder` it is
+            evaluation_encoder/; its evaluation/ is the student's.
 
     Returns:
         For each name its runs, each as results by measure; a run without results is empty.
@@ -70,15 +73,24 @@ def read_runs(named: Sequence[tuple[str, str]]) -> Runs:
         if not os.path.isdir(directory):
             raise UserError(f"--runs={name}={directory}: there is no such directory")
         found = {}
-        for place in ("", *KINDS.values()):
+        for place in ("", *KINDS.values(), *([_OF_ENCODER] if name == "encoder" else [])):
             path = os.path.join(directory, place, "results.json")
             if os.path.isfile(path):
                 results = _read(path)
+                if name == "encoder" and place and not _is_of_encoder(results):
+                    continue
                 measure = results.get("measure") or ("miou" in results and "segmentation")
                 if measure in KINDS:  # other verbs write results, too
                     found[measure] = results
         runs.setdefault(name, []).append(found)
     return runs
+
+
+def _is_of_encoder(results: Results) -> bool:
+    """Whether results are the encoder's, or of masks that a whole directory of encoders drew."""
+    settings = results.get("settings") or {}
+    segmenter = str(settings.get("segmenter") or "")
+    return bool(settings.get("predictions")) or os.path.basename(segmenter) == "encoder"
 
 
 def build(number: int, runs: Runs) -> Table:
@@ -100,15 +112,20 @@ def _ablations(runs: Runs) -> Table:
     columns = ["setting", "paper, 64 px", "full mask", "paper, 128 px", "full mask"]
     kinds = {"generated": "generated masks", "segmentation": "student"}
     shown = [kind for kind in kinds if _some_have(runs, kind)]
+    references = {kind: {"full mask": "full_mask"} for kind in shown}
+    if _some_have(runs, "generated", "references", OTHER_SCENE):
+        references["generated"]["another scene's"] = OTHER_SCENE
     for kind in shown:
-        columns += [f"ours: {kinds[kind]}", "full mask"]
+        columns += [f"ours: {kinds[kind]}", *references[kind]]
     rows: list[tuple[str, list[Cell]]] = []
     missing: list[str] = []
     for key, (name, paper) in SETTINGS.items():
         cells = [Cell((figure,)) for figure in paper]
         for kind in shown:
             cells.append(_cell(runs, key, kind, "miou"))
-            cells.append(_cell(runs, key, kind, "references", "full_mask"))
+            cells += [
+                _cell(runs, key, kind, "references", name) for name in references[kind].values()
+            ]
             missing += _missing(runs, key, kind)
         rows.append((f"({key}) {name}", cells))
     missing += [f"{key}: no results" for key in runs if not shown]
@@ -175,7 +192,15 @@ def _distances(runs: Runs) -> Table:
         cells.append(dataclasses.replace(_cell(runs, key, "fid", "fid"), digits=1))
         missing += _missing(runs, key, "fid")
         rows.append((name, cells))
+    measured = {key: one["fid"] for key in runs for one in runs[key] if "fid" in one}
+    counts = {key: (one.get("images"), one.get("real_images")) for key, one in measured.items()}
+    missing += [f"{key}: {one['warning']}" for key, one in measured.items() if one.get("warning")]
+    if len(set(counts.values())) > 1:
+        missing.append("FIDs of different numbers of images do not compare: it falls with more")
     notes = [
+        f"Ours, {key}: {images} composites against {real} real images."
+        for key, (images, real) in counts.items()
+    ] + [
         "Paper: LSUN Car, 10,000 composites against 10,000 real images.",
         *_protocols(runs, ["fid"]),
     ]
@@ -215,8 +240,12 @@ def _missing(runs: Runs, key: str, kind: str) -> list[str]:
     return [f"{key}: {count - held} of {count} runs without {KINDS[kind]}/results.json"]
 
 
-def _some_have(runs: Runs, kind: str) -> bool:
-    return any(kind in one for several in runs.values() for one in several)
+def _some_have(runs: Runs, kind: str, *path: str) -> bool:
+    return any(
+        _figure(one, kind, path) is not None if path else kind in one
+        for several in runs.values()
+        for one in several
+    )
 
 
 def _protocols(runs: Runs, kinds: Sequence[str]) -> list[str]:
@@ -243,8 +272,11 @@ def _require_known(runs: Runs, rows: Mapping[str, Any], number: int) -> None:
 def _distinct(columns: Sequence[str]) -> list[str]:
     """Names the references' columns after the figures to their left."""
     named: list[str] = []
+    figure = ""
     for column in columns:
-        named.append(f"{named[-1]}: full mask" if column == "full mask" else column)
+        is_reference = column in ("full mask", "another scene's")
+        named.append(f"{figure}: {column}" if is_reference else column)
+        figure = figure if is_reference else column
     return named
 
 
