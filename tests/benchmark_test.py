@@ -57,6 +57,7 @@ def test_the_pipeline_beside_training(layerseg, tmp_path):
     for row, resolution, speed in ((eight, 8, 100), (sixteen, 16, 50)):
         assert (row["resolution"], row["batch"], row["training"]) == (resolution, 4, speed)
         assert row["pipeline"] > 0 and row["ratio"] == pytest.approx(row["pipeline"] / speed)
+    assert re.search(r"all stages read: resident memory [\d,]+ MB at most", result.stdout)
     assert "24 photos at 9, 18 px" in result.stdout and "Downloading" not in result.stdout
 
 
@@ -65,6 +66,7 @@ def test_the_pipeline_beside_training(layerseg, tmp_path):
     [
         (["--images=5"], "--images: has no effect without --data"),
         (["--data", "--steps=2"], "--steps: has no effect with --data"),
+        (["--data", "--training_speeds=5", "--max_channels=8"], "--max_channels: has no effect"),
         (["--data", "--resolutions=8,16", "--training_speeds=5"], "speeds=5: .* 2 for 8,16"),
         (["--data", "--resolutions=8", "--training_speeds=fast"], "speeds=fast: one positive"),
         (["--data", "--resolutions=8", "--training_speeds=0"], "speeds=0: one positive"),

@@ -123,6 +123,7 @@ def _time_data(resolutions: list[int]) -> object:
             )
             print(row.line(), flush=True)
             rows.append(dataclasses.asdict(row))
+        print(reader.memory_line(), flush=True)
     return {"cache": dataclasses.asdict(reader.made), "stages": rows}
 
 
@@ -179,6 +180,9 @@ def _refuse_other_flags() -> None:
         if flags.FLAGS[flag.name].present:
             where = "with" if _DATA.value else "without"
             raise UserError(f"--{flag.name}: has no effect {where} --data; leave it out")
+    for flag in (_CHANNELS, _LATENT) if _SPEEDS.value else ():
+        if flags.FLAGS[flag.name].present:
+            raise UserError(f"--{flag.name}: has no effect with --training_speeds; leave it out")
 
 
 if __name__ == "__main__":

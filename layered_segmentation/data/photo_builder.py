@@ -199,7 +199,7 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             if example is not None:
                 images += 1
                 yield index, example
-        skipped = [tuple(pair) for pair in self._skipped[split][before:]]
+        skipped = [(name, reason) for name, reason in self._skipped[split][before:]]
         self._written[file] = Shard(images, self._entries[split], skipped)
 
     def _examples(

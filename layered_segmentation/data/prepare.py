@@ -109,13 +109,14 @@ class _Kind(NamedTuple):
     config: str
 
     def open(self, source: str, data_dir: str) -> PhotoBuilder:
+        name = "name" if self.builder is photo_folder.PhotoFolder else "config"
         options: dict[str, Any] = {
+            name: self.config,
             "source": source,
             "data_dir": data_dir or None,
             "show_progress": True,
         }
-        name = "name" if self.builder is photo_folder.PhotoFolder else "config"
-        return self.builder(**{name: self.config}, **options)
+        return self.builder(**options)
 
 
 def _kind(dataset: str, source: str) -> _Kind:

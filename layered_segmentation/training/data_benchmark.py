@@ -101,6 +101,13 @@ class PipelineProcess:
         self._connection.send((resolution, batch))
         return float(self._receive())
 
+    def memory_line(self) -> str:
+        """Returns a sentence on the memory of the process that reads, so far."""
+        self._connection.send(None)
+        most, own = self._receive()
+        mapped = f", {own:,.0f} MB now without the pages of mapped files" if own else ""
+        return f"all stages read: resident memory {most:,.0f} MB at most{mapped}"
+
     def _receive(self) -> Any:
         try:
             answer = self._connection.recv()
@@ -196,8 +203,11 @@ def _serve(connection: Any, settings: dict[str, Any], resolutions: list[int]) ->
     connection.send(dataclasses.asdict(made))
     with contextlib.suppress(EOFError):
         while True:
-            resolution, batch = connection.recv()
-            connection.send(_read(cache, resolution, batch))
+            request = connection.recv()
+            if request is None:
+                connection.send((_megabytes("VmHWM"), _megabytes("RssAnon")))
+            else:
+                connection.send(_read(cache, *request))
 
 
 def _make(data: DataConfig, resolutions: list[int]) -> "tuple[PhotoCache, Made]":
@@ -244,11 +254,17 @@ def _read(cache: "PhotoCache", resolution: int, batch: int) -> float:
 
 
 def _megabytes(field: str) -> float:
-    """Returns this process's resident memory, now (`VmRSS`) or at most (`VmHWM`)."""
+    """Returns this process's resident memory, now (`VmRSS`) or at most (`VmHWM`).
+
+    `RssAnon` is what it has now without the pages of files, which may go at any time; 0 where
+    nobody can say.
+    """
     if os.path.exists("/proc/self/status"):
         with open("/proc/self/status", encoding="utf-8") as file:
             values = dict(line.split(":", 1) for line in file)
         return int(values[field].split()[0]) / 1000
+    if field == "RssAnon":
+        return 0.0
     # Elsewhere only the most is to be had, in bytes on macOS.
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (1e6 if sys.platform == "darwin" else 1000)
