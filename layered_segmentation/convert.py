@@ -60,7 +60,8 @@ def generator_from_state_dict(state: State, resolution: int | None = None) -> La
         resolution: Image side to keep; what is above is left out. None keeps all.
 
     Raises:
-        UserError: Keys are missing or unknown, or shapes are none that our networks have.
+        UserError: Keys are missing or unknown, shapes are none that our networks have, or numbers
+            are not finite.
     """
     state = {key: np.asarray(value) for key, value in state.items()}
     variant = _variant(state)
@@ -106,7 +107,8 @@ def discriminator_from_state_dict(state: State, resolution: int | None = None) -
         resolution: Image side to keep; what is above is left out. None keeps all.
 
     Raises:
-        UserError: Keys are missing or unknown, or shapes are none that our network has.
+        UserError: Keys are missing or unknown, shapes are none that our network has, or numbers
+            are not finite.
     """
     state = {key: np.asarray(value) for key, value in state.items()}
     stored = max(_count(state, "progression"), _count(state, "from_rgb"))
@@ -315,6 +317,12 @@ def _assign(model: Any, state: State, weights: list[_Weight]) -> None:
             raise UserError(
                 f"{weight.key}: its shape is {list(state[weight.key].shape)}, which does not fit "
                 f"our {list(variable.shape)}"
+            )
+        if not np.isfinite(value).all():
+            raise UserError(
+                f"{weight.key}: {np.count_nonzero(~np.isfinite(value)):,} of its {value.size:,} "
+                "numbers are not finite (NaN or infinite), so the network draws nothing; take a "
+                "checkpoint from before the training went wrong"
             )
         variable.assign(value)
 

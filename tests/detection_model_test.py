@@ -36,7 +36,10 @@ def test_a_full_mask_fills_the_pixels_whose_centres_lie_in_the_box(box, rows, co
 class Boxes(tf.Module):
     """Detects the same three things in every photo: a car, a bus, a smaller car."""
 
-    def __init__(self, masks=None, boxes=None, dtype=tf.uint8, without=(), reframed=False):
+    def __init__(
+        self, masks=None, boxes=None, dtype=tf.uint8, without=(), reframed=False, batched=True,
+        only_square=False,
+    ):  # fmt: skip
         super().__init__()
         halves = [[0.0, 0.0, 1.0, 0.5], [0.0, 0.0, 1.0, 1.0], [0.0, 0.75, 0.5, 1.0]]
         outputs = {
@@ -52,11 +55,16 @@ class Boxes(tf.Module):
         self.scale = tf.Variable(1.0)
         self.outputs = {
             name: tf.constant(value, tf.float32)[None]
+            if batched
+            else tf.constant(value, tf.float32)
             for name, value in outputs.items()
             if name not in without
         }
 
         def detect(input_tensor):
+            if only_square:
+                height, width = tf.unstack(tf.shape(input_tensor)[1:3])
+                tf.debugging.assert_equal(height, width, "only square photos")
             seen = tf.reduce_sum(tf.cast(input_tensor, tf.float32)) * 0
             return {name: value * self.scale + seen for name, value in self.outputs.items()}
 
@@ -133,6 +141,63 @@ def test_boxes_in_pixels_are_refused(tmp_path):
     path = save(Boxes(boxes=boxes), tmp_path / "model")
     with pytest.raises(UserError, match="fractions of the photo"):
         detect(path)
+
+
+@pytest.mark.parametrize(
+    "changes, received",
+    [
+        ({"batched": False}, "detection_scores float32 [3], detection_classes float32 [3]"),
+        ({"masks": np.ones((3, 2, 5, 5))}, "detection_masks float32 [1, 3, 2, 5, 5]"),
+        ({"masks": np.ones((3, 5))}, "detection_masks float32 [1, 3, 5]"),
+        ({"masks": np.ones((2, 5, 5))}, "detection_masks float32 [1, 2, 5, 5]"),
+        ({"masks": np.ones((3, 5, 0))}, "detection_masks float32 [1, 3, 5, 0]"),
+        ({"boxes": np.ones((3, 5))}, "detection_boxes float32 [1, 3, 5]"),
+        (
+            {"masks": np.ones((3, 5)), "reframed": True},
+            "detection_masks_reframed float32 [1, 3, 5]",
+        ),
+    ],
+)
+def test_outputs_of_other_shapes_are_refused(tmp_path, changes, received):
+    path = save(Boxes(**changes), tmp_path / "model")
+    with pytest.raises(UserError) as error:
+        detect(path)
+    needed = "detection_scores [1, N], detection_classes [1, N], detection_boxes [1, N, 4]"
+    for words in (f"--detector={path}", received, needed, "[1, N, h, w]"):
+        assert words in str(error.value)
+
+
+def test_text_instead_of_numbers_is_refused(tmp_path):
+    module = Boxes()
+    module.outputs["detection_classes"] = tf.constant([["car", "bus", "car"]])
+    module.scale = tf.Variable(1)
+    detect_numbers = module.outputs
+
+    def named(input_tensor):
+        seen = tf.reduce_sum(tf.cast(input_tensor, tf.float32)) * 0
+        return {k: v + seen if v.dtype != tf.string else v for k, v in detect_numbers.items()}
+
+    module.detect = tf.function(named, input_signature=module.detect.input_signature)
+    with pytest.raises(UserError, match=r"detection_classes string \[1, 3\]"):
+        detect(save(module, tmp_path / "model"))
+
+
+def test_no_detections_at_all(tmp_path):
+    module = Boxes(masks=np.ones((0, 5, 5)), boxes=np.ones((0, 4)))
+    none = dict.fromkeys(("detection_scores", "detection_classes"), tf.zeros((1, 0)))
+    module.outputs = {**module.outputs, **none}
+    mask = detect(save(module, tmp_path / "model"))
+    assert mask.shape == (4, 8) and not mask.any()
+
+
+def test_an_error_inside_the_model_is_told_in_one_line(tmp_path):
+    path = save(Boxes(only_square=True), tmp_path / "model")
+    assert detect(path, photo=np.zeros((6, 6, 3), np.uint8)).any()
+    with pytest.raises(UserError) as error:
+        detect(path)
+    message = str(error.value)
+    assert f"--detector={path}: the model fails on photo (8 × 4 px): assertion failed" in message
+    assert "only square photos" in message and "\n" not in message and "node" not in message
 
 
 def test_a_damaged_model_is_refused(tmp_path):

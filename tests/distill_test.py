@@ -187,6 +187,19 @@ def test_students_of_other_sizes_lie_where_they_are_asked_to(trained_run, layers
     assert taken.status == 2 and file.read_text() == "mine"
 
 
+def test_a_run_without_masks_is_refused_before_anything_is_drawn(layerseg, tmp_path, monkeypatch):
+    config = tiny_config(("gan.variant", "single_output"), ("data.name", "shapes"))
+    run = RunDirectory(str(tmp_path / "run"))
+    run.create_or_resume(config)
+    run.save_generator(tiny_generator(config))
+    monkeypatch.setattr(RunDirectory, "load_generator", lambda self: pytest.fail("loaded"))
+    result = layerseg("distill", f"--run_dir={run.path}")
+    assert result.status == 2
+    for words in (f"--run_dir={run.path}", "gan.variant='single_output'", "another variant"):
+        assert words in result.stderr
+    assert not os.path.exists(run.segmenter)
+
+
 def test_the_command_refuses_what_it_cannot_do(trained_run, layerseg, tmp_path):
     other = layerseg("distill", f"--run_dir={trained_run.path}", "--set=gan.shift=0")
     assert other.status == 2 and "only student.*" in other.stderr

@@ -1,3 +1,5 @@
+import hashlib
+
 import keras
 import numpy as np
 import pytest
@@ -47,9 +49,26 @@ def expected(values):
     return (scaled - MEAN) / np.sqrt(VARIANCE + EPSILON) * GAMMA + BETA
 
 
+def digest(path):
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()[:12]
+
+
+def save(path, outputs=2048, side=299, gain=1.0):
+    """A model of the shape of Inception's: the mean colours times `gain`, over and over."""
+    inputs = keras.Input((side, side, 3))
+    means = keras.layers.GlobalAveragePooling2D()(inputs)
+    tile = np.resize(gain * np.eye(3), (outputs, 3)).T
+    dense = keras.layers.Dense(outputs, use_bias=False)
+    found = dense(means)
+    dense.set_weights([tile])
+    keras.Model(inputs, found).save(path)
+    return str(path)
+
+
 def test_features_of_the_frozen_graph(graph_file):
     features = inception.open_features(graph_file)
-    assert features.name == "inception-2015-12-05 pool_3"
+    assert features.name == f"inception-2015-12-05 pool_3 sha256:{digest(graph_file)}"
     colours = np.uint8([[0, 0, 0], [255, 128, 64], [10, 20, 30]])
     for side in (4, 7):  # of one colour, an image is the same at any size
         images = np.broadcast_to(colours[:, None, None], (3, side, side, 3))
@@ -60,18 +79,62 @@ def test_features_of_the_frozen_graph(graph_file):
 
 
 def test_features_of_a_keras_model(tmp_path):
-    inputs = keras.Input((299, 299, 3))
-    outputs = keras.layers.GlobalAveragePooling2D()(inputs)
-    path = str(tmp_path / "inception.keras")
-    keras.Model(inputs, outputs).save(path)
+    path = save(tmp_path / "inception.keras")
     features = inception.open_features(path)
-    assert features.name == "keras-inception-v3 avg_pool"
+    assert features.name == f"keras-inception-v3 avg_pool sha256:{digest(path)}"
     ramp = np.tile(np.linspace(0, 254, 128).astype(np.uint8)[None, :, None], (2, 128, 1, 3))
     ramp[1] = 255
     found = features(ramp)
-    assert found.shape == (2, 3)
+    assert found.shape == (2, 2048)
     np.testing.assert_allclose(found[1], 1.0, atol=1e-6)
     np.testing.assert_allclose(found[0], ramp[0].mean() / 127.5 - 1, atol=2e-3)
+
+
+def test_other_weights_have_another_name(tmp_path, graph_file):
+    names = [
+        inception.open_features(save(tmp_path / f"{gain}.keras", gain=gain)).name
+        for gain in (1.0, 2.0)
+    ]
+    assert names[0] != names[1]
+    definition = tiny_graph()
+    (beta,) = (node for node in definition.node if node.name == "beta")
+    beta.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(2 * BETA))
+    other = tmp_path / "graph.pb"
+    other.write_bytes(definition.SerializeToString())
+    names = [inception.open_features(path).name for path in (graph_file, str(other))]
+    assert names[0] != names[1]
+
+
+def test_a_model_of_any_side_is_taken(tmp_path):
+    features = inception.open_features(save(tmp_path / "any.keras", side=None))
+    assert features(np.zeros((2, 8, 8, 3), np.uint8)).shape == (2, 2048)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
+def test_models_of_other_shapes_are_refused(tmp_path):
+    vector = keras.Input((7,))
+    keras.Model(vector, keras.layers.Dense(2048)(vector)).save(tmp_path / "vector.keras")
+    images = keras.Input((299, 299, 3))
+    keras.Model(images, keras.layers.AveragePooling2D(100)(images)).save(tmp_path / "maps.keras")
+    two = [keras.Input((299, 299, 3)), keras.Input((299, 299, 3))]
+    means = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()(two))
+    keras.Model(two, keras.layers.Dense(2048)(means)).save(tmp_path / "two.keras")
+    keras.Sequential([keras.layers.Dense(2048)]).save(tmp_path / "unbuilt.keras")
+    save(tmp_path / "classes.keras", outputs=10)
+    save(tmp_path / "small.keras", side=32)
+    for name, words in (
+        ("vector", "maps [None, 7] to [None, 2048]"),
+        ("maps", "maps [None, 299, 299, 3] to [None, 2, 2, 3]"),
+        ("two", "maps [None, 299, 299, 3] and [None, 299, 299, 3] to"),
+        ("unbuilt", "maps what it does not say to"),
+        ("classes", "to [None, 10]"),
+        ("small", "maps [None, 32, 32, 3] to"),
+    ):
+        path = str(tmp_path / f"{name}.keras")
+        with pytest.raises(UserError) as error:
+            inception.open_features(path)
+        for part in (f"--inception={path}", words, "[None, 299, 299, 3] to [None, 2048] is needed"):
+            assert part in str(error.value)
 
 
 def test_a_missing_file_is_told_with_where_to_get_it(tmp_path):
@@ -104,8 +167,3 @@ def test_other_files_are_refused(tmp_path):
         no_model = tmp_path / "inception.keras"
         no_model.write_bytes(b"x")
         inception.open_features(str(no_model))
-    inputs = keras.Input((299, 299, 3))
-    path = str(tmp_path / "maps.keras")
-    keras.Model(inputs, keras.layers.AveragePooling2D(100)(inputs)).save(path)
-    with pytest.raises(UserError, match="one vector an image"):
-        inception.open_features(path)

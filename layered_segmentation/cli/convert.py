@@ -9,6 +9,7 @@ Example:
 """
 
 import os
+import sys
 
 from absl import flags
 
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> None:
 
     checkpoint = release_checkpoint.read(path)
     try:
-        parts = release_checkpoint.find_parts(checkpoint)
+        parts = release_checkpoint.find_parts(checkpoint, needs_stage=_RESOLUTION.value is None)
         resolution = _RESOLUTION.value or parts.resolution or _PAPERS_RESOLUTION
         generator = convert.generator_from_state_dict(parts.generator, resolution)
         discriminator = None
@@ -63,6 +64,19 @@ def main(argv: list[str]) -> None:
     config = release_checkpoint.run_config(generator, discriminator, _SET.value)
     run = release_checkpoint.write_run(out, config, generator, discriminator)
 
+    stage = parts.resolution
+    if stage is None and _RESOLUTION.value is None:
+        print(
+            "warning: the file does not say which stage was training (no `step`); took "
+            f"{resolution} px, the paper's; --resolution chooses another",
+            file=sys.stderr,
+        )
+    elif stage is not None and resolution > stage:
+        print(
+            f"warning: the file says that {stage} px was training (step {parts.step}), so what it "
+            f"holds beyond is untrained; converted to {resolution} px all the same",
+            file=sys.stderr,
+        )
     average = "the average" if parts.is_average else "not an average; the file holds none"
     print(
         f"{generator.variant}, {resolution} px, latent {generator.latent_dim}, "

@@ -14,6 +14,8 @@ CAR = 3  # COCO's number, as of the Object Detection API
 _THRESHOLD = 0.5
 _BOXES, _SCORES, _CLASSES = "detection_boxes", "detection_scores", "detection_classes"
 _REFRAMED, _MASKS = "detection_masks_reframed", "detection_masks"
+# How the lines of TensorFlow's errors begin that only say where in a graph they arose.
+_WHERE = ("Graph execution error", "Detected at node", "<stack traces", "File ", "[[")
 _SLACK = 0.5  # how far beyond the photo a normalised box may reach, in photo sides
 
 
@@ -47,11 +49,16 @@ class SavedModelDetector:
         )
 
     def __call__(self, images: Sequence[np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
-        """Runs the model on one photo after the other; raises a UserError on unusable boxes."""
-        return [self._detect(image) for image in images]
+        """Runs the model on one photo after the other.
 
-    def _detect(self, image: np.ndarray) -> np.ndarray:
-        outputs = {name: np.asarray(value)[0] for name, value in self._run(image[None]).items()}
+        Raises:
+            UserError: The model fails on a photo, what it returns has other shapes, or its boxes
+                cannot be used.
+        """
+        return [self._detect(image, name) for image, name in zip(images, names, strict=True)]
+
+    def _detect(self, image: np.ndarray, name: str) -> np.ndarray:
+        outputs = self._outputs(image, name)
         height, width = image.shape[:2]
         wanted = np.rint(outputs[_CLASSES]) == self._class
         kept = np.flatnonzero(wanted & (outputs[_SCORES] >= self._score))
@@ -70,6 +77,40 @@ class SavedModelDetector:
             largest = np.argmax(instances.sum(axis=(1, 2)))
             instances = instances[largest : largest + 1]
         return np.logical_or.reduce(instances, axis=0)
+
+    def _outputs(self, image: np.ndarray, name: str) -> dict[str, np.ndarray]:
+        """Runs the model on one photo; returns its arrays of [N, …], of either masks only."""
+        import tensorflow as tf
+
+        try:
+            found = self._run(image[None])
+        except tf.errors.OpError as error:
+            height, width = image.shape[:2]
+            raise UserError(
+                f"--detector={self._path}: the model fails on {name} ({width} × {height} px): "
+                f"{_reason(error)}; take a model that works on any one photo, uint8 [1, H, W, 3]"
+            ) from error
+        masks = _REFRAMED if _REFRAMED in found else _MASKS
+        arrays = {key: np.asarray(found[key]) for key in (_SCORES, _CLASSES, _BOXES, masks)}
+        count = arrays[_SCORES].shape[1] if arrays[_SCORES].ndim == 2 else -1
+        wanted = {_SCORES: "1, N", _CLASSES: "1, N", _BOXES: "1, N, 4", masks: "1, N, h, w"}
+        fits = all(
+            array.ndim == wanted[key].count(",") + 1
+            and array.shape[:2] == (1, count)
+            and array.dtype != object  # text
+            for key, array in arrays.items()
+        )
+        if not fits or arrays[_BOXES].shape[2] != 4 or (count and 0 in arrays[masks].shape):
+            received = (
+                f"{key} {found[key].dtype.name} {list(arrays[key].shape)}" for key in wanted
+            )
+            needed = (f"{key} [{shape}]" for key, shape in wanted.items())
+            raise UserError(
+                f"--detector={self._path}: it returned {', '.join(received)}; numbers of "
+                f"{', '.join(needed)} are needed, as of the Object Detection API: one mask for "
+                "each of N detections in a batch of one photo"
+            )
+        return {key: array[0] for key, array in arrays.items()}
 
     def _check(self, boxes: np.ndarray) -> None:
         if boxes.size and not (boxes.min() > -_SLACK and boxes.max() < 1 + _SLACK):
@@ -112,6 +153,13 @@ def paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndar
         )  # fmt: skip
         pasted[np.ix_(inside_rows, inside_columns)] = values >= _THRESHOLD
     return pasted
+
+
+def _reason(error: Exception) -> str:
+    """Returns what a TensorFlow error says, without where in the graph it arose, as one line."""
+    lines = (line.strip() for line in str(error).splitlines())
+    said = " ".join(line for line in lines if line and not line.startswith(_WHERE))
+    return said[:300] or type(error).__name__
 
 
 def _load_signature(path: str) -> tuple[Any, Any]:

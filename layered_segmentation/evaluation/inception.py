@@ -1,9 +1,11 @@
 """Inception features of images, which FID compares; the network comes from a local file.
 
 FID is defined with the network of 2015-12-05 (Heusel et al. 2017). Keras's InceptionV3 has other
-weights, so that its figures compare only with each other; every result names its features.
+weights, so that its figures compare only with each other; every result names its features and the
+file they are from, by the start of its SHA-256 sum.
 """
 
+import hashlib
 import os
 from typing import Any, Protocol
 
@@ -12,6 +14,7 @@ import numpy as np
 from layered_segmentation.errors import UserError
 
 SIDE = 299  # of the image that the networks see, pixels
+SIZE = 2048  # features
 GRAPH_URL = "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz"
 KERAS_URL = (
     "https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/"
@@ -32,7 +35,7 @@ class Features(Protocol):
     """Maps images to vectors.
 
     Attributes:
-        name: Which features these are; only FIDs of the same name compare.
+        name: Which features of which file these are; only FIDs of the same name compare.
         protocol: How images are prepared, a sentence.
     """
 
@@ -58,7 +61,6 @@ class InceptionGraph:
         UserError: It is not that graph.
     """
 
-    name = GRAPH_NAME
     protocol = (
         f"Features: pool_3 of the Inception graph of 2015-12-05, which resizes uint8 images "
         f"bilinearly to {SIDE} × {SIDE} itself. "
@@ -68,10 +70,12 @@ class InceptionGraph:
         import tensorflow as tf
         from google.protobuf.message import DecodeError
 
+        with open(path, "rb") as file:
+            content = file.read()
+        self.name = _named(GRAPH_NAME, content)
         definition = tf.compat.v1.GraphDef()
         try:
-            with open(path, "rb") as file:
-                definition.ParseFromString(file.read())
+            definition.ParseFromString(content)
         except DecodeError as error:
             raise UserError(f"--inception={path}: not a frozen TensorFlow graph; {_HOW}") from error
         nodes = {node.name for node in definition.node}
@@ -103,13 +107,12 @@ class KerasInception:
 
     Args:
         path: Weights, `.h5` or `.weights.h5`, of `InceptionV3(include_top=False)`; or a whole
-            model, `.keras`, that takes images of 299 × 299.
+            model, `.keras`, that maps images of 299 × 299 to 2,048 features.
 
     Raises:
         UserError: The file does not fit.
     """
 
-    name = KERAS_NAME
     protocol = (
         f"Features: Keras's InceptionV3, averaged over positions; uint8 images resized bilinearly "
         f"to {SIDE} × {SIDE}, scaled to [-1, 1]; not comparable with FIDs of the original graph. "
@@ -131,12 +134,20 @@ class KerasInception:
             raise UserError(
                 f"--inception={path}: not weights of InceptionV3(include_top=False): {reason}"
             ) from error
-        if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
+        # A model that was subclassed or never called does not say what it takes.
+        inputs, outputs = (
+            [tuple(tensor.shape) for tensor in getattr(model, name, None) or ()]
+            for name in ("inputs", "outputs")
+        )
+        takes_images = len(inputs) == 1 and _fits(inputs[0], (None, SIDE, SIDE, 3))
+        if not takes_images or outputs != [(None, SIZE)]:
             raise UserError(
-                f"--inception={path}: the model's outputs are "
-                f"{[list(output.shape) for output in model.outputs]}; one vector an image is "
-                "needed, as of InceptionV3(include_top=False, pooling='avg')"
+                f"--inception={path}: the model maps {_shapes(inputs)} to {_shapes(outputs)}; "
+                f"[None, {SIDE}, {SIDE}, 3] to [None, {SIZE}] is needed, one vector an image, as "
+                "of InceptionV3(include_top=False, pooling='avg')"
             )
+        with open(path, "rb") as file:
+            self.name = _named(KERAS_NAME, file.read())
         self._model = model
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -168,3 +179,19 @@ def open_features(path: str) -> Features:
     if path.endswith(_WEIGHTS):
         return KerasInception(path)
     raise UserError(f"--inception={path}: neither .pb nor {' nor '.join(_WEIGHTS)}; {_HOW}")
+
+
+def _named(name: str, content: bytes) -> str:
+    """Adds a file's sum, so that figures of other weights are seen to be others."""
+    return f"{name} sha256:{hashlib.sha256(content).hexdigest()[:12]}"
+
+
+def _fits(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Whether a network of this input, where None is any size, takes what is wanted."""
+    return len(shape) == len(wanted) and all(
+        size in (None, needed) for size, needed in zip(shape, wanted, strict=True)
+    )
+
+
+def _shapes(shapes: list[tuple[int | None, ...]]) -> str:
+    return " and ".join(str(list(shape)) for shape in shapes) or "what it does not say"

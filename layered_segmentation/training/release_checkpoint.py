@@ -7,9 +7,11 @@ are called.
 """
 
 import dataclasses
+import operator
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +29,7 @@ _GENERATOR = re.compile(
 )
 _DISCRIMINATOR = re.compile(r"(?P<root>(?:.*?\.)?)linear\.linear\.weight_orig")
 _AVERAGES = ("running", "ema", "average", "avg")
+_STEPS = range(1, 9)  # stages of 8 to 1024 px, as far as their networks go
 # What the config and the networks must agree on.
 _SIZES = ("variant", "resolution", "latent_dim", "mapping_layers", "max_channels", "minibatch_std")
 
@@ -40,7 +43,7 @@ class ReleaseCheckpoint:
         generator_name: Where it was found.
         is_average: Whether its name says that it is the average.
         discriminator: State dict of the discriminator, empty if there is none.
-        resolution: Side of the stage that was training, pixels; None if the file does not say.
+        step: The stage that was training; None if the file does not say.
         alpha: Weight of that stage's own image; 1 once it has faded in.
     """
 
@@ -48,8 +51,13 @@ class ReleaseCheckpoint:
     generator_name: str
     is_average: bool
     discriminator: dict[str, np.ndarray]
-    resolution: int | None
+    step: int | None
     alpha: float
+
+    @property
+    def resolution(self) -> int | None:
+        """Side of the stage that was training, pixels; None if the file does not say."""
+        return None if self.step is None else 4 * 2**self.step
 
 
 def read(path: str) -> dict[str, Any]:
@@ -84,14 +92,16 @@ def read(path: str) -> dict[str, Any]:
     return _as_numpy(content)
 
 
-def find_parts(checkpoint: Mapping[Any, Any]) -> ReleaseCheckpoint:
+def find_parts(checkpoint: Mapping[Any, Any], needs_stage: bool = True) -> ReleaseCheckpoint:
     """Finds generator, discriminator and stage in a checkpoint.
 
     Args:
         checkpoint: Nested dictionaries of arrays and plain values.
+        needs_stage: Whether a stage that is none is an error; if not, it is as if not stated.
 
     Raises:
-        UserError: There is no generator of the release in it, or several and none is the average.
+        UserError: There is no generator of the release in it, or several and none is the average;
+            or the stage is none.
     """
     flat = _flatten(checkpoint)
     generators = _roots(_GENERATOR, flat)
@@ -112,14 +122,13 @@ def find_parts(checkpoint: Mapping[Any, Any]) -> ReleaseCheckpoint:
         raise UserError(
             f"several discriminators in it ({', '.join(map(_name, discriminators))}); leave one"
         )
-    step, alpha = _beside(flat, root, "step"), _beside(flat, root, "alpha")
     return ReleaseCheckpoint(
         generator=_below(flat, root),
         generator_name=_name(root),
         is_average=bool(averages),
         discriminator=_below(flat, discriminators[0]) if discriminators else {},
-        resolution=None if step is None else 4 * 2 ** int(step),
-        alpha=1.0 if alpha is None or not 0 <= alpha <= 1 else float(alpha),  # -1 is faded in
+        step=_stage(_beside(flat, root, "step"), needs_stage),
+        alpha=_fading_weight(_beside(flat, root, "alpha")),
     )
 
 
@@ -169,20 +178,21 @@ def write_run(
 
     if os.path.lexists(out):
         raise UserError(f"--out={out}: there is one already; name a new directory")
-    partial = os.path.normpath(out) + ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    out = os.path.normpath(out)
+    # A new directory beside the target, with a name that nobody has; the run inside of it is made
+    # as any directory is, for a temporary one is closed to all but its owner.
+    temporary = tempfile.mkdtemp(prefix=".converting-", dir=os.path.dirname(os.path.abspath(out)))
     try:
-        run = RunDirectory(partial)
+        run = RunDirectory(os.path.join(temporary, "run"))
         run.create_or_resume(config)
         trainer.finish_average(generator, config)
         if discriminator is not None:
             run.save_discriminator(discriminator)
         run.save_generator(generator)
         run.finish(images_seen=0, seconds=0.0, images_per_second=0.0)  # none of them ours
-        os.replace(partial, out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        os.replace(run.path, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return RunDirectory(out)
 
 
@@ -225,13 +235,45 @@ def _below(flat: Mapping[str, Any], root: str) -> dict[str, np.ndarray]:
 
 
 def _beside(flat: Mapping[str, Any], root: str, name: str) -> Any:
-    """Returns the number of this name in the innermost dictionary around a part, or None."""
+    """Returns the value of this name in the innermost dictionary around a part, or None."""
     parts = root.split(".")
     for depth in reversed(range(len(parts))):
         value = flat.get(".".join([*parts[:depth], name]))
-        if value is not None and np.ndim(value) == 0:
+        if value is not None and not (isinstance(value, np.ndarray) and value.ndim):
             return value
     return None
+
+
+def _stage(step: Any, is_needed: bool) -> int | None:
+    """Returns a stage that a file states, or None if it states none."""
+    if step is None:
+        return None
+    try:
+        number = operator.index(step)
+    except TypeError:
+        number = 0
+    if number in _STEPS and not isinstance(step, bool):
+        return number
+    if not is_needed:
+        return None
+    try:
+        shown = repr(step)[:40]
+    except ValueError:  # Python does not write integers of so many digits
+        shown = "an integer of thousands of digits"
+    sides = f"{_STEPS[0]} (8 px) to {_STEPS[-1]} (1024 px)"
+    raise UserError(
+        f"its `step`, the stage that was training, is {shown}; it must be an integer from {sides}. "
+        "Name the side of its images with --resolution"
+    )
+
+
+def _fading_weight(alpha: Any) -> float:
+    """Returns the weight of the last stage's own image; what is none, as their -1, is faded in."""
+    try:
+        weight = float(alpha)
+    except (TypeError, ValueError, OverflowError):
+        return 1.0
+    return weight if 0 <= weight <= 1 else 1.0
 
 
 def _says_average(root: str) -> bool:

@@ -310,6 +310,13 @@ class RunDirectory:
 
     def _load_network(self, path: str, name: str) -> Any:
         if not os.path.exists(path):
+            finished = self.finished()
+            if finished is not None and not finished.images_seen:  # converted: training is no help
+                raise UserError(
+                    f"{self.path}: no {name} in it: it was converted from a file that held none; "
+                    f"convert one with a {name} in it, as the train_step-N.model of the authors' "
+                    "script: layerseg convert --checkpoint=FILE --out=ANOTHER_RUN"
+                )
             raise UserError(
                 f"{self.path}: no {name} in it yet; train it first: "
                 f"layerseg train --run_dir={self.path} with the flags it was started with"
