@@ -49,7 +49,7 @@ def megabytes(tmp_path, count):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
 def test_five_times_the_photos_take_no_more_memory(tmp_path):
-    few = megabytes(tmp_path, 800)  # 26 MB of files, 13 MB of squares
-    many = megabytes(tmp_path, 4000)  # 130 MB, 62 MB
+    few = megabytes(tmp_path, 600)  # 20 MB of files, 10 MB of squares
+    many = megabytes(tmp_path, 3000)  # 97 MB, 47 MB
     for less, more in zip(few, many, strict=True):
         assert more < less + 35, (few, many)
