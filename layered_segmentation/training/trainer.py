@@ -186,7 +186,7 @@ def _tell_skipped(run: RunDirectory, source: pipeline.Source, count: int) -> Non
         path = os.path.join(run.path, "skipped.txt")
         with open(path, "w", encoding="utf-8") as file:
             file.write("\n".join(source.skipped) + "\n")
-        print(f"skipped {len(source.skipped):,} files that cannot be used; their names: {path}")
+        print(f"the names of all that are left out: {path}")
 
 
 class Advance(keras.callbacks.Callback):
