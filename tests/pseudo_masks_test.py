@@ -4,6 +4,7 @@ from PIL import Image
 
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import pseudo_masks
+from layered_segmentation.models import presets
 from layered_segmentation.models import segmenter as segmenters
 
 LEFT = np.tile(np.arange(8) < 4, (6, 1))
@@ -51,6 +52,14 @@ def test_a_segmenter_finds_what_covers_a_hundredth(tmp_path):
     drawn[0, 0, 0] = drawn[1, 0, :2] = 0.5  # 1 and 2 of 200 pixels
     detector._segmenter.predict_masks = lambda images: list(drawn[: len(images)])
     assert [mask.sum() for mask in detector(photos, ["a", "b", "c"])] == [0, 2, 0]
+
+
+def test_a_segmenter_of_the_package_is_known_by_its_name():
+    (name,) = presets.names()
+    detector = pseudo_masks.open_detector(name)
+    assert isinstance(detector, pseudo_masks.SegmenterDetector)
+    (mask,) = detector([np.zeros((9, 12, 3), np.uint8)], ["a"])
+    assert mask.shape == (9, 12) and mask.dtype == bool
 
 
 def test_what_is_no_detector_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from layered_segmentation.data.mask_folder import MaskFolder
 from layered_segmentation.data.photos import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import detection_model
+from layered_segmentation.models import presets
 
 SAVED_MODEL, SEGMENTER, MASKS = "a SavedModel", "one of our segmenters", "a directory of masks"
 LEAST_COVER = 0.01  # a smaller mask of a segmenter says that it found nothing
@@ -155,7 +156,7 @@ def kind_of(path: str) -> str:
     Raises:
         UserError: It is none of them.
     """
-    if "://" in path:
+    if "://" in path or (not os.path.isdir(path) and path in presets.names()):
         return SEGMENTER
     if not os.path.isdir(path):
         raise UserError(
