@@ -1,47 +1,27 @@
 """Generated scenes, their score against a detector, the files of `sample` and FID of a run."""
 
 import csv
-import dataclasses
 import json
 import os
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+import tiny_runs
 from PIL import Image
 
-from layered_segmentation import config as configs
 from layered_segmentation.composite import compose
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import generated, inception, real_images, sheets
 from layered_segmentation.evaluation.iou import iou
-from layered_segmentation.models.generator import LayeredGenerator
 from layered_segmentation.training import sampling
-from layered_segmentation.training.run_directory import RunDirectory
 
 COUNT = 70  # more than a batch
 
 
-def tiny_generator(variant="two_generators"):
-    generator = LayeredGenerator(variant, 8, 6, 1, 8)
-    for index, weight in enumerate(generator.trainable_variables):
-        if weight.name in ("kernel", "constant"):
-            weight.assign(tf.random.stateless_normal(weight.shape, (index, 0)))
-    return generator
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    config = configs.Config()
-    config.data = dataclasses.replace(config.data, name="shapes", limit=20)
-    config.gan = dataclasses.replace(
-        config.gan, resolution=8, latent_dim=6, mapping_layers=1, max_channels=8
-    )
-    run = RunDirectory(str(tmp_path_factory.mktemp("runs") / "run"))
-    run.create_or_resume(config)
-    run.save_generator(tiny_generator())
-    return run
+    return tiny_runs.run(tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +106,7 @@ def test_what_has_no_score(scenes):
 
     with pytest.raises(UserError, match=r"nothing in any of 4 .* --detector_class"):
         generated.score(scenes, Nothing(), 4)
-    plain = generated.Generated(tiny_generator("single_output"), 0)
+    plain = generated.Generated(tiny_runs.generator("single_output"), 0)
     with pytest.raises(UserError, match="no masks"):
         generated.score(plain, Halves(), 4)
     assert next(plain.images(4, 4)).shape == (4, 8, 8, 3)  # FID takes it

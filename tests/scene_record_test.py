@@ -1,43 +1,23 @@
 """Masks of generated scenes are known again by the record that `sample` writes."""
 
-import dataclasses
 import json
 import os
 import shutil
 
 import numpy as np
 import pytest
-import tensorflow as tf
+import tiny_runs
 from PIL import Image
 
-from layered_segmentation import config as configs
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import generated, scene_record
-from layered_segmentation.models.generator import LayeredGenerator
-from layered_segmentation.training.run_directory import RunDirectory
 
 COUNT = 4
 
 
-def tiny_generator(first=0):
-    generator = LayeredGenerator("two_generators", 8, 6, 1, 8)
-    for index, weight in enumerate(generator.trainable_variables):
-        if weight.name in ("kernel", "constant"):
-            weight.assign(tf.random.stateless_normal(weight.shape, (first + index, 0)))
-    return generator
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    config = configs.Config()
-    config.data = dataclasses.replace(config.data, name="shapes", limit=20)
-    config.gan = dataclasses.replace(
-        config.gan, resolution=8, latent_dim=6, mapping_layers=1, max_channels=8
-    )
-    run = RunDirectory(str(tmp_path_factory.mktemp("runs") / "run_a"))
-    run.create_or_resume(config)
-    run.save_generator(tiny_generator())
-    return run
+    return tiny_runs.run(tmp_path_factory.mktemp("runs") / "run_a")
 
 
 @pytest.fixture
@@ -120,13 +100,13 @@ def test_without_a_record_the_masks_are_taken_to_be_of_the_seed(layerseg, run, s
     ],
 )
 def test_what_differs_is_named(tmp_path, changed, words):
-    ours = generated.Generated(tiny_generator(), 3)
+    ours = generated.Generated(tiny_runs.generator(), 3)
     scene_record.write(str(tmp_path), ours, 10, "runs/run_a/")
     scene_record.check(str(tmp_path), ours)
     # The same weights, whatever file or object holds them; others are others.
-    scene_record.check(str(tmp_path), generated.Generated(tiny_generator(), 3))
+    scene_record.check(str(tmp_path), generated.Generated(tiny_runs.generator(), 3))
     with pytest.raises(UserError, match="another generator"):
-        scene_record.check(str(tmp_path), generated.Generated(tiny_generator(1), 3))
+        scene_record.check(str(tmp_path), generated.Generated(tiny_runs.generator(first=1), 3))
     record = json.loads((tmp_path / "scenes.json").read_text())
     (tmp_path / "scenes.json").write_text(json.dumps({**record, **changed}))
     with pytest.raises(UserError) as error:
@@ -138,4 +118,4 @@ def test_what_differs_is_named(tmp_path, changed, words):
 def test_a_record_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "scenes.json").write_text(text)
     with pytest.raises(UserError, match="is not what `layerseg sample --images_out` writes"):
-        scene_record.check(str(tmp_path), generated.Generated(tiny_generator(), 3))
+        scene_record.check(str(tmp_path), generated.Generated(tiny_runs.generator(), 3))

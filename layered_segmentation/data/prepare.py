@@ -16,7 +16,7 @@ from tensorflow_datasets.core import read_only_builder
 
 from layered_segmentation.data import cub, fingerprints, lsun, photo_folder
 from layered_segmentation.data.photo_builder import PhotoBuilder
-from layered_segmentation.data.tfds_source import DAMAGED
+from layered_segmentation.data.tfds_source import DAMAGED, reason_of
 from layered_segmentation.errors import UserError
 
 FOLDER = "folder"
@@ -249,10 +249,9 @@ def _verify(builder: PhotoBuilder) -> None:
         try:
             examples = list(tfds.as_numpy(builder.as_dataset(split="+".join(slices))))
         except tf.errors.OpError as error:
-            reason = str(error.message).partition(" [Op:")[0].rpartition("}} ")[2]
             raise UserError(
-                f"{builder.data_dir}: an image of {split} cannot be decoded ({reason}); prepare "
-                "it again with --overwrite"
+                f"{builder.data_dir}: an image of {split} cannot be decoded ({reason_of(error)}); "
+                "prepare it again with --overwrite"
             ) from error
         for example in examples:
             image = example["image"]

@@ -312,11 +312,16 @@ def _examples(
         tf.errors.NotFoundError,
         tf.errors.FailedPreconditionError,
     ) as error:
-        reason = str(error.message).partition(" [Op:")[0].rpartition("}} ")[2]
+        reason = reason_of(error)
         raise UserError(
             f"{origin}: {part} is damaged after image {found:,} in {builder.data_dir} ({reason}); "
             "remove that directory and prepare the dataset again"
         ) from error
+
+
+def reason_of(error: Any) -> str:
+    """Returns what a `tf.errors.OpError` says, without the operator that it names."""
+    return str(error.message).partition(" [Op:")[0].rpartition("}} ")[2]
 
 
 @contextlib.contextmanager
