@@ -1,20 +1,15 @@
-"""Metadata, dependencies and the mapping of configs/ and export/ into the package."""
+"""Metadata, dependencies and the mapping of configs/ into the package."""
 
 import setuptools
 
-# configs/ and export/ lie beside the package, where people look for them, and install inside it,
-# so that nothing named `export` or `configs` lands at the top of site-packages.
+# configs/ lies beside the package, where people look for it, and installs inside it.
 PACKAGE_DIR = {
     "layered_segmentation": "layered_segmentation",
     "layered_segmentation.configs": "configs",
-    "layered_segmentation.export": "export",
-    "layered_segmentation.export.serving": "export/serving",
 }
 PACKAGES = [
     *setuptools.find_packages(include=["layered_segmentation", "layered_segmentation.*"]),
     "layered_segmentation.configs",
-    "layered_segmentation.export",
-    "layered_segmentation.export.serving",
 ]
 DATASETS = [
     "tensorflow-datasets>=4.9.10,<5",
@@ -49,16 +44,8 @@ setuptools.setup(
         "layered_segmentation": ["py.typed"],
         "layered_segmentation.presets": ["*/*"],
         "layered_segmentation.configs": ["*.yaml", "*/*.yaml"],
-        "layered_segmentation.data": ["checksums.tsv", "cub_classes.txt"],
+        "layered_segmentation.data.prepare": ["checksums.tsv", "cub_classes.txt"],
         "layered_segmentation.evaluation": ["templates/*.html"],
-        "layered_segmentation.export": [
-            "*.md",
-            "serving/*.md",
-            "mobile/*.md",
-            "mobile/web/*.json",
-            "mobile/web/*.m[jd]*",
-            "mobile/web/src/*",
-        ],
     },
     install_requires=[
         "tensorflow>=2.21,<2.22",
@@ -67,6 +54,7 @@ setuptools.setup(
         "numpy>=2.0,<3",
         "scipy>=1.14,<2",
         "absl-py>=2.3,<3",
+        "filelock>=3.20,<4",
         "omegaconf>=2.3,<3",
         "pillow>=11,<14",
         "opencv-contrib-python-headless>=4.12,<6",  # contrib: ximgproc's guided filter

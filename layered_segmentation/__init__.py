@@ -1,42 +1,51 @@
-"""Learns from unlabelled photos of one kind of thing to cut that thing out.
+"""Learns to segment the object in photos from unlabelled photos of one kind of object.
 
-The names below are the public interface. They are imported when they are first used, so that
-`import layered_segmentation` and `layerseg --help` do not wait for TensorFlow.
+The names below are the public interface. Each is imported on first use, so that
+`import layered_segmentation` and `layerseg --help` do not import TensorFlow.
 """
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
-from layered_segmentation.registration import register
-
 if TYPE_CHECKING:
-    from layered_segmentation.composite import Layers, compose, contrast_jitter, shift
     from layered_segmentation.config import Config
     from layered_segmentation.errors import UserError
-    from layered_segmentation.models.discriminator import Discriminator
-    from layered_segmentation.models.generator import LayeredGenerator
-    from layered_segmentation.models.segmenter import LayeredSegmenter
-    from layered_segmentation.training.run_directory import RunDirectory
+    from layered_segmentation.gan.composite import Layers, compose, contrast_jitter, shift
+    from layered_segmentation.gan.discriminator import Discriminator
+    from layered_segmentation.gan.generator import LayeredGenerator
+    from layered_segmentation.gan.layered_gan import LayeredGAN
+    from layered_segmentation.run_directory import RunDirectory
+    from layered_segmentation.segmenter.cut_out import cut_out
+    from layered_segmentation.segmenter.encoder import Encoder
+    from layered_segmentation.segmenter.refine import refine
+    from layered_segmentation.segmenter.segmenter import EncoderSegmenter, LayeredSegmenter
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
     "Config": "config",
-    "Discriminator": "models.discriminator",
-    "LayeredGenerator": "models.generator",
-    "LayeredSegmenter": "models.segmenter",
-    "Layers": "composite",
-    "RunDirectory": "training.run_directory",
+    "Discriminator": "gan.discriminator",
+    "Encoder": "segmenter.encoder",
+    "EncoderSegmenter": "segmenter.segmenter",
+    "LayeredGAN": "gan.layered_gan",
+    "LayeredGenerator": "gan.generator",
+    "LayeredSegmenter": "segmenter.segmenter",
+    "Layers": "gan.composite",
+    "RunDirectory": "run_directory",
     "UserError": "errors",
-    "compose": "composite",
-    "contrast_jitter": "composite",
-    "shift": "composite",
+    "compose": "gan.composite",
+    "contrast_jitter": "gan.composite",
+    "cut_out": "segmenter.cut_out",
+    "refine": "segmenter.refine",
+    "shift": "gan.composite",
 }
 
 __all__ = [
     "Config",
     "Discriminator",
+    "Encoder",
+    "EncoderSegmenter",
+    "LayeredGAN",
     "LayeredGenerator",
     "LayeredSegmenter",
     "Layers",
@@ -44,19 +53,10 @@ __all__ = [
     "UserError",
     "compose",
     "contrast_jitter",
+    "cut_out",
+    "refine",
     "shift",
 ]
-
-# In a checkout configs/ and export/ lie beside the package, not in it. An install maps them; a
-# checkout that is first on sys.path (`python -m` from its root) finds them here.
-_checkout = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-if all(
-    os.path.isfile(os.path.join(_checkout, *parts))
-    for parts in (("setup.py",), ("configs", "__init__.py"), ("export", "__init__.py"))
-):
-    __path__.append(_checkout)
-
-register()
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,6 @@ impossible settings before anything is computed.
 
 import dataclasses
 import difflib
-import importlib.resources
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -288,8 +287,7 @@ def find(name_or_path: str) -> str:
     """
     if os.path.isfile(name_or_path):
         return name_or_path
-    root = str(importlib.resources.files("layered_segmentation.configs"))
-    packaged = os.path.join(root, name_or_path + ".yaml")
+    packaged = os.path.join(_packaged_directory(), name_or_path + ".yaml")
     if os.path.isfile(packaged):
         return packaged
     names = packaged_names()
@@ -303,7 +301,7 @@ def find(name_or_path: str) -> str:
 
 def packaged_names() -> list[str]:
     """Returns the names of the configs that come with the package, sorted."""
-    root = str(importlib.resources.files("layered_segmentation.configs"))
+    root = _packaged_directory()
     names = []
     for folder, _, files in os.walk(root):
         for file in files:
@@ -311,6 +309,13 @@ def packaged_names() -> list[str]:
                 relative = os.path.relpath(os.path.join(folder, file), root)
                 names.append(relative.removesuffix(".yaml").replace(os.sep, "/"))
     return sorted(names)
+
+
+def _packaged_directory() -> str:
+    """Returns configs/: inside the installed package, beside it in a checkout."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    installed = os.path.join(package, "configs")
+    return installed if os.path.isdir(installed) else os.path.join(package, "..", "configs")
 
 
 def save(config: Config, path: str) -> None:

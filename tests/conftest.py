@@ -110,7 +110,7 @@ def small_disk(request, tmp_path):
 @pytest.fixture(scope="module")
 def shallow_resnet():
     """Half as deep, since tracing and loading its layers is most of what its tests cost."""
-    from layered_segmentation.models import encoder
+    from layered_segmentation.segmenter import encoder
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoder, "_BLOCKS", (1, 1, 1, 1))

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from layered_segmentation import config as configs
-from layered_segmentation.data import tfds_source
+from layered_segmentation.data import tfds
 
 CATEGORIES = ("car", "horse", "chair", "bird")
 CAR = {"data.name": "tfds", "data.dataset": "lsun_objects/car[:100000]"}
@@ -63,7 +63,7 @@ def test_an_ablation_changes_one_thing(data, setting):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_data_sets_are_ours_to_prepare(name):
-    for part in tfds_source.parse(configs.load(name).data.dataset):
+    for part in tfds.parse(configs.load(name).data.dataset):
         assert part.name in {"cub200_segmentation", *(f"lsun_objects/{c}" for c in CATEGORIES)}
         assert part.split == "train"
 

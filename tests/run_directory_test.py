@@ -9,7 +9,7 @@ import pytest
 
 from layered_segmentation import config as configs
 from layered_segmentation.errors import UserError
-from layered_segmentation.training.run_directory import Finished, RunDirectory
+from layered_segmentation.run_directory import Finished, RunDirectory
 
 
 def contents(path):
@@ -107,7 +107,7 @@ def test_photos_that_were_added_or_removed_are_noticed(tmp_path, config):
 
 HOLD = """
 import sys
-from layered_segmentation.training.run_directory import RunDirectory
+from layered_segmentation.run_directory import RunDirectory
 with RunDirectory(sys.argv[1]).lock():
     print("held", flush=True)
     sys.stdin.read()
@@ -172,7 +172,7 @@ def test_finished(tmp_path, config):
 
 
 def test_a_generator_comes_back_as_it_was(tmp_path, config):
-    from layered_segmentation.models.generator import LayeredGenerator
+    from layered_segmentation.gan.generator import LayeredGenerator
 
     run = RunDirectory(tmp_path)
     run.create_or_resume(config)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from layered_segmentation.composite import Layers
-from layered_segmentation.evaluation import sheets
+from layered_segmentation import sheets
+from layered_segmentation.gan.composite import Layers
 
 
 def grey_layers(count, side=8):
@@ -40,7 +40,7 @@ def test_more_scenes_than_columns_go_below():
 
 
 def test_the_sheets_composite_is_equation_1():
-    from layered_segmentation.composite import compose
+    from layered_segmentation.gan.composite import compose
 
     random = np.random.default_rng(0)
     layers = Layers(*(random.uniform(-1, 1, (1, 8, 8, 3)) for _ in range(2)),

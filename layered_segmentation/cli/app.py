@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 from absl import app as absl_app
 from absl import flags, logging
 
-from layered_segmentation.cli import quiet
 from layered_segmentation.errors import UserError
 
 flags.disclaim_key_flags()  # flags that functions here define belong to the verb that calls them
@@ -46,7 +45,6 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
         argv: Command line, `sys.argv` if None; its first element is not looked at.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"  # only the models are backend-neutral
-    quiet.silence_tensorflow()
     _choose_kernels()
     module = inspect.getmodule(main)
     assert module is not None

@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from layered_segmentation import config as configs
+from layered_segmentation import quiet
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
 if TYPE_CHECKING:
-    from layered_segmentation.training.autoencode import Autoencoder
-    from layered_segmentation.training.chunks import ChunkJob
-    from layered_segmentation.training.run_directory import RunDirectory
+    from layered_segmentation.run_directory import RunDirectory
+    from layered_segmentation.segmenter.chunks import ChunkJob
+    from layered_segmentation.segmenter.encode import Autoencoder
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the trained run.", required=True)
 _MODE = flags.DEFINE_enum(
@@ -61,15 +62,16 @@ _SHOWN = 20  # photos on the data set's sheet
 def main(argv: list[str]) -> int:
     """Trains one encoder, or one for each chunk."""
     del argv
-    from layered_segmentation.training import run_directory
+    from layered_segmentation import run_directory
 
     run = run_directory.RunDirectory.open(_RUN_DIR.value)
     config = run.config_with("encoder", _SET.value)
     if _IMAGES.value and not os.path.isdir(_IMAGES.value):
         raise UserError(f"--images={_IMAGES.value}: there is no such directory")
-    from layered_segmentation.training import autoencode
+    quiet.import_tensorflow()
+    from layered_segmentation.segmenter import encode
 
-    autoencode.require_mask(config.gan.variant)
+    encode.require_mask(config.gan.variant)
     if _MODE.value == "dataset":
         return _dataset(run, config)
     return _chunks(run, config)
@@ -84,16 +86,16 @@ def _dataset(run: "RunDirectory", config: configs.Config) -> int:
             f"--run_dir={run.path}: it has an encoder already ({run.encoder}); add --overwrite to "
             "replace it"
         )
-    from layered_segmentation.evaluation import reconstructions, sheets
-    from layered_segmentation.models import model_card
-    from layered_segmentation.models import segmenter as segmenters
+    from layered_segmentation import sheets
+    from layered_segmentation.evaluation import reconstructions
     from layered_segmentation.progress import Bar
-    from layered_segmentation.training import autoencode
-    from layered_segmentation.training.run_directory import write_text
+    from layered_segmentation.run_directory import write_text
+    from layered_segmentation.segmenter import encode, model_card
+    from layered_segmentation.segmenter import segmenter as segmenters
 
     autoencoder = _open_autoencoder(run, config)
     side = config.gan.resolution
-    photos = autoencode.dataset_photos(config, side, _IMAGES.value, _LIMIT.value)
+    photos = encode.dataset_photos(config, side, _IMAGES.value, _LIMIT.value)
     with run.lock():
         with Bar(config.encoder.iterations, "encoding", "step") as bar:
             summary = autoencoder.train(
@@ -129,8 +131,8 @@ def _chunks(run: "RunDirectory", config: configs.Config) -> int:
         raise UserError("--out is needed with --mode=chunks: name a directory for the masks")
     if not _IMAGES.value and config.data.name != "shapes":
         raise UserError("--images is needed with --mode=chunks: name the photos to segment")
-    from layered_segmentation.training import chunks
-    from layered_segmentation.training.run_directory import write_text
+    from layered_segmentation.run_directory import write_text
+    from layered_segmentation.segmenter import chunks
 
     out = _OUT.value
     chunks.require_ours(out)
@@ -173,13 +175,14 @@ def _chunks(run: "RunDirectory", config: configs.Config) -> int:
 
 def _open_autoencoder(run: "RunDirectory", config: configs.Config) -> "Autoencoder":
     generator, discriminator = run.load_generator(), run.load_discriminator()
-    from layered_segmentation.training import autoencode
+    from layered_segmentation.segmenter import encode
 
-    return autoencode.Autoencoder(generator, discriminator, config)
+    return encode.Autoencoder(generator, discriminator, config)
 
 
 def _photo_names(images: str, out: str) -> list[str]:
-    from layered_segmentation.data import folder, photos
+    from layered_segmentation import images as photos
+    from layered_segmentation.data import folder
 
     inside = os.path.join(os.path.realpath(out), "")
     names = [
@@ -202,34 +205,35 @@ def _photo_names(images: str, out: str) -> list[str]:
 
 
 def _scene_names() -> list[str]:
-    from layered_segmentation import quickstart
+    from layered_segmentation.cli import chain
 
-    count = min(_LIMIT.value or quickstart.HELD_OUT, quickstart.HELD_OUT)
+    count = min(_LIMIT.value or chain.HELD_OUT, chain.HELD_OUT)
     return [f"test_{index:05d}.png" for index in range(count)]
 
 
 def _write_scenes(out: str, count: int, resolution: int) -> None:
     """Writes held-out scenes and their true masks; they are the same whatever the run's seed."""
-    from layered_segmentation import quickstart
-    from layered_segmentation.data import photos, shapes
-    from layered_segmentation.training import chunks
+    from layered_segmentation import images as photos
+    from layered_segmentation.cli import chain
+    from layered_segmentation.data import scenes
+    from layered_segmentation.segmenter import chunks
 
     for name in (chunks.SCENES, chunks.TRUTH):
         os.makedirs(os.path.join(out, name), exist_ok=True)
-    for pair in shapes.Shapes(quickstart.HELD_OUT_SEED, count, split="test").pairs(resolution):
+    for pair in scenes.Shapes(chain.HELD_OUT_SEED, count, split="test").pairs(resolution):
         photos.write(os.path.join(out, chunks.SCENES, f"{pair.name}.png"), pair.image)
         photos.write_mask(os.path.join(out, chunks.TRUTH, f"{pair.name}.png"), pair.mask)
 
 
 def _inputs(run: "RunDirectory", config: configs.Config, names: list[str]) -> dict[str, Any]:
     """Returns what the masks depend on; photos by their directory, names, sizes and times."""
-    from layered_segmentation.data import fingerprints
-    from layered_segmentation.training import chunks
+    from layered_segmentation import files
+    from layered_segmentation.segmenter import chunks
 
     if _IMAGES.value:
         images, photos = (
             os.path.realpath(_IMAGES.value),
-            fingerprints.of_files(_IMAGES.value, names),
+            files.of_files(_IMAGES.value, names),
         )
     else:  # drawn anew by each call, and always the same
         images = chunks.HELD_OUT
@@ -251,7 +255,7 @@ def _inputs(run: "RunDirectory", config: configs.Config, names: list[str]) -> di
 
 def _tell(job: "ChunkJob", results: dict[str, Any], trained: dict[str, Any]) -> None:
     """Prints the results, and how fast the chunks trained that this call trained, if any."""
-    from layered_segmentation.training import chunks
+    from layered_segmentation.segmenter import chunks
 
     parts = [f"{results['photos']:,} masks of {results['chunks']:,} chunks"]
     if before := results["chunks_finished_before"]:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
+from layered_segmentation import quiet
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -72,21 +73,22 @@ def main(argv: list[str]) -> None:
     resolutions = _resolutions()
     if _OUT.value and os.path.exists(_OUT.value) and not _OVERWRITE.value:
         raise UserError(f"--out={_OUT.value}: it exists; name another file or add --overwrite")
+    quiet.import_tensorflow()
     figures = _time_data(resolutions) if _DATA.value else _time_training(resolutions)
     if _OUT.value:
-        from layered_segmentation.training.run_directory import write_text
+        from layered_segmentation.run_directory import write_text
 
         write_text(_OUT.value, json.dumps(figures, indent=2) + "\n")
 
 
 def _time_training(resolutions: list[int]) -> object:
-    from layered_segmentation.training import benchmark
+    from layered_segmentation.benchmarks import training
 
     rows = []
-    print(benchmark.HEADER, flush=True)
+    print(training.HEADER, flush=True)
     for resolution in resolutions:
-        timed = benchmark.time_stage(
-            benchmark.Sizes(resolution, _CHANNELS.value, _BATCH.value or 32, _LATENT.value),
+        timed = training.time_stage(
+            training.Sizes(resolution, _CHANNELS.value, _BATCH.value or 32, _LATENT.value),
             mixed=_PRECISION.value,
             steps=_STEPS.value,
             rounds=_ROUNDS.value,
@@ -102,7 +104,7 @@ def _time_data(resolutions: list[int]) -> object:
     speeds = _speeds(resolutions)
     logging.set_verbosity(logging.ERROR)  # TFDS remarks on what is meant to be so
 
-    from layered_segmentation.training import data_benchmark
+    from layered_segmentation.benchmarks import data as data_benchmark
 
     rows = []
     networks = None if speeds else (_CHANNELS.value, _LATENT.value)
@@ -135,7 +137,7 @@ def _photos() -> "Iterator[DataConfig]":
     with tempfile.TemporaryDirectory(prefix="layerseg-") as directory:
         dataset, data_dir = _DATASET.value, _DATA_DIR.value
         if not dataset:
-            from layered_segmentation.training import data_benchmark
+            from layered_segmentation.benchmarks import data as data_benchmark
 
             data_dir = os.path.join(directory, "data")
             dataset = data_benchmark.prepare_drawn(_IMAGES.value or 10_000, data_dir)

@@ -14,6 +14,7 @@ import sys
 from absl import flags
 
 from layered_segmentation import config as configs
+from layered_segmentation import quiet
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -48,17 +49,18 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--checkpoint={path}: there is no such file")
     configs.load(overrides=_SET.value)  # a mistake in it shows before the work
 
-    from layered_segmentation import convert
-    from layered_segmentation.training import release_checkpoint
+    quiet.import_tensorflow()
+    from layered_segmentation.port import checkpoint as release_checkpoint
+    from layered_segmentation.port import weights
 
     checkpoint = release_checkpoint.read(path)
     try:
         parts = release_checkpoint.find_parts(checkpoint, needs_stage=_RESOLUTION.value is None)
         resolution = _RESOLUTION.value or parts.resolution or _PAPERS_RESOLUTION
-        generator = convert.generator_from_state_dict(parts.generator, resolution)
+        generator = weights.generator_from_state_dict(parts.generator, resolution)
         discriminator = None
         if parts.discriminator:
-            discriminator = convert.discriminator_from_state_dict(parts.discriminator, resolution)
+            discriminator = weights.discriminator_from_state_dict(parts.discriminator, resolution)
     except UserError as error:
         raise UserError(f"--checkpoint={path}: {error}") from error
     config = release_checkpoint.run_config(generator, discriminator, _SET.value)

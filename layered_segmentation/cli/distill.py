@@ -15,6 +15,7 @@ import os
 
 from absl import flags
 
+from layered_segmentation import quiet
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> None:
     """Trains one student."""
     del argv
     from layered_segmentation import config as configs
-    from layered_segmentation.training import run_directory
+    from layered_segmentation import run_directory
 
     run = run_directory.RunDirectory.open(_RUN_DIR.value)
     sized = configs.section_overrides(_CONFIG.value, "student") if _CONFIG.value else []
@@ -54,11 +55,11 @@ def main(argv: list[str]) -> None:
         )
     if os.path.isfile(out):
         raise UserError(f"--out={out}: a file has this name; name a directory")
+    quiet.import_tensorflow()
     generator = run.load_generator()
 
-    from layered_segmentation.models import model_card
-    from layered_segmentation.models import segmenter as segmenters
-    from layered_segmentation.training import distill
+    from layered_segmentation.segmenter import distill, model_card
+    from layered_segmentation.segmenter import segmenter as segmenters
 
     side = config.student.resolution or generator.resolution
     photos = distill.training_photos(config, side)

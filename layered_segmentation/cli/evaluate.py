@@ -29,16 +29,17 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from layered_segmentation import quiet
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from layered_segmentation.data.photos import Pair
+    from layered_segmentation.evaluation.detectors import Detector
     from layered_segmentation.evaluation.generated import Generated
-    from layered_segmentation.evaluation.pseudo_masks import Detector
     from layered_segmentation.evaluation.scoring import PredictPairs, Scores
+    from layered_segmentation.images import Pair
 
 _MEASURE = flags.DEFINE_enum(
     "measure", "segmentation", ["segmentation", "generated", "fid"], "What is measured."
@@ -118,6 +119,7 @@ def main(argv: list[str]) -> None:
     del argv
     _refuse_other_flags()
     _refuse_flags_without_their_partner()
+    quiet.import_tensorflow()
     if _MEASURE.value == "segmentation":
         _measure_segmentation()
     elif _MEASURE.value == "generated":
@@ -135,9 +137,10 @@ def _measure_segmentation() -> None:
     pairs, protocol = _open_pairs()
     count = min(_LIMIT.value or len(pairs), len(pairs))
 
-    from layered_segmentation.evaluation import examples, looks, scoring
+    from layered_segmentation.evaluation import examples, scoring
     from layered_segmentation.evaluation.baselines import GrabCutSettings
     from layered_segmentation.progress import Bar
+    from layered_segmentation.segmenter import looks
 
     predict = _open_method(pairs, count)
     with Bar(count, "scoring", "photo") as bar:
@@ -164,11 +167,12 @@ def _measure_generated() -> None:
     _require_free(out, [RESULTS, TABLE, SHEET, LAYERS])
     scenes, _ = _open_generated()
 
-    from layered_segmentation.evaluation import generated, pseudo_masks, scene_record, sheets
+    from layered_segmentation import sheets
+    from layered_segmentation.evaluation import detectors, generated, scene_record
     from layered_segmentation.progress import Bar
 
     detector = _open_detector()
-    if isinstance(detector, pseudo_masks.MaskFolderDetector):
+    if isinstance(detector, detectors.MaskFolderDetector):
         scene_record.check(_DETECTOR.value, scenes)
     with Bar(_COUNT.value, "scoring", "scene") as bar:
         scores = generated.score(scenes, detector, _COUNT.value, progress=bar.update)
@@ -224,7 +228,7 @@ def default_out(segmenter: str, predictions: str = "") -> str:
     Raises:
         UserError: The segmenter is not on this machine, so there is no place beside it.
     """
-    from layered_segmentation.models import presets
+    from layered_segmentation.segmenter import presets
 
     if predictions:
         return os.path.join(os.path.dirname(os.path.abspath(predictions)), "evaluation")
@@ -253,7 +257,7 @@ def _open_pairs() -> "tuple[Sequence[Pair], str]":
     if bool(_MASKS.value) == bool(_DETECTOR.value):
         raise UserError("name the truth: either --masks or --detector")
     if _DETECTOR.value:
-        from layered_segmentation.evaluation.pseudo_masks import DetectedFolder
+        from layered_segmentation.evaluation.detectors import DetectedFolder
 
         detector = _open_detector()
         return DetectedFolder(_IMAGES.value, detector), detector.protocol
@@ -267,8 +271,8 @@ def _open_pairs() -> "tuple[Sequence[Pair], str]":
 def _open_method(pairs: "Sequence[Pair]", count: int) -> "PredictPairs":
     """Opens what is scored, a segmenter or masks of the first `count` photos."""
     if not _PREDICTIONS.value:
-        from layered_segmentation.evaluation import looks
-        from layered_segmentation.models import segmenter as segmenters
+        from layered_segmentation.segmenter import looks
+        from layered_segmentation.segmenter import segmenter as segmenters
 
         predict = segmenters.load(_SEGMENTER.value).predict_masks
         return lambda chunk: looks.predict_masks(
@@ -284,14 +288,14 @@ def _open_method(pairs: "Sequence[Pair]", count: int) -> "PredictPairs":
 
 
 def _open_detector() -> "Detector":
-    from layered_segmentation.evaluation import pseudo_masks
+    from layered_segmentation.evaluation import detectors
 
-    return pseudo_masks.open_detector(_DETECTOR.value, _CLASS.value, _SCORE.value, _INSTANCES.value)
+    return detectors.open_detector(_DETECTOR.value, _CLASS.value, _SCORE.value, _INSTANCES.value)
 
 
 def _open_generated() -> "tuple[Generated, Any]":
     """Opens the scenes of a run's generator; also returns the run's config."""
-    from layered_segmentation.training.run_directory import RunDirectory
+    from layered_segmentation.run_directory import RunDirectory
 
     run = RunDirectory.open(_RUN_DIR.value)
 
@@ -304,8 +308,8 @@ def _write(
     out: str, results: dict[str, Any], scores: "Scores | None", pictures: "dict[str, np.ndarray]"
 ) -> None:
     """Writes what was measured, results.json last."""
-    from layered_segmentation.evaluation import sheets
-    from layered_segmentation.training.run_directory import write_text
+    from layered_segmentation import sheets
+    from layered_segmentation.run_directory import write_text
 
     os.makedirs(out, exist_ok=True)
     if scores is not None:
@@ -341,10 +345,10 @@ def _refuse_flags_without_their_partner() -> None:
         return
     if not _DETECTOR.value:
         raise UserError(f"--{chosen[0]}: it goes with --detector; name one, or leave it out")
-    from layered_segmentation.evaluation import pseudo_masks
+    from layered_segmentation.evaluation import detectors
 
-    kind = pseudo_masks.kind_of(_DETECTOR.value)
-    if kind != pseudo_masks.SAVED_MODEL:
+    kind = detectors.kind_of(_DETECTOR.value)
+    if kind != detectors.SAVED_MODEL:
         raise UserError(
             f"--{chosen[0]}: it goes with a SavedModel, and --detector={_DETECTOR.value} is "
             f"{kind}; leave it out"

@@ -19,6 +19,7 @@ import sys
 
 from absl import flags
 
+from layered_segmentation import quiet
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -62,11 +63,13 @@ def main(argv: list[str]) -> None:
     if _MASK_LABEL.value is not None and not _MASKS_OUT.value:
         raise UserError(f"--mask_label={_MASK_LABEL.value}: it goes with --masks_out; name both")
 
-    from layered_segmentation.data import extraction, photo_source
+    quiet.import_tensorflow()
+    from layered_segmentation.data import source
+    from layered_segmentation.data.prepare import extract
 
     out, masks_out = _OUT.value, _MASKS_OUT.value
     try:
-        done = extraction.extract(
+        done = extract.extract(
             _DATASET.value, _DATA_DIR.value, out, masks_out, _LIMIT.value, _MASK_LABEL.value
         )
     except UserError as error:
@@ -82,7 +85,7 @@ def main(argv: list[str]) -> None:
     if done.skipped:
         total = done.photos + len(done.skipped)
         print(
-            f"left out {len(done.skipped):,} of {total:,}: {photo_source.some(done.skipped)}",
+            f"left out {len(done.skipped):,} of {total:,}: {source.some(done.skipped)}",
             file=sys.stderr,
         )
     images, masks = (shlex.quote(os.fspath(path)) for path in (out, masks_out))

@@ -12,6 +12,7 @@ import os
 
 from absl import flags
 
+from layered_segmentation import quiet
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -33,9 +34,10 @@ def main(argv: list[str]) -> None:
     if side % 8:
         raise UserError(f"--resolution={side}: it must be a multiple of 8")
 
-    from layered_segmentation.data import shapes
+    quiet.import_tensorflow()
+    from layered_segmentation.data import scenes as shapes
     from layered_segmentation.evaluation import grey_detector, scoring
-    from layered_segmentation.models import segmenter as segmenters
+    from layered_segmentation.segmenter import segmenter as segmenters
 
     detector = grey_detector.train(side, _STEPS.value, _SCENES.value)
     scenes = shapes.Shapes(grey_detector.SEED, _HELD_OUT, split="test")

@@ -18,6 +18,7 @@ import shlex
 
 from absl import flags, logging
 
+from layered_segmentation import quiet
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -46,8 +47,9 @@ def main(argv: list[str]) -> None:
     if os.path.exists(data_dir) and not os.path.isdir(data_dir):
         raise UserError(f"--data_dir={_DATA_DIR.value}: a file has this name; name a directory")
     logging.set_verbosity(logging.ERROR)  # TFDS remarks on what is meant to be so
+    quiet.import_tensorflow()
     try:
-        from layered_segmentation.data import prepare
+        from layered_segmentation.data.prepare import prepare
     except ModuleNotFoundError as error:
         if error.name != "tensorflow_datasets":
             raise

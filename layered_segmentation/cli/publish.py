@@ -13,6 +13,7 @@ import os
 
 from absl import flags
 
+from layered_segmentation import quiet
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -36,30 +37,31 @@ RESUME = "part of it may be uploaded; run it again with --overwrite"
 def main(argv: list[str]) -> None:
     """Publishes one preset."""
     del argv
-    from layered_segmentation import publishing
+    from layered_segmentation.segmenter import publish
 
-    publishing.require_address(_TO.value)
+    publish.require_address(_TO.value)
 
-    from layered_segmentation.models import model_card
-    from layered_segmentation.models import segmenter as segmenters
+    quiet.import_tensorflow()
+    from layered_segmentation.segmenter import model_card
+    from layered_segmentation.segmenter import segmenter as segmenters
 
     directory = segmenters.find(_PRESET.value, flag="--preset")
     place, card = _read_card(directory)
     if _EVALUATION.value:
         card = model_card.with_scores(card, _read_results(_EVALUATION.value))
-    with publishing.prepared(directory, card, place) as ready:
+    with publish.prepared(directory, card, place) as ready:
         files = {name: os.path.getsize(os.path.join(ready, name)) for name in os.listdir(ready)}
         if _DRY_RUN.value:
             print("\n".join(f"{size:>12,}  {name}" for name, size in sorted(files.items())))
             print(f"\n{card}\nnothing was uploaded to {_TO.value}")
             return
-        publishing.upload(ready, _TO.value, _PRIVATE.value, _OVERWRITE.value)
+        publish.upload(ready, _TO.value, _PRIVATE.value, _OVERWRITE.value)
     print(f"{_TO.value}: {len(files)} files, {sum(files.values()) / 1e6:.2f} MB")
     print(f"next: layerseg segment --segmenter={_TO.value} --input=PHOTOS --out=MASKS")
 
 
 def _read_card(directory: str) -> tuple[str, str]:
-    from layered_segmentation.models import presets
+    from layered_segmentation.segmenter import presets
 
     path = _CARD.value or os.path.join(directory, presets.CARD)
     try:

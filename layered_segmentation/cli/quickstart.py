@@ -17,6 +17,7 @@ import os
 from absl import flags
 
 from layered_segmentation import config as configs
+from layered_segmentation import quiet
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -42,7 +43,8 @@ def main(argv: list[str]) -> None:
     del argv
     config = _load_config()
 
-    from layered_segmentation import quickstart
+    quiet.import_tensorflow()
+    from layered_segmentation.cli import chain as quickstart
 
     test = quickstart.Test(
         _TEST_IMAGES.value or config.data.test_path,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from layered_segmentation import quiet
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -59,12 +60,13 @@ def main(argv: list[str]) -> None:
     if _IMAGES_OUT.value:
         _check_directory(_IMAGES_OUT.value)
 
-    from layered_segmentation.training.run_directory import RunDirectory
+    from layered_segmentation.run_directory import RunDirectory
 
     run = RunDirectory.open(_RUN_DIR.value)
+    quiet.import_tensorflow()
     generator = run.load_generator()
 
-    from layered_segmentation.evaluation import sheets
+    from layered_segmentation import sheets
     from layered_segmentation.evaluation.generated import Generated
 
     generated = Generated(generator, _SEED.value, _TRUNCATION.value)
@@ -79,7 +81,7 @@ def main(argv: list[str]) -> None:
 
 
 def _write_scenes(generated: "Generated", directory: str, run: str) -> None:
-    from layered_segmentation.data import photos
+    from layered_segmentation import images
     from layered_segmentation.evaluation import scene_record
     from layered_segmentation.progress import Bar
 
@@ -89,8 +91,8 @@ def _write_scenes(generated: "Generated", directory: str, run: str) -> None:
     with Bar(_COUNT.value, "drawing", "scene") as bar:
         for scene in generated.scenes(_COUNT.value):
             image, mask = (os.path.join(directory, name, f"{scene.name}.png") for name in _FOLDERS)
-            photos.write(image, scene.image)
-            photos.write_mask(mask, scene.mask >= 0.5)
+            images.write(image, scene.image)
+            images.write_mask(mask, scene.mask >= 0.5)
             bar.update()
     scene_record.write(directory, generated, _COUNT.value, run)
 

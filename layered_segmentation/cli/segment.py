@@ -13,8 +13,10 @@ import time
 
 from absl import flags
 
-from layered_segmentation.cli import app, outputs
+from layered_segmentation import quiet
+from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
+from layered_segmentation.segmenter import outputs
 
 _SEGMENTER = flags.DEFINE_string(
     "segmenter", None, "Run directory, preset directory, hf://… or kaggle://….", required=True
@@ -49,10 +51,11 @@ def main(argv: list[str]) -> int:
     if not _OVERWRITE.value:
         outputs.require_free(paths.values())
 
-    from layered_segmentation.data import photos
-    from layered_segmentation.evaluation import looks, refine
-    from layered_segmentation.models import segmenter as segmenters
+    quiet.import_tensorflow()
+    from layered_segmentation import images
     from layered_segmentation.progress import Bar
+    from layered_segmentation.segmenter import looks, refine
+    from layered_segmentation.segmenter import segmenter as segmenters
 
     segmenter = segmenters.load(_SEGMENTER.value)
     start = time.perf_counter()
@@ -62,8 +65,8 @@ def main(argv: list[str]) -> int:
             batch = []
             for name in names[first : first + _BATCH]:
                 try:
-                    batch.append((name, photos.read(os.path.join(root, name))))
-                except photos.UnreadableImage as error:
+                    batch.append((name, images.read(os.path.join(root, name))))
+                except images.UnreadableImage as error:
                     unreadable.append(str(error))
             masks = looks.predict_masks(
                 segmenter.predict_masks, [image for _, image in batch], _LOOKS.value

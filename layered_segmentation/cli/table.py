@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     _require_free(list(paths.values()))
 
     from layered_segmentation.evaluation import tables
-    from layered_segmentation.training.run_directory import write_text
+    from layered_segmentation.run_directory import write_text
 
     runs = tables.read_runs(named)
     if not any(results for several in runs.values() for results in several):

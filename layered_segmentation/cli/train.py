@@ -10,6 +10,7 @@ Example:
 from absl import flags
 
 from layered_segmentation import config as configs
+from layered_segmentation import quiet
 from layered_segmentation.cli import app
 
 _CONFIG, _SET = app.define_config_flags()
@@ -29,8 +30,10 @@ def main(argv: list[str]) -> None:
     del argv
     config = configs.with_absolute_paths(configs.load(_CONFIG.value, _SET.value))
 
+    quiet.import_tensorflow()
+    from layered_segmentation import run_directory
     from layered_segmentation.evaluation import report
-    from layered_segmentation.training import run_directory, trainer
+    from layered_segmentation.gan import trainer
 
     run = run_directory.RunDirectory(_RUN_DIR.value)
     summary = trainer.train(config, run, devices=_DEVICES.value)

@@ -4,10 +4,10 @@ import collections
 import os
 from collections.abc import Iterator
 
-from layered_segmentation.data import photos
-from layered_segmentation.data.photo_source import Encoded, PhotoSource, some
-from layered_segmentation.data.photos import Pair
+from layered_segmentation import images as photos
+from layered_segmentation.data.source import Encoded, PhotoSource, some
 from layered_segmentation.errors import UserError
+from layered_segmentation.images import Pair
 
 MASKS = "masks"  # a sub-directory of this name holds true masks, for evaluation only
 SEGMENTED = ".mask"  # `layerseg segment` writes NAME.mask.png beside NAME.cutout.png

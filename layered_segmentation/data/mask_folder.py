@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from layered_segmentation.data import folder, photos
+from layered_segmentation import images
+from layered_segmentation.data import folder
 from layered_segmentation.errors import UserError
 
 
@@ -53,4 +54,4 @@ class MaskFolder:
             UserError: There is none, or it cannot be read as a mask.
         """
         self.require([name])
-        return photos.read_mask(folder.match(name, self._of))
+        return images.read_mask(folder.match(name, self._of))

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from layered_segmentation.data import photos
-from layered_segmentation.data.photos import Pair
+from layered_segmentation import images as photos
+from layered_segmentation import sheets
 from layered_segmentation.errors import UserError
-from layered_segmentation.evaluation import report, scoring, sheets
+from layered_segmentation.evaluation import report, scoring
+from layered_segmentation.images import Pair
 
 
 def ranked(scores: scoring.Scores, count: int) -> dict[str, list[int]]:

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from layered_segmentation import composite
-from layered_segmentation.composite import Layers
-from layered_segmentation.data.photos import Pair
+from layered_segmentation import sheets
 from layered_segmentation.errors import UserError
-from layered_segmentation.evaluation import examples, scoring, sheets
+from layered_segmentation.evaluation import examples, scoring
+from layered_segmentation.evaluation.detectors import Detector, MaskFolderDetector
 from layered_segmentation.evaluation.iou import iou
-from layered_segmentation.evaluation.pseudo_masks import Detector, MaskFolderDetector
+from layered_segmentation.gan import composite
+from layered_segmentation.gan.composite import Layers
+from layered_segmentation.images import Pair
 
 REFERENCES = ("full_mask", "centre_box")
 _BATCH = 16  # scenes the detector is shown at once
@@ -75,13 +76,13 @@ class Generated:
 
     def layers(self, count: int) -> Layers:
         """Returns the layers of the first scenes, float32 [count, R, R, C]."""
-        from layered_segmentation.training import sampling
+        from layered_segmentation.gan import sampling
 
         return sampling.sample_layers(self.generator, self.seed, count, self.truncation)
 
     def _scenes(self, indices: Iterable[int]) -> Iterator[Scene]:
         """Yields scenes in ascending order of their indices."""
-        from layered_segmentation.training import sampling
+        from layered_segmentation.gan import sampling
 
         places: dict[int, list[int]] = {}
         for index in indices:

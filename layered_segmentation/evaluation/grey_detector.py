@@ -9,10 +9,10 @@ a palette would say. It serves for scoring alone; nothing that is scored ever se
 import numpy as np
 
 from layered_segmentation.config import StudentConfig
-from layered_segmentation.data import shapes
-from layered_segmentation.models import segmenter as segmenters
-from layered_segmentation.models.segmenter import LayeredSegmenter
-from layered_segmentation.training import distill
+from layered_segmentation.data import scenes as shapes
+from layered_segmentation.segmenter import distill
+from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
 SEED = 1_000_003  # no run's seed, so that no scene is shared with a run's training
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luminance of RGB (ITU-R BT.601)

@@ -2,10 +2,10 @@
 
 import os
 
-from layered_segmentation import quickstart
-from layered_segmentation.data import shapes
-from layered_segmentation.data.photos import Pair
-from layered_segmentation.training.run_directory import RunDirectory
+from layered_segmentation.cli import chain
+from layered_segmentation.data import scenes as shapes
+from layered_segmentation.images import Pair
+from layered_segmentation.run_directory import RunDirectory
 
 
 def scenes(path: str, limit: int = 0) -> tuple[list[Pair], str]:
@@ -18,9 +18,9 @@ def scenes(path: str, limit: int = 0) -> tuple[list[Pair], str]:
     for run in (RunDirectory(path), RunDirectory(os.path.dirname(os.path.abspath(path)))):
         if path and os.path.isfile(run.config_path) and run.config().data.name == "shapes":
             side = run.config().gan.resolution
-            count = min(limit or quickstart.HELD_OUT, quickstart.HELD_OUT)
-            of = f"{count:,} of " if count < quickstart.HELD_OUT else ""
-            source = shapes.Shapes(quickstart.HELD_OUT_SEED, count, split="test")
-            about = f"{of}{quickstart.HELD_OUT:,} held-out scenes at {side} px. "
+            count = min(limit or chain.HELD_OUT, chain.HELD_OUT)
+            of = f"{count:,} of " if count < chain.HELD_OUT else ""
+            source = shapes.Shapes(chain.HELD_OUT_SEED, count, split="test")
+            about = f"{of}{chain.HELD_OUT:,} held-out scenes at {side} px. "
             return list(source.pairs(side)), about
     return [], ""

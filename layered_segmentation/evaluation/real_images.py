@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from layered_segmentation import sheets
 from layered_segmentation.config import Config
-from layered_segmentation.data import folder, pipeline
-from layered_segmentation.evaluation import sheets
+from layered_segmentation.data import batches as pipeline
+from layered_segmentation.data import folder
 
 PROTOCOL = (
     "Real images: each photo once, prepared and cropped at random as for training, at the run's "

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from layered_segmentation.composite import Layers
-from layered_segmentation.evaluation import sheets
+from layered_segmentation import sheets
+from layered_segmentation.gan.composite import Layers
 
 ROWS = ("photo", "reconstruction", "background", "foreground", "mask", "cut-out")
 _TARGET_SIDE = 96  # small photos are enlarged to about this side

@@ -14,7 +14,7 @@ from layered_segmentation import config as configs
 from layered_segmentation.evaluation import curves
 
 if TYPE_CHECKING:
-    from layered_segmentation.training.run_directory import RunDirectory
+    from layered_segmentation.run_directory import RunDirectory
 
 _MOST_SHEETS = 6
 

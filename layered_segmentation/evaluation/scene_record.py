@@ -27,7 +27,7 @@ def write(directory: str, generated: Generated, count: int, run: str) -> None:
         count: How many were written.
         run: The run's directory.
     """
-    from layered_segmentation.training.run_directory import write_text
+    from layered_segmentation.run_directory import write_text
 
     record = {
         "run": os.path.basename(os.path.abspath(run)),

@@ -11,12 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from layered_segmentation.data.photos import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import baselines
 from layered_segmentation.evaluation.baselines import DEFAULT_GRABCUT, GrabCutSettings
 from layered_segmentation.evaluation.iou import iou
-from layered_segmentation.evaluation.refine import refine as refine_mask
+from layered_segmentation.images import Pair
+from layered_segmentation.segmenter.refine import refine as refine_mask
 
 REFERENCES = ("full_mask", "centre_box", "grabcut")
 OTHER_SCENE = "other_scene"  # of generated masks only, see `generated.score`

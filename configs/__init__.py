@@ -1,1 +1,0 @@
-"""Packaged experiments, one YAML each; `--config=NAME` finds them by name."""

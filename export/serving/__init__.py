@@ -1,1 +1,0 @@
-"""What a model server and its clients need beside the SavedModel."""

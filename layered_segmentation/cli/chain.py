@@ -1,0 +1,331 @@
+"""The whole chain: train the layered GAN, distill, score, export, report.
+
+Each phase is recorded in OUT/phases.json when it is complete, with what it depended on; a chain
+that was stopped goes on with the first phase that is not recorded.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from layered_segmentation import config as configs
+from layered_segmentation import images as photos
+from layered_segmentation import sheets, versions
+from layered_segmentation.cli import chain_page
+from layered_segmentation.data import batches, folder, tfds
+from layered_segmentation.data import scenes as shapes
+from layered_segmentation.errors import UserError
+from layered_segmentation.evaluation import examples, report, scoring
+from layered_segmentation.images import Pair
+from layered_segmentation.progress import Bar
+from layered_segmentation.run_directory import RunDirectory, write_text
+
+HELD_OUT = 500  # scenes
+REFINE = "grabcut"  # of the second score that photos get: they are larger than the student's masks
+HELD_OUT_SEED = 0  # the same scenes whatever the run's seed, so that seeds compare
+EXAMPLES = 6  # photos a sheet
+
+PHASES = {
+    "train": "training the layered GAN",
+    "distill": "training the student",
+    "score": "scoring",
+    "export": "exporting",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Test:
+    """What the student is tried on; masks are only ever used for scoring.
+
+    Attributes:
+        images: Directory of photos; empty for the held-out scenes, or for training photos.
+        masks: Directory of their masks; empty without a score.
+        ignore: Directory of masks of pixels to leave out; may be empty.
+    """
+
+    images: str = ""
+    masks: str = ""
+    ignore: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """A chain and its files.
+
+    Attributes:
+        out: The directory that holds everything.
+        config: The experiment.
+        test: What the student is tried on.
+    """
+
+    out: str
+    config: configs.Config
+    test: Test
+
+    @property
+    def run(self) -> RunDirectory:
+        """The run directory inside."""
+        return RunDirectory(self.path("run"))
+
+    def path(self, *names: str) -> str:
+        """Returns a path inside the directory."""
+        return os.path.join(self.out, *names)
+
+
+def run(chain: Chain, devices: Sequence[str] = ()) -> dict[str, Any]:
+    """Runs what is left of a chain and writes results.json and report.html.
+
+    Args:
+        chain: What to do and where.
+        devices: Devices to train on; see `strategy.open_strategy`.
+
+    Returns:
+        What results.json holds, and `already_finished`.
+
+    Raises:
+        UserError: The directory is taken, no usable photos, settings or test pairs that do not
+            fit, or an export that does not compute what the model does.
+    """
+    _require_ours(chain)
+    batches.open_source(chain.config.data, chain.config.train.seed)
+    pairs = test_pairs(chain)
+    directory = chain.run
+    directory.create_or_resume(chain.config)
+    with directory.lock():
+        done = _read_phases(chain)
+        left = [name for name in PHASES if not _is_done(chain, done, name)]
+        finished = _finished_results(chain)
+        if not left and finished is not None:
+            return {**finished, "already_finished": True}
+        steps: dict[str, Callable[[], dict[str, Any]]] = {
+            "train": lambda: _train(chain, directory, devices),
+            "distill": lambda: _distill(chain, directory),
+            "score": lambda: _score(chain, directory, pairs),
+            "export": lambda: _export(chain, directory),
+        }
+        for number, name in enumerate(PHASES, start=1):
+            if name not in left:
+                continue
+            print(f"[{number}/{len(PHASES)}] {PHASES[name]}", flush=True)
+            start = time.perf_counter()
+            outcome = steps[name]()
+            outcome.setdefault("seconds", time.perf_counter() - start)
+            done[name] = {**outcome, "inputs": _inputs(chain, name)}
+            write_text(chain.path("phases.json"), json.dumps(done, indent=2) + "\n")
+        results = _results(chain, directory, done)
+        report.write_run_report(directory)
+        page = chain_page.page(
+            chain.out, directory, results, examples.pictures(chain.path("examples"))
+        )
+        report.write(page, chain.path("report.html"))
+        write_text(chain.path("results.json"), json.dumps(results, indent=2) + "\n")
+    return {**results, "already_finished": False}
+
+
+def _finished_results(chain: Chain) -> dict[str, Any] | None:
+    """Returns results.json, which is written last, if it is of this chain."""
+    path = chain.path("results.json")
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        results: dict[str, Any] = json.load(file)
+    return results if results.get("test") == dataclasses.asdict(chain.test) else None
+
+
+def test_pairs(chain: Chain) -> Sequence[Pair] | None:
+    """Returns the photos with masks to score on, or None where there are none.
+
+    Raises:
+        UserError: Directories are missing, empty, or do not match.
+    """
+    test = chain.test
+    if test.masks and not test.images:
+        raise UserError(f"--test_masks={test.masks}: name their photos with --test_images too")
+    if test.ignore and not test.masks:
+        raise UserError(f"--test_ignore={test.ignore}: it goes with --test_masks")
+    if test.masks:
+        return folder.pairs(test.images, test.masks, test.ignore)  # type: ignore[return-value]
+    if test.images:
+        _photo_paths(test.images, "--test_images")
+        return None
+    if chain.config.data.name == "shapes":
+        scenes = shapes.Shapes(HELD_OUT_SEED, HELD_OUT, split="test")
+        return list(scenes.pairs(chain.config.gan.resolution))
+    return None
+
+
+def _train(chain: Chain, directory: RunDirectory, devices: Sequence[str]) -> dict[str, Any]:
+    from layered_segmentation.gan import trainer
+
+    start = time.perf_counter()
+    summary = trainer.train(chain.config, directory, devices)
+    seconds = time.perf_counter() - start
+    print(
+        f"trained on {summary.images_seen:,} images, {summary.images_per_second:,.1f} images/s",
+        flush=True,
+    )
+    return {
+        "images_seen": summary.images_seen,
+        "images_per_second": summary.images_per_second,
+        "seconds": max(seconds, summary.seconds),  # the latter counts earlier sittings too
+    }
+
+
+def _distill(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
+    from layered_segmentation.segmenter import distill, model_card
+    from layered_segmentation.segmenter import segmenter as segmenters
+
+    config = chain.config
+    side = config.student.resolution or config.gan.resolution
+    unlabelled = distill.training_photos(config, side)
+    segmenter, summary = distill.distill(directory.load_generator(), config, photos=unlabelled)
+    facts = {"steps": summary.steps, "seed": config.train.seed}
+    card = model_card.draft(config, segmenter.resolution, segmenter.count_params(), facts)
+    segmenters.save(segmenter, directory.segmenter, overwrite=True, card=card)
+    print(
+        f"distilled {summary.steps:,} steps, {summary.images_per_second:,.1f} images/s", flush=True
+    )
+    return {**dataclasses.asdict(summary), "parameters": segmenter.count_params()}
+
+
+def _score(chain: Chain, directory: RunDirectory, pairs: Sequence[Pair] | None) -> dict[str, Any]:
+    from layered_segmentation.segmenter import segmenter as segmenters
+
+    segmenter = segmenters.load(directory.path)
+    shutil.rmtree(chain.path("examples"), ignore_errors=True)
+    os.makedirs(chain.path("examples"))
+    if pairs is None:
+        folder_path = chain.test.images or chain.config.data.path
+        if chain.config.data.name == "tfds" and not chain.test.images:
+            sheet = _dataset_sheet(chain, segmenter.predict_masks)
+        else:
+            names = _photo_paths(folder_path, "--images")
+            sheet = examples.photo_sheet(
+                segmenter.predict_masks, folder_path, names, 2 * EXAMPLES, columns=EXAMPLES
+            )
+        sheets.save_png(sheet, chain.path("examples", "photos.png"))
+        return {"scores": None}
+    with Bar(len(pairs), "scoring", "image") as bar:
+        scores = scoring.score(segmenter.predict_masks, pairs, progress=bar.update)
+    scores.write_csv(chain.path("scores.csv"))
+    for name, indices in examples.ranked(scores, EXAMPLES).items():
+        sheet = examples.scored_sheet(
+            segmenter.predict_masks, pairs, scores, indices, columns=EXAMPLES
+        )
+        sheets.save_png(sheet, chain.path("examples", f"{name}.png"))
+    results = scores.to_results()
+    if not chain.test.masks:
+        side = chain.config.gan.resolution
+        results["protocol"] = f"{HELD_OUT} held-out scenes at {side} px. {results['protocol']}"
+    print(f"mIoU {scores.miou:.3f} ± {scores.miou_std:.3f} on {scores.images} images", flush=True)
+    if chain.test.masks:
+        results["refined"] = _score_refined(segmenter.predict_masks, pairs)
+    return {"scores": results}
+
+
+def _score_refined(predict: scoring.Predict, pairs: Sequence[Pair]) -> dict[str, Any]:
+    with Bar(len(pairs), "scoring, refined", "image") as bar:
+        scores = scoring.score(predict, pairs, refine=REFINE, references=False, progress=bar.update)
+    print(f"refined by {REFINE}: mIoU {scores.miou:.3f} ± {scores.miou_std:.3f}", flush=True)
+    return {"refine": REFINE, "miou": scores.miou, "miou_std": scores.miou_std}
+
+
+def _dataset_sheet(chain: Chain, predict: scoring.Predict) -> np.ndarray:
+    """Shows the first photos of a prepared data set."""
+    data = chain.config.data
+    images = tfds.TFDSSource(data.dataset, data.data_dir).first(2 * EXAMPLES)
+    return sheets.segmentation_sheet(images, None, predict(images), columns=EXAMPLES)
+
+
+def _export(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
+    from layered_segmentation.export import saved_model, tflite
+    from layered_segmentation.segmenter import segmenter as segmenters
+
+    segmenter = segmenters.load(directory.path)
+    shutil.rmtree(chain.path("export"), ignore_errors=True)  # of a chain that was stopped
+    images = chain.test.images or chain.config.data.path
+    return {
+        "saved_model": dataclasses.asdict(
+            saved_model.export_saved_model(segmenter, chain.path("export", "saved_model"), images)
+        ),
+        "tflite": dataclasses.asdict(
+            tflite.export_tflite(segmenter, chain.path("export", "segmenter.tflite"), images=images)
+        ),
+    }
+
+
+def _photo_paths(directory: str, flag: str) -> list[str]:
+    if not os.path.isdir(directory):
+        raise UserError(f"{flag}={directory}: there is no such directory")
+    paths = photos.find(directory, [folder.MASKS])
+    if not paths:
+        raise UserError(f"{flag}={directory}: no photos in it ({', '.join(photos.EXTENSIONS)})")
+    return paths
+
+
+def _require_ours(chain: Chain) -> None:
+    out = chain.out
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise UserError(f"--out={out}: a file has this name; name a directory")
+    if os.path.isdir(out) and os.listdir(out) and not os.path.exists(chain.run.config_path):
+        raise UserError(
+            f"--out={out}: the directory is not empty and was not made by quickstart (it holds "
+            f"{sorted(os.listdir(out))[0]!r}); name an empty or a new one"
+        )
+
+
+def _inputs(chain: Chain, phase: str) -> dict[str, str] | None:
+    """Returns what a phase depends on besides the config, which never changes in a directory."""
+    return dataclasses.asdict(chain.test) if phase == "score" else None
+
+
+def _is_done(chain: Chain, done: dict[str, Any], phase: str) -> bool:
+    return phase in done and done[phase]["inputs"] == _inputs(chain, phase)
+
+
+def _read_phases(chain: Chain) -> dict[str, Any]:
+    if not os.path.exists(chain.path("phases.json")):
+        return {}
+    with open(chain.path("phases.json"), encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _results(chain: Chain, directory: RunDirectory, done: dict[str, Any]) -> dict[str, Any]:
+    config = chain.config
+    phases = {name: round(done[name]["seconds"], 3) for name in PHASES}
+    return {
+        **(done["score"]["scores"] or {"miou": None}),
+        "seconds": round(sum(phases.values()), 3),
+        "phases": phases,
+        "images_seen": done["train"]["images_seen"],
+        "images_per_second": {
+            "train": done["train"]["images_per_second"],
+            "distill": done["distill"]["images_per_second"],
+        },
+        "student": {
+            key: done["distill"][key] for key in ("parameters", "loss", "agreement", "coverage")
+        },
+        "exports": {name: done["export"][name] for name in ("saved_model", "tflite")},
+        "resolution": config.gan.resolution,
+        "seed": config.train.seed,
+        "settings": {
+            one.name: one.value for one in report.settings_of(config) if not one.is_default
+        },
+        "settings_hash": settings_hash(config),
+        "test": dataclasses.asdict(chain.test),
+        "run_dir": directory.path,
+        "versions": versions.installed(),
+    }
+
+
+def settings_hash(config: configs.Config) -> str:
+    """Returns twelve hexadecimal digits that name a config."""
+    text = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

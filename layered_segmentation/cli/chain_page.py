@@ -1,0 +1,149 @@
+"""What the quickstart's report.html says, from its results."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from layered_segmentation.evaluation import report
+
+if TYPE_CHECKING:
+    from layered_segmentation.run_directory import RunDirectory
+
+_REFERENCES = {"full_mask": "full mask", "centre_box": "centre box", "grabcut": "GrabCut"}
+_PHASES = {
+    "train": "Training the layered GAN",
+    "distill": "Training the student",
+    "score": "Scoring, references included",
+    "export": "Exporting and checking",
+}
+_EXAMPLES = {
+    "best": "The best by score.",
+    "median": "In the middle: half of all score better, half worse.",
+    "worst": "The worst.",
+    "photos": "Photos, our masks, cut-outs.",
+}
+
+
+def page(
+    out: str, run: "RunDirectory", results: Mapping[str, Any], examples: Sequence[report.Picture]
+) -> report.Page:
+    """Puts the page of a finished chain together.
+
+    Args:
+        out: Directory of the chain.
+        run: The run directory inside.
+        results: What results.json holds.
+        examples: Sheets of segmented photos, captioned by their kind.
+    """
+    config = run.config()
+    records = run.read_log()
+    is_shapes = config.data.name == "shapes"
+    miou = results["miou"]
+    facts = [
+        ("Resolution", f"{results['resolution']} px"),
+        ("Images seen", f"{results['images_seen']:,}"),
+        ("Training", f"{results['images_per_second']['train']:,.0f} images/s"),
+        ("Time in all", report.seconds(results["seconds"])),
+        ("Seed", f"{results['seed']}"),
+    ]
+    if miou is not None:
+        facts[:0] = [("mIoU", f"{miou:.3f}"), ("Scored on", f"{results['images']:,} images")]
+    return report.Page(
+        title="Objects cut out, learnt without a single label",
+        verdict=verdict(results, is_shapes),
+        facts=facts,
+        warnings=report.warnings_of(records),
+        examples=[report.Picture(_EXAMPLES[one.caption], one.data) for one in examples],
+        examples_title="Images it had never seen" if _is_unseen(results) else "Photos",
+        examples_note=_examples_note(results, is_shapes),
+        sheets=report.sheets_of(run),
+        scores=_scores(results),
+        scores_note=results.get("protocol", ""),
+        curves=report.curves_of(records, config),
+        exports=[_export_row(out, name, row) for name, row in results["exports"].items()],
+        settings=report.settings_of(config),
+        phases={_PHASES[name]: value for name, value in results["phases"].items()},
+        commands=_commands(run, results),
+    )
+
+
+def verdict(results: Mapping[str, Any], is_shapes: bool) -> str:
+    """Returns the outcome in a sentence or two, as it is."""
+    what = "scenes" if is_shapes else "photos"
+    miou = results["miou"]
+    if miou is None:
+        return (
+            f"A student of {results['student']['parameters']:,} parameters now cuts objects out of "
+            f"{what}. No true masks were given, so there is no score: look at the cut-outs."
+        )
+    references = sorted(results["references"].items(), key=lambda item: -item[1])
+    said = f"On {results['images']:,} {what} it had never seen, mean IoU is {miou:.3f}"
+    better = [_REFERENCES[name] for name, value in references if value >= miou]
+    if better:
+        return f"{said}: no better than {_listed(better)}. The sheets show where it went wrong."
+    others = [f"{_REFERENCES[name]} {value:.3f}" for name, value in references]
+    return f"{said}. Without learning: {_listed(others)}." if others else f"{said}."
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _scores(results: Mapping[str, Any]) -> list[report.Score]:
+    if results["miou"] is None:
+        return []
+    references = [
+        report.Score(_REFERENCES[name], value) for name, value in results["references"].items()
+    ]
+    ours = [report.Score("student", results["miou"], results["miou_std"], is_ours=True)]
+    if refined := results.get("refined"):
+        name = f"student, --refine={refined['refine']}"
+        ours.append(report.Score(name, refined["miou"], refined["miou_std"], is_ours=True))
+    return [*ours, *sorted(references, key=lambda score: -score.miou)]
+
+
+def _is_unseen(results: Mapping[str, Any]) -> bool:
+    return results["miou"] is not None or bool(results["test"]["images"])
+
+
+def _examples_note(results: Mapping[str, Any], is_shapes: bool) -> str:
+    if is_shapes and not results["test"]["images"]:
+        return "Held-out scenes with their true masks, which training never saw."
+    if results["miou"] is not None:
+        return f"Photos of {results['test']['images']} with their true masks."
+    if results["test"]["images"]:
+        return f"Photos of {results['test']['images']}."
+    return "Some of the training photos; name others with --test_images to see unseen ones."
+
+
+def _export_row(out: str, name: str, row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "format": {"saved_model": "SavedModel", "tflite": "TFLite, float32"}[name],
+        "file": os.path.relpath(row["path"], out),
+        "size": f"{row['megabytes']:.2f} MB",
+        "an image": f"{row['milliseconds']:.1f} ms",
+        "largest difference": f"{row['difference']:.1e}",
+        "compared on": f"{row['images']} images",
+    }
+
+
+def _commands(run: "RunDirectory", results: Mapping[str, Any]) -> list[report.Command]:
+    photos = results["test"]["images"] or "PHOTOS"
+    return [
+        report.Command(
+            "Cut the object out of your photos, at their own size",
+            f"layerseg segment --segmenter={run.path} --input={photos} --out=MASKS --refine=guided",
+        ),
+        report.Command(
+            "Score on photos with masks",
+            f"layerseg evaluate --segmenter={run.path} --images={photos} "
+            f"--masks={results['test']['masks'] or 'MASKS'}",
+        ),
+        report.Command(
+            "Draw more scenes", f"layerseg sample --run_dir={run.path} --out=sheet.png --seed=1"
+        ),
+        report.Command(
+            "The same on your own photos of one kind of thing",
+            "layerseg quickstart --images=PHOTOS --out=OUT",
+        ),
+    ]

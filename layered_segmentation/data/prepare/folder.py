@@ -1,0 +1,86 @@
+"""TensorFlow Datasets builder of a directory of photos, their files kept as they are."""
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from layered_segmentation import files as fingerprints
+from layered_segmentation.data.folder import MASKS, find_images
+from layered_segmentation.data.prepare import photo_feature
+from layered_segmentation.data.prepare.builder import Entries, PhotoBuilder, Unusable
+
+NAME = "photo_folder"
+
+
+class PhotoFolder(PhotoBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """`photo_folder/NAME`: features `image` and `file`, split `train`, in the order of the names.
+
+    As TFDS's own `ImageFolder`, it is not registered: what it is depends on its argument. Its
+    dataset is read back from its files: `tfds.load("photo_folder/NAME", data_dir=DIR)`.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "Initial release."}  # noqa: RUF012
+
+    def __init__(self, *, name: str, source: str, **options: Any):
+        """Describes the dataset; reads nothing.
+
+        Args:
+            name: Of the dataset: letters, digits, `_`, `-` and `.`.
+            source: Directory of photos, searched as `folder.Folder` does.
+            **options: As for `PhotoBuilder`.
+        """
+        config = tfds.core.BuilderConfig(name=name, description=f"The photos of {name}.")
+        super().__init__(config=config, source=source, **options)
+
+    def fingerprint(self, source: str) -> str:
+        """Returns a digest of the photos' names, sizes and times."""
+        return fingerprints.of_files(source, find_images(source, "--source", excluded=[MASKS]))
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self._photo_info(
+            {
+                "image": photo_feature.Photo(doc="The file as it was found."),
+                "file": tfds.features.Text(doc="Its path in the directory."),
+            },
+            description="Photos of a directory.",
+        )
+
+    def _open(self, source: str, unpacked: str) -> dict[str, Entries]:
+        del unpacked
+        files = find_images(source, "--source", excluded=[MASKS])
+        directory = epath.Path(source)
+        size = sum((directory / file).stat().length for file in files)
+        return {"train": Entries(len(files), size, functools.partial(_read, directory, files))}
+
+
+def name_of(directory: str) -> str:
+    """Returns a dataset's name for a directory: its own, made safe."""
+    return safe_name(epath.Path(directory).resolve().name) or "photos"
+
+
+def safe_name(name: str) -> str:
+    """Returns a name with what a dataset's may not hold made `_`."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip(".")
+
+
+def _read(
+    directory: epath.Path, files: list[str], count: int
+) -> Iterator[functools.partial[dict[str, Any] | Unusable]]:
+    for file in files[:count]:
+        yield functools.partial(_example, directory, file)
+
+
+def _example(directory: epath.Path, file: str) -> dict[str, Any] | Unusable:
+    try:
+        content = (directory / file).read_bytes()
+    except FileNotFoundError:  # a link to nowhere, or removed meanwhile
+        return Unusable(file, "is not there")
+    if damage := photo_feature.damage(content):
+        return Unusable(file, damage)
+    # A name need not be UTF-8, a text must.
+    return {"image": content, "file": file.encode("utf-8", "backslashreplace").decode()}

@@ -1,0 +1,263 @@
+"""Prepares a dataset for training: builds it, or finds it built, and looks at what is there."""
+
+import contextlib
+import difflib
+import fcntl
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import read_only_builder
+
+from layered_segmentation import files
+from layered_segmentation.data.prepare import cub, folder, lsun
+from layered_segmentation.data.prepare.builder import PhotoBuilder
+from layered_segmentation.data.tfds import DAMAGED, reason_of
+from layered_segmentation.errors import UserError
+
+FOLDER = "folder"
+DATASETS = ("lsun_objects/CATEGORY", "cub200_segmentation", "cub200_segmentation/redo", FOLDER)
+
+_LOCK = ".prepare.lock"
+_UNFINISHED = "incomplete."  # TFDS's prefix of a directory that it has not renamed yet
+_REPLACED = "replaced."  # ours, of the dataset that --overwrite replaces
+
+
+class Prepared(NamedTuple):
+    """A dataset on disk.
+
+    Attributes:
+        dataset: Its name, as in `data.dataset`, cut to the limit where it has more.
+        path: Its directory.
+        images: How many it has, by split.
+        skipped: How many of the source's are left out, by split.
+        size: Bytes.
+        unpacked: Directory of the archive's files, of no more use; empty if there is none.
+        was_finished: Whether it was there already.
+    """
+
+    dataset: str
+    path: str
+    images: dict[str, int]
+    skipped: dict[str, int]
+    size: int
+    unpacked: str
+    was_finished: bool
+
+
+def prepare(
+    dataset: str, source: str, data_dir: str = "", limit: int = 0, overwrite: bool = False
+) -> Prepared:
+    """Builds a dataset under `data_dir`, if it is not there yet.
+
+    A stopped run leaves nothing that looks like a dataset. Of the same source and limit it goes on
+    from the last shard that was written whole; archives that were unpacked whole are used again.
+
+    Args:
+        dataset: One of `DATASETS`; `folder/NAME` names that of a folder.
+        source: Archive or directory.
+        data_dir: Where datasets lie; TFDS's own place if empty.
+        limit: Take only the first so many of each split; 0 takes all.
+        overwrite: Replace a dataset of this name.
+
+    Raises:
+        UserError: The source cannot be used, or another dataset has the name.
+        OSError: The disk is full, or may not be written to.
+    """
+    if not os.path.exists(source):
+        raise UserError(f"--source={source}: there is no such file or directory")
+    kind = _kind(dataset, source)
+    data_root = data_dir or os.path.expanduser(tfds.core.constants.DATA_DIR)
+    root = os.path.join(data_root, kind.builder.name)
+    path = os.path.join(root, kind.config, str(kind.builder.VERSION))
+    os.makedirs(root, exist_ok=True)
+    with _lock(root):
+        _tidy(path)
+        is_finished = os.path.exists(path) and not overwrite
+        if is_finished:
+            _require_undamaged(path)
+            builder = kind.open(source, data_dir)
+            _require_same(builder, source, limit)
+            _verify(builder)
+        else:
+            with _replacing(path):
+                builder = kind.open(source, data_dir)
+                _build(builder, limit)
+                _verify(builder)
+    metadata, splits = builder.info.metadata, builder.info.splits
+    unpacked = os.path.join(builder.data_dir_root, "downloads", "unpacked", builder.name)
+    has_more = limit and any(info.num_examples > limit for info in splits.values())
+    return Prepared(
+        dataset=f"{kind.builder.name}/{kind.config}{f'[:{limit}]' if has_more else ''}",
+        path=str(builder.data_dir),
+        images={split: info.num_examples for split, info in splits.items()},
+        skipped={split: len(metadata["skipped"][split]) for split in splits},
+        size=builder.info.dataset_size,
+        unpacked=unpacked if os.path.isdir(unpacked) else "",
+        was_finished=is_finished,
+    )
+
+
+class _Kind(NamedTuple):
+    """A builder and which of its configs."""
+
+    builder: type[PhotoBuilder]
+    config: str
+
+    def open(self, source: str, data_dir: str) -> PhotoBuilder:
+        name = "name" if self.builder is folder.PhotoFolder else "config"
+        options: dict[str, Any] = {
+            name: self.config,
+            "source": source,
+            "data_dir": data_dir or None,
+            "show_progress": True,
+        }
+        return self.builder(**options)
+
+
+def _kind(dataset: str, source: str) -> _Kind:
+    name, _, config = dataset.partition("/")
+    if name in (FOLDER, folder.NAME):
+        config = config or folder.name_of(source)
+        if config != folder.safe_name(config):
+            raise UserError(f"--dataset={dataset}: a name has letters, digits, _, - and . only")
+        return _Kind(folder.PhotoFolder, config)
+    for builder in (lsun.LsunObjects, cub.Cub200Segmentation):
+        if name == builder.name:
+            configs = list(builder.builder_configs)
+            if builder is cub.Cub200Segmentation:
+                config = config or configs[0]
+            if config not in configs:
+                raise UserError(
+                    f"--dataset={dataset}: {name} has no {config!r}{_hint(config, configs)}; "
+                    f"it has {', '.join(configs)}"
+                )
+            return _Kind(builder, config)
+    names = ["lsun_objects", "cub200_segmentation", FOLDER]
+    raise UserError(
+        f"--dataset={dataset}: is unknown{_hint(name, names)}; there are {', '.join(DATASETS)}"
+    )
+
+
+def _hint(received: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(received, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+@contextlib.contextmanager
+def _lock(root: str) -> Iterator[None]:
+    with open(os.path.join(root, _LOCK), "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{root}: another process is preparing it; wait for it") from error
+        yield
+
+
+def _tidy(path: str) -> None:
+    """Removes what stopped runs left beside a dataset; puts one back that was to be replaced."""
+    parent, version = os.path.split(os.path.normpath(path))
+    if not os.path.isdir(parent):
+        return
+    for name in os.listdir(parent):
+        if name == _REPLACED + version and not os.path.exists(path):
+            os.rename(os.path.join(parent, name), path)
+        elif name == _REPLACED + version or (
+            name.startswith(_UNFINISHED) and name.endswith(f"_{version}")
+        ):
+            shutil.rmtree(os.path.join(parent, name))
+
+
+@contextlib.contextmanager
+def _replacing(path: str) -> Iterator[None]:
+    """Sets a dataset aside while another is built; puts it back if that fails."""
+    parent, version = os.path.split(os.path.normpath(path))
+    aside = os.path.join(parent, _REPLACED + version)
+    if os.path.exists(path):
+        os.rename(path, aside)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)  # built, but not what it should be
+        if os.path.exists(aside):
+            os.rename(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _build(builder: PhotoBuilder, limit: int) -> None:
+    config = tfds.download.DownloadConfig(
+        max_examples_per_split=limit or None,
+        compute_stats=tfds.download.ComputeStatsMode.SKIP,
+        try_download_gcs=False,
+    )
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces it in colours
+            builder.download_and_prepare(download_config=config)
+    finally:
+        with contextlib.suppress(OSError):  # of a dataset that came to nothing
+            os.rmdir(os.path.dirname(os.path.normpath(builder.data_dir)))
+
+
+def _require_same(builder: PhotoBuilder, source: str, limit: int) -> None:
+    """Requires that a dataset that is there holds what is asked for."""
+    metadata = builder.info.metadata
+    held = metadata["limit"]
+    is_cut = held and any(total > held for total, _ in metadata["source"].values())
+    if is_cut and (not limit or limit > held):
+        asked = f"--limit={limit}" if limit else "no --limit"
+        raise UserError(
+            f"{builder.data_dir}: was prepared with --limit={held}, now with {asked}; add "
+            "--overwrite, or name another --data_dir"
+        )
+    if files.differ(metadata.get("fingerprint", ""), builder.fingerprint(source)):
+        raise UserError(
+            f"{builder.data_dir}: holds other photos than --source={source} now has (files were "
+            "changed, added or removed); add --overwrite, or name another --data_dir"
+            + (" or --dataset=folder/NAME" if builder.name == folder.NAME else "")
+        )
+
+
+def _require_undamaged(path: str) -> None:
+    """Requires that TFDS can open a dataset, and that a builder of ours wrote it."""
+    try:
+        info = read_only_builder.builder_from_directory(path).info
+        if info.splits and info.metadata is not None and {"limit", "source"} <= {*info.metadata}:
+            return
+        reason = "its files do not say what it holds"
+    except (tfds.core.DatasetNotFoundError, *DAMAGED) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    raise UserError(f"{path}: is damaged ({reason}); prepare it again with --overwrite")
+
+
+def _verify(builder: PhotoBuilder) -> None:
+    """Requires that all files are there in full, and decodes a sample."""
+    for split, info in builder.info.splits.items():
+        paths = [os.fspath(path) for path in info.filepaths]
+        found = sum(os.path.getsize(path) for path in paths if os.path.exists(path))
+        if found != info.num_bytes:
+            raise UserError(
+                f"{builder.data_dir}: has {found:,} bytes in {split}, {info.num_bytes:,} were "
+                "written; prepare it again with --overwrite"
+            )
+        middle, last = info.num_examples // 2, info.num_examples - 1
+        slices = [f"{split}[{index}:{index + 1}]" for index in sorted({0, middle, last})]
+        try:
+            examples = list(tfds.as_numpy(builder.as_dataset(split="+".join(slices))))
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"{builder.data_dir}: an image of {split} cannot be decoded ({reason_of(error)}); "
+                "prepare it again with --overwrite"
+            ) from error
+        for example in examples:
+            image = example["image"]
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+                raise UserError(
+                    f"{builder.data_dir}: an image of {split} is {image.dtype} {image.shape}, not "
+                    "RGB; prepare it again with --overwrite"
+                )

@@ -1,0 +1,313 @@
+"""Procedural scenes with exact masks: one textured object over a textured background.
+
+A scene is a pure function of (seed, split, index). It is described in frame coordinates in
+[0, 1]², drawn on a canvas several times finer than asked for and averaged down, so that the same
+scene comes out at any side, antialiased, with a mask that is exact by construction.
+
+What makes it a test of layers and not of colours: part of every object's surface carries the
+background's own colours, and backgrounds have structure of their own. What makes it learnable:
+objects have a body colour more saturated than backgrounds, are compact, and lie anywhere over a
+background that does not depend on them, so that a shifted object is as plausible a scene.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from layered_segmentation import versions
+from layered_segmentation.errors import UserError
+from layered_segmentation.images import Pair
+
+DEFAULT_COUNT = 20_000
+SPLITS = ("train", "test")
+KINDS = ("disc", "ellipse", "box", "triangle", "star", "blob")
+GROUNDS = ("stripes", "waves", "blotches", "gradient")
+COATS = ("spots", "bands", "patches")
+
+_CANVAS = 72  # 2 × 36 = 4 × 18 = 8 × 9: whole multiples of 1.125 × a power of two
+_FINE = 4  # samples of the object's outline a canvas pixel, along each axis
+_LATTICE = 9  # cells of the coarse noise across the frame
+_OUTLINE = 72  # vertices of round outlines
+_SLACK = 0.03  # how far an object may reach out of the frame, in frame sides
+
+_Uniform = Callable[..., Any]  # numpy.random.Generator.random
+_LEVELS = np.arange(256, dtype=np.float32) / 255
+_TURN = np.linspace(0, 2 * np.pi, _OUTLINE, endpoint=False)
+_ROUND = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """One scene's description, before any pixel is drawn.
+
+    Attributes:
+        kind: Outline of the object, one of `KINDS`.
+        outline: float64 [V, 2], the object's vertices (x, y) in frame coordinates.
+        ground: Texture of the background, one of `GROUNDS`.
+        ground_wave: float [5]: frequency x and y (cycles a frame), phase, warp, sharpness.
+        ground_colours: uint8 [2, 3] RGB.
+        coat: Texture of the object, one of `COATS`.
+        coat_wave: float [4]: frequency x and y (cycles a frame), phase, threshold in [0, 1].
+        coat_colours: uint8 [2, 3] RGB: body, and the colour borrowed from the background.
+        light: float [2], change of brightness across the object, in levels a frame side.
+        noise: float32 [2, L, L] in [0, 1], coarse noise of background and object.
+    """
+
+    kind: str
+    outline: np.ndarray
+    ground: str
+    ground_wave: np.ndarray
+    ground_colours: np.ndarray
+    coat: str
+    coat_wave: np.ndarray
+    coat_colours: np.ndarray
+    light: np.ndarray
+    noise: np.ndarray
+
+
+class Shapes:
+    """A source of procedural scenes.
+
+    Attributes:
+        name: `shapes`, as in `data.name`.
+        seed: Seed of all scenes.
+        split: `train` or `test`; the two never share a scene.
+        skipped: Always empty; other sources list unreadable files here.
+    """
+
+    name = "shapes"
+
+    def __init__(self, seed: int, count: int = DEFAULT_COUNT, split: str = "train"):
+        """Describes the source; nothing is drawn yet.
+
+        Raises:
+            UserError: `count` is not positive or `split` is unknown.
+        """
+        if count < 1:
+            raise UserError(f"shapes: count={count!r} is not possible; it must be at least 1")
+        if split not in SPLITS:
+            raise UserError(f"shapes: split={split!r} is unknown; one of {', '.join(SPLITS)}")
+        self.seed = seed
+        self.split = split
+        self.skipped: list[str] = []
+        self._count = count
+
+    def __len__(self) -> int:
+        """Returns how many scenes there are."""
+        return self._count
+
+    def load(self, side: int) -> np.ndarray:
+        """Returns all scenes, uint8 [N, side, side, 3] RGB."""
+        images = np.empty((len(self), side, side, 3), np.uint8)
+        for index in range(len(self)):
+            images[index], _ = render(self.scene(index), side)
+        return images
+
+    def squares(self, sides: Sequence[int]) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yields each scene at every side; the smaller ones are averaged down from the largest.
+
+        Args:
+            sides: Pixels.
+
+        Yields:
+            uint8 [side, side, 3] RGB for each side.
+        """
+        largest = max(sides)
+        for index in range(len(self)):
+            image, _ = render(self.scene(index), largest)
+            yield tuple(image if side == largest else _shrink(image, side) for side in sides)
+
+    def inventory(self) -> list[str]:
+        """Returns nothing: seed and count say which scenes there are."""
+        return []
+
+    def identity(self) -> list[str]:
+        """Returns what the scenes depend on."""
+        version = versions.of("layered-segmentation")
+        return [f"shapes {self.seed} {self.split} {len(self)}, layered-segmentation {version}"]
+
+    def load_pairs(self, side: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns scenes and masks: uint8 [N, side, side, 3] and uint8 {0, 1} [N, side, side]."""
+        images = np.empty((len(self), side, side, 3), np.uint8)
+        masks = np.empty((len(self), side, side), np.uint8)
+        for index in range(len(self)):
+            images[index], masks[index] = render(self.scene(index), side)
+        return images, masks
+
+    def pairs(self, side: int) -> Iterator[Pair]:
+        """Yields scene and mask one at a time, for `evaluation.scoring`."""
+        for index in range(len(self)):
+            image, mask = render(self.scene(index), side)
+            yield Pair(f"{self.split}_{index:05d}", image, mask.astype(bool), None)
+
+    def scene(self, index: int) -> Scene:
+        """Draws the description of scene `index`, a pure function of (seed, split, index)."""
+        stream = (SPLITS.index(self.split) << 48) + index
+        return _draw(np.random.Generator(np.random.Philox(key=[self.seed, stream])))
+
+
+def render(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a scene.
+
+    Returns:
+        The image, uint8 [side, side, 3] RGB, and its mask, uint8 {0, 1} [side, side]: 1 where the
+        object covers at least half of a pixel.
+    """
+    canvas = _CANVAS * -(-2 * side // _CANVAS)  # at least two samples a pixel along each axis
+    inside = np.zeros((_FINE * canvas, _FINE * canvas), np.uint8)
+    bits = 8  # sub-pixel vertices; pixel centres lie at whole numbers
+    vertices = np.rint((scene.outline * len(inside) - 0.5) * (1 << bits)).astype(np.int32)
+    cv2.fillPoly(inside, [vertices], 255, lineType=cv2.LINE_8, shift=bits)
+    cover = _shrink(inside, canvas).astype(np.float32) / 255
+    image = cv2.blendLinear(_coat(scene, canvas), _ground(scene, canvas), cover, 1 - cover)
+    return _shrink(image, side), (_shrink(inside, side) >= 128).astype(np.uint8)
+
+
+def _draw(generator: np.random.Generator) -> Scene:
+    uniform = generator.random
+    ground_colours = np.stack([_muted(uniform(3)), _muted(uniform(3))])
+    body = _vivid(uniform(3))
+    # One of the background's two colours, a little tinted with the body's: it lies in light.
+    borrowed = 0.82 * ground_colours[int(uniform() * 2)] + 0.18 * body
+    ground, angle = GROUNDS[int(uniform() * len(GROUNDS))], 2 * np.pi * uniform()
+    cycles = {"stripes": (2.5, 5.0), "waves": (2.0, 3.5), "blotches": (0.0, 0.0)}
+    low, high = cycles.get(ground, (0.3, 0.6))
+    frequency = low + (high - low) * uniform()
+    warp = {"stripes": 0.3, "waves": 0.9, "blotches": 0.0}.get(ground, 0.3)
+    ground_wave = np.array(
+        [frequency * np.cos(angle), frequency * np.sin(angle), uniform(), warp, 1 + 2 * uniform()]
+    )
+    coat, angle = COATS[int(uniform() * len(COATS))], 2 * np.pi * uniform()
+    frequency = 3.5 + 2.5 * uniform()
+    coat_wave = np.array(
+        [frequency * np.cos(angle), frequency * np.sin(angle), uniform(), 0.50 + 0.1 * uniform()]
+    )
+    angle = 2 * np.pi * uniform()
+    light = (20 + 50 * uniform()) * np.array([np.cos(angle), np.sin(angle)])
+    kind = KINDS[int(uniform() * len(KINDS))]
+    return Scene(
+        kind=kind,
+        outline=_place(_unit_outline(kind, uniform), uniform),
+        ground=ground,
+        ground_wave=ground_wave,
+        ground_colours=ground_colours,
+        coat=coat,
+        coat_wave=coat_wave,
+        coat_colours=np.stack([body, borrowed]),
+        light=light,
+        noise=uniform((2, _LATTICE, _LATTICE), dtype=np.float32),
+    )
+
+
+def _muted(uniform: np.ndarray) -> np.ndarray:
+    return _rgb(uniform[0], 0.05 + 0.40 * uniform[1], 0.25 + 0.65 * uniform[2])
+
+
+def _vivid(uniform: np.ndarray) -> np.ndarray:
+    return _rgb(uniform[0], 0.60 + 0.40 * uniform[1], 0.45 + 0.55 * uniform[2])
+
+
+def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
+    """Returns the RGB of an HSV colour (all in [0, 1]), float [3] in [0, 255]."""
+    sector = (np.array([5.0, 3.0, 1.0]) + 6 * hue) % 6
+    return 255 * value * (1 - saturation * np.clip(np.minimum(sector, 4 - sector), 0, 1))
+
+
+def _unit_outline(kind: str, uniform: _Uniform) -> np.ndarray:
+    """Returns the outline of an object around the origin, float [V, 2], any scale."""
+    if kind == "box":
+        aspect = 0.6 + 0.4 * uniform()
+        return np.array([[-1, -aspect], [1, -aspect], [1, aspect], [-1, aspect]])
+    if kind == "triangle":
+        corners = 2 * np.pi * (np.arange(3) + 0.2 * (uniform(3) - 0.5)) / 3
+        return np.stack([np.cos(corners), np.sin(corners)], axis=1)
+    if kind == "star":
+        points = 5 + int(2 * uniform())
+        corners = np.pi * np.arange(2 * points) / points
+        radius = np.where(np.arange(2 * points) % 2, 0.55 + 0.15 * uniform(), 1.0)
+        return radius[:, None] * np.stack([np.cos(corners), np.sin(corners)], axis=1)
+    if kind == "ellipse":
+        return _ROUND * [1.0, 0.5 + 0.35 * uniform()]
+    if kind == "blob":
+        radius = np.ones(_OUTLINE)
+        for harmonic in (2, 3, 4):
+            radius += 0.15 * uniform() * np.cos(harmonic * _TURN + 2 * np.pi * uniform())
+        return radius[:, None] * _ROUND
+    return _ROUND
+
+
+def _place(outline: np.ndarray, uniform: _Uniform) -> np.ndarray:
+    """Turns, sizes and places an outline in the frame: area 15 to 40 % of it, mostly inside."""
+    angle, area = 2 * np.pi * uniform(), 0.15 + 0.25 * uniform()
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    outline = outline @ turn
+    outline = outline * np.sqrt(area / cv2.contourArea(outline.astype(np.float32)))
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    first, last = -_SLACK - low, 1 + _SLACK - high  # centres that keep the object in the frame
+    middle, half = (first + last) / 2, np.maximum((last - first) / 2, 0.0)
+    return outline + middle + half * (2 * uniform(2) - 1)
+
+
+def _ground(scene: Scene, canvas: int) -> np.ndarray:
+    """Draws the background, uint8 [canvas, canvas, 3]."""
+    x, y = _axes(canvas)
+    kx, ky, phase, warp, sharpness = scene.ground_wave.astype(np.float32)
+    noise = _noise(scene.noise[0], canvas)
+    if scene.ground == "blotches":
+        wave = 2.5 * (noise - 0.5)
+    else:
+        wave = np.sin(2 * np.pi * (kx * x + ky * y + phase + warp * (noise - 0.5)))
+    if scene.ground == "gradient":
+        wave += 1.2 * (noise - 0.5)
+    level = np.clip(wave * 127.5 + 127.5, 0, 255).astype(np.uint8)
+    ramp = 0.5 + 0.5 * np.tanh(sharpness * (2 * _LEVELS - 1)) / np.tanh(sharpness)
+    low, high = scene.ground_colours
+    return _colour(level, low + ramp[:, None] * (high - low))
+
+
+def _coat(scene: Scene, canvas: int) -> np.ndarray:
+    """Draws the object's surface over the whole canvas, uint8 [canvas, canvas, 3]."""
+    x, y = _axes(canvas)
+    kx, ky, phase, threshold = scene.coat_wave.astype(np.float32)
+    turn = 2 * np.pi
+    if scene.coat == "patches":
+        wave = 0.42 + 1.2 * (_noise(scene.noise[1], canvas) - 0.5)
+    elif scene.coat == "bands":
+        wave = 0.5 + 0.5 * np.sin(turn * (kx * x + ky * y + phase))
+    else:
+        along = np.cos(turn * (kx * x + ky * y + phase))
+        wave = 0.5 + 0.25 * (along + np.cos(turn * (kx * y - ky * x - phase)))
+    level = np.clip(wave * 255, 0, 255).astype(np.uint8)
+    ramp = 1 / (1 + np.exp(-(_LEVELS - threshold) * 25))
+    body, borrowed = scene.coat_colours
+    surface = _colour(level, body + ramp[:, None] * (borrowed - body))
+    centre = scene.outline.mean(axis=0)
+    light = scene.light[0] * (x - centre[0]) + scene.light[1] * (y - centre[1])
+    shade = light.astype(np.float32)
+    return cv2.add(surface, cv2.merge([shade] * 3), dtype=cv2.CV_8U)
+
+
+@functools.lru_cache(maxsize=4)
+def _axes(canvas: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns pixel centres in frame coordinates: x float32 [1, canvas], y [canvas, 1]."""
+    centres = (np.arange(canvas, dtype=np.float32) + 0.5) / canvas
+    return centres[None, :], centres[:, None]
+
+
+def _noise(lattice: np.ndarray, canvas: int) -> np.ndarray:
+    """Returns smooth noise about [0, 1], float32 [canvas, canvas], the same at any canvas."""
+    return cv2.resize(lattice, (canvas, canvas), interpolation=cv2.INTER_CUBIC)
+
+
+def _colour(level: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Maps levels, uint8 [h, w], to colours through a table, float [256, 3] in [0, 255]."""
+    rounded = np.clip(np.rint(table), 0, 255).astype(np.uint8)
+    return cv2.LUT(cv2.merge([level] * 3), rounded[None])
+
+
+def _shrink(image: np.ndarray, side: int) -> np.ndarray:
+    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)

@@ -1,0 +1,349 @@
+"""Prepared TensorFlow Datasets as training photos: the files of their images, in order.
+
+`data.dataset` names one dataset, or several that are joined:
+
+    DATASETS = PART ["+" PART …]
+    PART     = NAME["/"CONFIG][":"VERSION]["@"SPLIT]["["SLICE"]"]
+
+as in `lsun_objects/car[:100000]`, `cub200_segmentation@test`, `oxford_flowers102:2.1.1@train[10%:]`
+or `lsun_objects/car[:50000]+lsun_objects/horse[:50000]`. The split is `train` if none is named; a
+slice is written as in TFDS, `FROM:TO` in images, in percent or in shards, and must not reach beyond
+the split. Every dataset with a feature `image` will do; it is read from the files that were
+prepared, whether or not the code of its builder is installed.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+from google.protobuf import json_format
+
+from layered_segmentation import images as photos
+from layered_segmentation.data.source import Encoded, PhotoSource, encoded_file
+from layered_segmentation.errors import UserError
+
+SPLIT = "train"
+
+# What TFDS raises over files of a dataset that are cut short, empty or not there.
+DAMAGED = (ValueError, KeyError, OSError, json_format.ParseError)
+
+# `layerseg prepare` makes these: by the builder's name, what it calls them.
+_OURS = {"lsun_objects": "", "cub200_segmentation": "", "photo_folder": "folder"}
+_PART = re.compile(r"(?P<name>[\w./-]+(:[\d.*]+)?)(@(?P<split>[\w-]+))?(\[(?P<slice>[^\[\]]*)\])?")
+_SLICE = re.compile(r"-?\d*(%|shard)?:-?\d*(%|shard)?")
+
+
+class Part(NamedTuple):
+    """One dataset of `data.dataset`.
+
+    Attributes:
+        name: As TFDS takes it, with config and version if they were given.
+        split: Its split.
+        slice: `FROM:TO`, or empty for all of the split.
+    """
+
+    name: str
+    split: str
+    slice: str
+
+    @property
+    def instruction(self) -> str:
+        """Split and slice as TFDS takes them."""
+        return f"{self.split}[{self.slice}]" if self.slice else self.split
+
+    def __str__(self) -> str:
+        suffix = "" if self.split == SPLIT else f"@{self.split}"
+        return f"{self.name}{suffix}" + (f"[{self.slice}]" if self.slice else "")
+
+
+def parse(datasets: str) -> list[Part]:
+    """Reads `data.dataset`.
+
+    Raises:
+        UserError: It does not follow the grammar.
+    """
+    if not datasets.strip():
+        raise UserError(
+            "data.dataset is not set: name a prepared dataset, as in lsun_objects/car[:100000]"
+        )
+    parts = []
+    for text in map(str.strip, datasets.split("+")):
+        match = _PART.fullmatch(text)
+        sliced = match and match["slice"]
+        if not match or (sliced is not None and not _SLICE.fullmatch(sliced)) or sliced == ":":
+            raise UserError(
+                f"data.dataset={datasets}: {text!r} is not NAME[/CONFIG][:VERSION][@SPLIT]"
+                "[[FROM:TO]], as in lsun_objects/car[:50000] or cub200_segmentation@test[:10%]"
+            )
+        parts.append(Part(match["name"], match["split"] or SPLIT, sliced or ""))
+    return parts
+
+
+def shares(counts: Sequence[int], limit: int) -> list[int]:
+    """Shares a limit out among parts, in proportion to what they have; 0 is no limit.
+
+    What does not divide goes to those that lose most by it, the first of equals.
+    """
+    total = sum(counts)
+    if not limit or limit >= total:
+        return list(counts)
+    shared = [limit * count // total for count in counts]
+    lost = [limit * count % total for count in counts]
+    for index in sorted(range(len(counts)), key=lambda i: -lost[i])[: limit - sum(shared)]:
+        shared[index] += 1
+    return shared
+
+
+class TFDSSource(PhotoSource):
+    """A source of training photos: prepared TensorFlow Datasets, one after another.
+
+    Attributes:
+        name: `tfds`, as in `data.name`.
+        parts: What `data.dataset` names.
+        counts: How many images are used of each, its first.
+        skipped: After all `squares` were taken: the images left out, by part and number.
+    """
+
+    name = "tfds"
+
+    def __init__(
+        self,
+        dataset: str,
+        data_dir: str = "",
+        limit: int = 0,
+        aspect: str = "squash",
+        crop_margin: float = 1.125,
+    ):
+        """Opens the datasets; reads no image.
+
+        Args:
+            dataset: `data.dataset`.
+            data_dir: Directory they were prepared in; empty takes TFDS's own.
+            limit: Use only so many images; of several parts, in proportion. 0 uses all.
+            aspect: As for `PhotoSource`.
+            crop_margin: As for `PhotoSource`.
+
+        Raises:
+            UserError: A dataset is unknown, not prepared, or has no images; a split or a slice
+                that it does not have; TensorFlow Datasets is not installed.
+        """
+        self.parts = parse(dataset)
+        super().__init__(f"data.dataset={dataset}", aspect, crop_margin)
+        self._builders = [_open(self.origin, part.name, data_dir) for part in self.parts]
+        available = [
+            _count(self.origin, part, builder)
+            for part, builder in zip(self.parts, self._builders, strict=True)
+        ]
+        self.counts = shares(available, limit)
+
+    def __len__(self) -> int:
+        """Returns how many images are used."""
+        return sum(self.counts)
+
+    def encoded(self) -> Iterator[Encoded]:
+        """Yields the images' files, read one after another.
+
+        Raises:
+            UserError: A file of a dataset is missing or damaged.
+        """
+        for part, builder, count in zip(self.parts, self._builders, self.counts, strict=True):
+            examples = _examples(self.origin, part, builder, count, ["image"])
+            for index, example in enumerate(examples):
+                yield Encoded(f"{part} image {index}", example["image"])
+
+    @property
+    def infos(self) -> list[Any]:
+        """What TFDS knows of each part: a `tfds.core.DatasetInfo`."""
+        return [builder.info for builder in self._builders]
+
+    def examples(self, part: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yields chosen features of a part's examples in use, images as their files' bytes.
+
+        Args:
+            part: Which of `parts`.
+            names: Features that it has.
+
+        Raises:
+            UserError: A file of the dataset is missing or damaged.
+        """
+        return _examples(
+            self.origin, self.parts[part], self._builders[part], self.counts[part], names
+        )
+
+    def first(self, count: int) -> list[np.ndarray]:
+        """Returns the first usable photos at their own size, uint8 [H, W, 3]; at most `count`."""
+        found: list[np.ndarray] = []
+        for photo in self.encoded():
+            if len(found) == count:
+                break
+            try:
+                found.append(np.asarray(photos.open_rgb(encoded_file(photo), photo.name)))
+            except photos.UnreadableImage:
+                continue
+        return found
+
+    def inventory(self) -> list[str]:
+        """Returns a line for each part: dataset, version, slice, count, and a hash of its shards.
+
+        One more counts the images that are left out, once `skipped` is known.
+        """
+        lines = []
+        for part, builder, count in zip(self.parts, self._builders, self.counts, strict=True):
+            split = builder.info.splits[part.split]
+            shards = f"{list(split.shard_lengths)} {split.num_bytes}"
+            lines.append(
+                f"{builder.info.full_name}\t{part.instruction}\t{count} images\t{_hash(shards)}"
+            )
+        if self.skipped:
+            lines.append(f"left out\t{len(self.skipped)} images\t{_hash(repr(self.skipped))}")
+        return lines
+
+    def identity(self) -> list[str]:
+        """Returns how squares are made, the parts, and bytes and time of change of their files."""
+        lines = [f"{self._aspect} {self._crop_margin!r}"]
+        for part, builder, count in zip(self.parts, self._builders, self.counts, strict=True):
+            lines.append(f"{builder.info.full_name} {part.instruction} {count}")
+            for path in builder.info.splits[part.split].filepaths:
+                status = path.stat() if path.exists() else None  # reading will name it
+                lines.append(f"{path} {status and (status.length, status.mtime)}")
+        return lines
+
+
+def _open(origin: str, name: str, data_dir: str) -> Any:
+    """Opens a prepared dataset from its files."""
+    tfds = _import_tfds()
+    from tensorflow_datasets.core import read_only_builder
+
+    where = data_dir or os.path.expanduser(tfds.core.constants.DATA_DIR)
+    try:
+        with _quiet():
+            builder = read_only_builder.builder_from_files(name, data_dir=where)
+    except tfds.core.DatasetNotFoundError:
+        raise UserError(f"{origin}: {_not_prepared(name, where)}") from None
+    except DAMAGED as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{origin}: {name} in {where} cannot be opened: {reason}") from error
+    features = builder.info.features
+    names = sorted(features.keys()) if isinstance(features, tfds.features.FeaturesDict) else []
+    image = features["image"] if "image" in names else None
+    if not isinstance(image, tfds.features.Image):
+        raise UserError(
+            f"{origin}: {name} has no feature 'image' that is an image; it has "
+            f"{', '.join(names) or type(features).__name__}"
+        )
+    return builder
+
+
+def _not_prepared(name: str, where: str) -> str:
+    tfds = _import_tfds()
+    base = name.partition(":")[0]
+    builder = base.partition("/")[0]
+    missing = f"{name} is not prepared in {where}"
+    if builder in _OURS:
+        dataset = _OURS[builder] or base
+        return (
+            f"{missing}; prepare it with `layerseg prepare --dataset={dataset} --source=… "
+            f"--data_dir={where}`, or name its directory with data.data_dir"
+        )
+    try:
+        tfds.builder_cls(base)
+    except Exception:  # its own kinds of error for a name that is unknown, or none
+        return (
+            f"unknown dataset: neither in {where} nor known to TensorFlow Datasets is {name!r}; "
+            "look at its spelling and at data.data_dir"
+        )
+    return (
+        f"{missing}; prepare it with `tfds build {base} --data_dir={where}`, or name its directory "
+        "with data.data_dir"
+    )
+
+
+def _count(origin: str, part: Part, builder: Any) -> int:
+    splits = builder.info.splits
+    if part.split not in splits:
+        raise UserError(
+            f"{origin}: {part.name} has no split {part.split!r}; it has {', '.join(splits)} "
+            "(write NAME@SPLIT)"
+        )
+    total = splits[part.split].num_examples
+    try:
+        count = int(splits[part.instruction].num_examples)
+    except ValueError:
+        count = -1
+    if count > 0:
+        return count
+    problem = "is empty" if count == 0 else "reaches beyond it"
+    raise UserError(
+        f"{origin}: the split {part.split!r} of {part.name} holds {total:,} images, and "
+        f"{f'[{part.slice}]' if part.slice else 'it'} {problem}"
+    )
+
+
+def _examples(
+    origin: str, part: Part, builder: Any, count: int, names: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yields chosen features of the first `count` of a part, in the order they are stored in."""
+    import tensorflow as tf
+
+    tfds = _import_tfds()
+    features = builder.info.features
+    images = [name for name in names if isinstance(features[name], tfds.features.Image)]
+    decoders = tfds.decode.PartialDecoding(
+        dict.fromkeys(names, True), decoders={name: tfds.decode.SkipDecoding() for name in images}
+    )
+    # Shards one after another: by default TFDS reads several in turn.
+    one_by_one = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    with _quiet():
+        dataset = builder.as_dataset(
+            split=part.instruction, decoders=decoders, read_config=one_by_one, shuffle_files=False
+        )
+    found = 0
+    try:
+        for example in dataset.take(count).as_numpy_iterator():
+            yield example
+            found += 1
+    except (  # a changed record, a missing file, fewer records than there should be
+        tf.errors.DataLossError,
+        tf.errors.NotFoundError,
+        tf.errors.FailedPreconditionError,
+    ) as error:
+        reason = reason_of(error)
+        raise UserError(
+            f"{origin}: {part} is damaged after image {found:,} in {builder.data_dir} ({reason}); "
+            "remove that directory and prepare the dataset again"
+        ) from error
+
+
+def reason_of(error: Any) -> str:
+    """Returns what a `tf.errors.OpError` says, without the operator that it names."""
+    return str(error.message).partition(" [Op:")[0].rpartition("}} ")[2]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS's warnings about its own code from the user."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _import_tfds() -> Any:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            "data.name=tfds needs TensorFlow Datasets: pip install 'layered-segmentation[tfds]'"
+        ) from error
+    return tfds
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

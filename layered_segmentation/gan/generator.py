@@ -1,0 +1,194 @@
+"""The layered generator: latents -> background, foreground and mask (section 3)."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from layered_segmentation.gan.composite import Layers
+from layered_segmentation.gan.synthesis import MappingNetwork, SynthesisNetwork
+
+VARIANTS = ("two_generators", "one_generator", "shared_mapping", "single_output")
+
+
+@keras.saving.register_keras_serializable(package="layered_segmentation")
+class LayeredGenerator(keras.Model):
+    """Draws the layers of scenes from latents.
+
+    Args:
+        variant: `two_generators` (the paper: two mapping and two synthesis networks fed with the
+            same latent), `one_generator` (ablation h: one network with 7 outputs),
+            `shared_mapping` (one mapping network, two synthesis networks) or `single_output` (a
+            plain StyleGAN: its image is the background, its mask is 0).
+        resolution: Final image side, a power of two from 8.
+        latent_dim: Length of latents and styles.
+        mapping_layers: Dense layers of a mapping network.
+        max_channels: Cap on every layer's channels.
+        fused: Whether upsampling convolutions are fused.
+    """
+
+    def __init__(
+        self,
+        variant: str = "two_generators",
+        resolution: int = 128,
+        latent_dim: int = 512,
+        mapping_layers: int = 8,
+        max_channels: int = 512,
+        fused: bool = True,
+        **kwargs: Any,
+    ):
+        # Each layer casts for itself: alpha, styles and truncation stay float32.
+        super().__init__(autocast=False, **kwargs)
+        if variant not in VARIANTS:
+            raise ValueError(f"variant={variant!r}: it must be one of {', '.join(VARIANTS)}")
+        if resolution < 8 or resolution & (resolution - 1):
+            raise ValueError(f"resolution={resolution}: it must be a power of two from 8")
+        self.variant = variant
+        self.resolution = resolution
+        self.latent_dim = latent_dim
+        self.mapping_layers = mapping_layers
+        self.max_channels = max_channels
+        self.fused = fused
+        self.num_blocks = resolution.bit_length() - 2
+        outputs = {"one_generator": [7], "single_output": [3]}.get(variant, [3, 4])
+        mappings = 2 if variant == "two_generators" else 1
+        self.mappings = [MappingNetwork(latent_dim, mapping_layers) for _ in range(mappings)]
+        self.syntheses = [
+            SynthesisNetwork(
+                count, resolution, latent_dim, max_channels, fused, dtype=self.dtype_policy
+            )
+            for count in outputs
+        ]
+        self.built = True
+
+    def call(
+        self,
+        latents: Any,
+        noise: Any = None,
+        crossover: Any = None,
+        alpha: Any = 1.0,
+        resolution: int | None = None,
+        truncation: Any = None,
+    ) -> Layers:
+        """Draws layers.
+
+        Args:
+            latents: Float [B, latent_dim], or [B, 2, latent_dim] for style mixing.
+            noise: List of float [B, R, R, 1] for R = 4, 8, … up to the resolution, shared by both
+                generators; None adds no noise.
+            crossover: Int [B], the block from which on the second latent's style is used, shared
+                by both generators.
+            alpha: Weight of the last block's own image, in [0, 1].
+            resolution: The stage's resolution; the final one if None.
+            truncation: ψ in [0, 1], or None for 1.
+
+        Returns:
+            Layers in float32, mask after the sigmoid.
+        """
+        last = (resolution or self.resolution).bit_length() - 3
+        images = []
+        styles: list[Any] = []
+        for index, synthesis in enumerate(self.syntheses):
+            if index < len(self.mappings):
+                styles = self._styles(
+                    self.mappings[index], latents, crossover, truncation, last + 1
+                )
+            images.append(synthesis(styles, noise, alpha=alpha, last=last))
+        return self.to_layers(ops.concatenate(images, axis=-1))
+
+    def from_codes(self, codes: Any, resolution: int | None = None) -> Layers:
+        """Draws layers from codes, which are styles: they bypass the mapping network, noise too.
+
+        Args:
+            codes: Float [B, generators, blocks, 2, latent_dim], one for each AdaIN (the paper's
+                section on segmenting real images); see `codes_shape`.
+            resolution: The stage's resolution; the final one if None.
+
+        Returns:
+            Layers in float32, mask after the sigmoid.
+        """
+        return self.to_layers(self.outputs_from_codes(codes, resolution))
+
+    def outputs_from_codes(self, codes: Any, resolution: int | None = None) -> Any:
+        """Draws from codes what the networks give, before it is taken apart into layers.
+
+        Args:
+            codes: As for `from_codes`.
+            resolution: The stage's resolution; the final one if None.
+
+        Returns:
+            Float32 [B, R, R, 7]: background, foreground, mask logits; [B, R, R, 3] of a
+            `single_output`.
+        """
+        last = (resolution or self.resolution).bit_length() - 3
+        images = []
+        for index, synthesis in enumerate(self.syntheses):
+            styles = [
+                (codes[:, index, block, 0], codes[:, index, block, 1]) for block in range(last + 1)
+            ]
+            images.append(synthesis(styles, last=last))
+        return ops.concatenate(images, axis=-1)
+
+    @property
+    def codes_shape(self) -> tuple[int, int, int, int]:
+        """Shape of one scene's codes at the final resolution: generators, blocks, 2, length."""
+        return len(self.syntheses), self.num_blocks, 2, self.latent_dim
+
+    def mean_codes(self) -> Any:
+        """Returns the mean style as codes, float of `codes_shape`: the centre of truncation."""
+        styles = [mapping.mean_style for mapping in self.mappings]
+        styles += styles[-1:] * (len(self.syntheses) - len(styles))
+        styles = [ops.reshape(style, (1, 1, 1, -1)) for style in styles]
+        return ops.broadcast_to(ops.concatenate(styles), self.codes_shape)
+
+    def to_layers(self, output: Any) -> Layers:
+        """Takes apart what `outputs_from_codes` gives; the mask goes through the sigmoid."""
+        if self.variant == "single_output":
+            return Layers(output, output, ops.zeros_like(output[..., :1]))
+        return Layers(output[..., :3], output[..., 3:6], ops.sigmoid(output[..., 6:7]))
+
+    def _styles(
+        self, mapping: MappingNetwork, latents: Any, crossover: Any, truncation: Any, count: int
+    ) -> list[Any]:
+        """Returns one style a block, each [B, latent_dim]."""
+        pair = len(latents.shape) == 3
+        first = mapping(latents[:, 0] if pair else latents)
+        second = mapping(latents[:, 1]) if pair and crossover is not None else None
+        if truncation is not None:
+            first = mapping.truncate(first, truncation)
+            second = None if second is None else mapping.truncate(second, truncation)
+        if second is None or crossover is None:
+            return [first] * count
+        crossover = ops.cast(crossover, "int32")[:, None]
+        return [ops.where(crossover > block, first, second) for block in range(count)]
+
+    def update_mean_styles(self, latents: Any) -> None:
+        """Sets the centre of truncation to the mean style of the latents, [N, latent_dim]."""
+        for mapping in self.mappings:
+            mapping.mean_style.assign(ops.mean(mapping(latents), axis=0))
+
+    def mapping_variables(self) -> list[Any]:
+        """Returns the variables that train at 0.01 × the learning rate."""
+        return [v for mapping in self.mappings for v in mapping.trainable_variables]
+
+    def stage_variables(self, resolution: int) -> list[Any]:
+        """Returns the trainable variables that a stage uses, its fading branch included."""
+        last = resolution.bit_length() - 3
+        variables = self.mapping_variables()
+        for synthesis in self.syntheses:
+            for block in synthesis.blocks[: last + 1]:
+                variables += block.trainable_variables
+            for head in synthesis.to_image[max(0, last - 1) : last + 1]:
+                variables += head.trainable_variables
+        return variables
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "variant": self.variant,
+            "resolution": self.resolution,
+            "latent_dim": self.latent_dim,
+            "mapping_layers": self.mapping_layers,
+            "max_channels": self.max_channels,
+            "fused": self.fused,
+        }

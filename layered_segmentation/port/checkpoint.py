@@ -1,0 +1,296 @@
+"""Checkpoints of the authors' PyTorch release: read, understood, written as a run directory.
+
+Their training script saves one dictionary: the state dicts `generator`, `generator_running` (the
+average) and `discriminator`, both optimisers, the stage `step` (4 · 2^step px) and the fading
+weight `alpha`. Here the parts are found by the keys in them, wherever they are and whatever they
+are called.
+"""
+
+import dataclasses
+import operator
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from layered_segmentation import config as configs
+from layered_segmentation.errors import UserError
+from layered_segmentation.gan.discriminator import Discriminator
+from layered_segmentation.gan.generator import LayeredGenerator
+from layered_segmentation.run_directory import RunDirectory
+
+_GENERATOR = re.compile(
+    r"(?P<root>(?:.*?\.)?)(generator_bg\.generator|generator\.generators\.0|generator\.generator)"
+    r"\.progression\.0\.conv1\.input"
+)
+_DISCRIMINATOR = re.compile(r"(?P<root>(?:.*?\.)?)linear\.linear\.weight_orig")
+_AVERAGES = ("running", "ema", "average", "avg")
+_STEPS = range(1, 9)  # stages of 8 to 1024 px, as far as their networks go
+# What the config and the networks must agree on.
+_SIZES = ("variant", "resolution", "latent_dim", "mapping_layers", "max_channels", "minibatch_std")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleaseCheckpoint:
+    """The parts of a checkpoint that a run directory is made of.
+
+    Attributes:
+        generator: State dict of the generator, the averaged one where there is one.
+        generator_name: Where it was found.
+        is_average: Whether its name says that it is the average.
+        discriminator: State dict of the discriminator, empty if there is none.
+        step: The stage that was training; None if the file does not say.
+        alpha: Weight of that stage's own image; 1 once it has faded in.
+    """
+
+    generator: dict[str, np.ndarray]
+    generator_name: str
+    is_average: bool
+    discriminator: dict[str, np.ndarray]
+    step: int | None
+    alpha: float
+
+    @property
+    def resolution(self) -> int | None:
+        """Side of the stage that was training, pixels; None if the file does not say."""
+        return None if self.step is None else 4 * 2**self.step
+
+
+def read(path: str) -> dict[str, Any]:
+    """Reads a file that `torch.save` wrote, as nested dictionaries of numpy arrays.
+
+    Only weights and plain values are read; code in the file does not run.
+
+    Raises:
+        UserError: PyTorch is not installed, or the file is not such a file.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            "reading a PyTorch checkpoint needs PyTorch, which is not installed: pip install torch "
+            "(without a GPU, --index-url https://download.pytorch.org/whl/cpu has a small one)"
+        ) from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (MemoryError, PermissionError):
+        raise
+    except Exception as error:  # PyTorch raises whatever a file that is not its own leads to
+        raise UserError(
+            f"--checkpoint={path}: PyTorch cannot read it as weights ({type(error).__name__}); it "
+            "must be what torch.save wrote of state dicts, not of whole modules"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise UserError(
+            f"--checkpoint={path}: it holds a {type(content).__name__}; a dictionary of state "
+            "dicts is needed"
+        )
+    return _as_numpy(content)
+
+
+def find_parts(checkpoint: Mapping[Any, Any], needs_stage: bool = True) -> ReleaseCheckpoint:
+    """Finds generator, discriminator and stage in a checkpoint.
+
+    Args:
+        checkpoint: Nested dictionaries of arrays and plain values.
+        needs_stage: Whether a stage that is none is an error; if not, it is as if not stated.
+
+    Raises:
+        UserError: There is no generator of the release in it, or several and none is the average;
+            or the stage is none.
+    """
+    flat = _flatten(checkpoint)
+    generators = _roots(_GENERATOR, flat)
+    if not generators:
+        raise UserError(
+            f"no generator of the authors' release in it; it holds {_summary(checkpoint)}"
+        )
+    averages = [root for root in generators if _says_average(root)]
+    candidates = averages or generators
+    if len(candidates) > 1:
+        raise UserError(
+            f"several generators in it ({', '.join(map(_name, candidates))}); leave one of them, "
+            "the average"
+        )
+    root = candidates[0]
+    discriminators = _roots(_DISCRIMINATOR, flat)
+    if len(discriminators) > 1:
+        raise UserError(
+            f"several discriminators in it ({', '.join(map(_name, discriminators))}); leave one"
+        )
+    return ReleaseCheckpoint(
+        generator=_below(flat, root),
+        generator_name=_name(root),
+        is_average=bool(averages),
+        discriminator=_below(flat, discriminators[0]) if discriminators else {},
+        step=_stage(_beside(flat, root, "step"), needs_stage),
+        alpha=_fading_weight(_beside(flat, root, "alpha")),
+    )
+
+
+def run_config(
+    generator: LayeredGenerator, discriminator: Discriminator | None, overrides: Sequence[str]
+) -> configs.Config:
+    """Returns the config of a run that has these networks.
+
+    Args:
+        generator: The converted generator.
+        discriminator: The converted discriminator, or None.
+        overrides: `section.field=value` strings for all else.
+
+    Raises:
+        UserError: An override is none, or of a size that the networks fix.
+    """
+    sizes = {name: getattr(generator, name) for name in _SIZES if name != "minibatch_std"}
+    sizes["minibatch_std"] = discriminator is None or discriminator.minibatch_std
+    fixed = [f"gan.{name}={value}" for name, value in sizes.items()]
+    config = configs.load(overrides=[*fixed, *overrides])
+    for name, value in sizes.items():
+        asked = getattr(config.gan, name)
+        if asked != value:
+            more = "; --resolution chooses a smaller one" if name == "resolution" else ""
+            raise UserError(f"--set=gan.{name}={asked}: the checkpoint has {value}{more}")
+    return configs.with_absolute_paths(config)
+
+
+def write_run(
+    out: str,
+    config: configs.Config,
+    generator: LayeredGenerator,
+    discriminator: Discriminator | None,
+) -> RunDirectory:
+    """Writes a finished run; the directory appears only when it is complete.
+
+    Args:
+        out: The new directory.
+        config: From `run_config`.
+        generator: Its mean styles are set here.
+        discriminator: Or None, and the run has none.
+
+    Raises:
+        UserError: There is such a directory or file already.
+    """
+    from layered_segmentation.gan import trainer
+
+    if os.path.lexists(out):
+        raise UserError(f"--out={out}: there is one already; name a new directory")
+    out = os.path.normpath(out)
+    # A new directory beside the target, with a name that nobody has; the run inside of it is made
+    # as any directory is, for a temporary one is closed to all but its owner.
+    temporary = tempfile.mkdtemp(prefix=".converting-", dir=os.path.dirname(os.path.abspath(out)))
+    try:
+        run = RunDirectory(os.path.join(temporary, "run"))
+        run.create_or_resume(config)
+        trainer.finish_average(generator, config)
+        if discriminator is not None:
+            run.save_discriminator(discriminator)
+        run.save_generator(generator)
+        run.finish(images_seen=0, seconds=0.0, images_per_second=0.0)  # none of them ours
+        os.replace(run.path, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return RunDirectory(out)
+
+
+def _as_numpy(tree: Mapping[Any, Any]) -> dict[str, Any]:
+    """Returns nested dictionaries with arrays for tensors, float32 for any floating point."""
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            result[str(key)] = _as_numpy(value)
+        elif hasattr(value, "detach"):
+            value = value.detach()
+            result[str(key)] = (value.float() if value.is_floating_point() else value).numpy()
+        else:
+            result[str(key)] = value
+    return result
+
+
+def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _roots(pattern: re.Pattern[str], flat: Mapping[str, Any]) -> list[str]:
+    """Returns what stands before the names of a network's own arrays, with its dot."""
+    matches = (pattern.fullmatch(key) for key in flat)
+    return sorted(match["root"] for match in matches if match)
+
+
+def _below(flat: Mapping[str, Any], root: str) -> dict[str, np.ndarray]:
+    return {
+        key.removeprefix(root): value
+        for key, value in flat.items()
+        if key.startswith(root) and isinstance(value, np.ndarray)
+    }
+
+
+def _beside(flat: Mapping[str, Any], root: str, name: str) -> Any:
+    """Returns the value of this name in the innermost dictionary around a part, or None."""
+    parts = root.split(".")
+    for depth in reversed(range(len(parts))):
+        value = flat.get(".".join([*parts[:depth], name]))
+        if value is not None and not (isinstance(value, np.ndarray) and value.ndim):
+            return value
+    return None
+
+
+def _stage(step: Any, is_needed: bool) -> int | None:
+    """Returns a stage that a file states, or None if it states none."""
+    if step is None:
+        return None
+    try:
+        number = operator.index(step)
+    except TypeError:
+        number = 0
+    if number in _STEPS and not isinstance(step, bool):
+        return number
+    if not is_needed:
+        return None
+    try:
+        shown = repr(step)[:40]
+    except ValueError:  # Python does not write integers of so many digits
+        shown = "an integer of thousands of digits"
+    sides = f"{_STEPS[0]} (8 px) to {_STEPS[-1]} (1024 px)"
+    raise UserError(
+        f"its `step`, the stage that was training, is {shown}; it must be an integer from {sides}. "
+        "Name the side of its images with --resolution"
+    )
+
+
+def _fading_weight(alpha: Any) -> float:
+    """Returns the weight of the last stage's own image; what is none, as their -1, is faded in."""
+    try:
+        weight = float(alpha)
+    except (TypeError, ValueError, OverflowError):
+        return 1.0
+    return weight if 0 <= weight <= 1 else 1.0
+
+
+def _says_average(root: str) -> bool:
+    return any(word in root.lower() for word in _AVERAGES)
+
+
+def _name(root: str) -> str:
+    return root.removesuffix(".") or "the file itself"
+
+
+def _summary(checkpoint: Mapping[Any, Any]) -> str:
+    """Says what a file holds: `generator (205 entries), step`."""
+    entries = [
+        f"{key} ({len(value)} entries)" if isinstance(value, Mapping) else str(key)
+        for key, value in checkpoint.items()
+    ]
+    return (
+        ", ".join(entries[:10]) + (f" and {len(entries) - 10} more" if entries[10:] else "")
+        or "nothing"
+    )

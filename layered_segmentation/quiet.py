@@ -1,0 +1,49 @@
+"""Imports TensorFlow without its start-up notes; errors still reach the screen.
+
+TF_CPP_MIN_LOG_LEVEL does not silence what TensorFlow's libraries write while they load. So the
+error stream goes to a file during the import, and all lines but these notes are written afterwards.
+"""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+
+_NOTES = re.compile(
+    rb"^(WARNING: All log messages before absl::InitializeLog|I0000 |"
+    rb"To enable the following instructions)"
+)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow; call it before the first module that does."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    if "tensorflow" not in sys.modules:
+        with _without_notes():
+            import tensorflow  # noqa: F401
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    try:
+        sys.stderr.flush()
+        screen = os.dup(2)
+    except (OSError, AttributeError):  # no error stream at all
+        yield
+        return
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(screen, 2)
+            os.close(screen)
+            aside.seek(0)
+            for line in aside:
+                if not _NOTES.match(line):
+                    os.write(2, line)

@@ -1,0 +1,382 @@
+"""The directory of one run: config, log, checkpoints, sheets, generator, segmenter, report.
+
+A run is a pure function of its config, so a directory holds one config for good: the same config
+goes on where the run stopped, another one is refused with the fields that differ.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from layered_segmentation import config as configs
+from layered_segmentation.errors import UserError
+
+# What may lie in a directory that is still free to become a run.
+_NEGLIGIBLE = {"lock", "config.yaml.partial", ".DS_Store"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """How a finished run went.
+
+    Attributes:
+        images_seen: Real images shown in all.
+        seconds: Wall time of training, over all sittings.
+        images_per_second: Mean over that time.
+    """
+
+    images_seen: int
+    seconds: float
+    images_per_second: float
+
+
+class RunDirectory:
+    """Paths and files of one run.
+
+    Args:
+        path: The directory; it need not exist yet.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = os.fspath(path)
+        self._lock_depth = 0
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "RunDirectory":
+        """Returns a run that exists.
+
+        Raises:
+            UserError: `path` is not the directory of a run.
+        """
+        run = cls(path)
+        if not os.path.isdir(run.path):
+            raise UserError(f"{run.path}: there is no such directory")
+        if not os.path.isfile(run.config_path):
+            raise UserError(
+                f"{run.path}: not a run, it holds no config.yaml; "
+                "`layerseg train --run_dir=…` makes one"
+            )
+        return run
+
+    @property
+    def config_path(self) -> str:
+        """The effective config."""
+        return os.path.join(self.path, "config.yaml")
+
+    @property
+    def log_path(self) -> str:
+        """One JSON record a line."""
+        return os.path.join(self.path, "log.jsonl")
+
+    @property
+    def checkpoints(self) -> str:
+        """Directory of the last checkpoints."""
+        return os.path.join(self.path, "checkpoints")
+
+    @property
+    def sheets(self) -> str:
+        """Directory of PNG sheets, named by images seen."""
+        return os.path.join(self.path, "sheets")
+
+    @property
+    def tensorboard(self) -> str:
+        """Directory of TensorBoard's event files."""
+        return os.path.join(self.path, "tensorboard")
+
+    @property
+    def generator(self) -> str:
+        """Directory of the averaged generator."""
+        return os.path.join(self.path, "generator")
+
+    @property
+    def generator_file(self) -> str:
+        """The averaged generator as a Keras file."""
+        return os.path.join(self.generator, "generator.keras")
+
+    @property
+    def discriminator_file(self) -> str:
+        """The trained discriminator as a Keras file; the encoder's loss looks through it."""
+        return os.path.join(self.generator, "discriminator.keras")
+
+    @property
+    def encoder(self) -> str:
+        """KerasHub preset of the encoder with the generator, the paper's segmenter."""
+        return os.path.join(self.path, "encoder")
+
+    @property
+    def segmenter(self) -> str:
+        """KerasHub preset of the student."""
+        return os.path.join(self.path, "segmenter")
+
+    @property
+    def report(self) -> str:
+        """The page a person looks at."""
+        return os.path.join(self.path, "report.html")
+
+    @property
+    def photos_path(self) -> str:
+        """The photos the run trains on, one a line."""
+        return os.path.join(self.path, "photos.txt")
+
+    @property
+    def finished_path(self) -> str:
+        """Written last; its being there says that training is finished."""
+        return os.path.join(self.path, "finished.json")
+
+    def create_or_resume(self, config: configs.Config) -> bool:
+        """Makes the directory a run of `config`, or checks that it already is.
+
+        Args:
+            config: The effective config.
+
+        Returns:
+            Whether there was a run already.
+
+        Raises:
+            UserError: The path is a file, holds something that is not a run, holds a run of
+                another config, or another process is training in it. Nothing is changed.
+        """
+        if os.path.exists(self.path) and not os.path.isdir(self.path):
+            raise UserError(f"{self.path}: a file has this name; name a directory")
+        if os.path.isdir(self.path):
+            others = sorted(set(os.listdir(self.path)) - _NEGLIGIBLE)
+            if others and "config.yaml" not in others:
+                raise UserError(
+                    f"{self.path}: the directory is not empty and not a run (it holds "
+                    f"{others[0]!r}); name an empty or a new one"
+                )
+        if os.path.exists(self.config_path):
+            self._require_same(config)  # before the lock, which leaves a file
+        os.makedirs(self.path, exist_ok=True)
+        with self.lock():
+            if os.path.exists(self.config_path):
+                self._require_same(config)
+                if self._has_begun():
+                    return True
+            configs.save(config, self.config_path)
+            return False
+
+    def keep_inventory(self, photos: Sequence[str]) -> None:
+        """Writes down which photos a run trains on, or checks that they are still the same.
+
+        Args:
+            photos: One line a photo, in order; empty where the config says it all.
+
+        Raises:
+            UserError: The run has begun with other photos. Nothing is changed.
+        """
+        if os.path.exists(self.photos_path) and self._has_begun():
+            with open(self.photos_path, encoding="utf-8") as file:
+                before = file.read().split("\n")[:-1]
+            if before == list(photos):
+                return
+            gone, new = sorted({*before} - {*photos}), sorted({*photos} - {*before})
+            changes = [f"gone: {line}" for line in gone[:1]] + [f"new: {line}" for line in new[:1]]
+            raise UserError(
+                f"{self.path}: its photos have changed ({len(before):,} then, {len(photos):,} now; "
+                f"{', '.join(changes).expandtabs(1) or 'another order'}); bring them back as "
+                f"{self.photos_path} lists them, name and bytes, or name another directory"
+            )
+        if photos:
+            write_text(self.photos_path, "".join(f"{line}\n" for line in photos))
+
+    def config(self) -> configs.Config:
+        """Returns the run's effective config."""
+        return configs.load(self.config_path)
+
+    def config_with(self, section: str, overrides: Sequence[str]) -> configs.Config:
+        """Returns the run's config with other settings in one section, for what follows training.
+
+        Args:
+            section: The only section that may differ.
+            overrides: `section.field=value` strings.
+
+        Raises:
+            UserError: An override is of another section, or not possible.
+        """
+        for override in overrides:
+            if not override.startswith(f"{section}."):
+                raise UserError(
+                    f"--set={override}: only {section}.* can be set here; the rest belongs to the "
+                    f"trained run ({self.config_path})"
+                )
+        return configs.load(self.config_path, overrides)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes from training in this directory; freed also when killed.
+
+        Nests: the same object may enter it again.
+
+        Raises:
+            UserError: Another process holds it.
+        """
+        if self._lock_depth:
+            self._lock_depth += 1
+            try:
+                yield
+            finally:
+                self._lock_depth -= 1
+            return
+        with open(os.path.join(self.path, "lock"), "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.path}: another process is training in it; wait for it, "
+                    "stop it, or name another directory"
+                ) from error
+            self._lock_depth = 1
+            try:
+                yield
+            finally:
+                self._lock_depth = 0
+
+    def append_log(self, record: Mapping[str, Any]) -> None:
+        """Appends one record; a number that is not finite becomes null.
+
+        Args:
+            record: JSON values, with `images_seen`.
+        """
+        clean = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in record.items()
+        }
+        with open(self.log_path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(clean) + "\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """Returns the records, oldest first, without a last line that was cut off."""
+        if not os.path.exists(self.log_path):
+            return []
+        with open(self.log_path, encoding="utf-8") as file:
+            text = file.read()
+        complete = text[: text.rfind("\n") + 1]
+        return [json.loads(line) for line in complete.splitlines()]
+
+    def logged_seconds(self) -> float:
+        """Returns the training time of all sittings, as far as the log reaches."""
+        return max((record.get("seconds", 0.0) for record in self.read_log()), default=0.0)
+
+    def truncate_log(self, images_seen: int) -> None:
+        """Drops what was logged after a checkpoint, so that a resumed run logs nothing twice.
+
+        Args:
+            images_seen: Images seen at the checkpoint that training goes on from.
+        """
+        if not os.path.exists(self.log_path):
+            return
+        kept = [record for record in self.read_log() if record["images_seen"] <= images_seen]
+        write_text(self.log_path, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def save_generator(self, generator: Any) -> None:
+        """Saves the averaged generator, a built `LayeredGenerator`, as a Keras file."""
+        self._save_network(generator, self.generator_file)
+
+    def save_discriminator(self, discriminator: Any) -> None:
+        """Saves the trained `Discriminator` as a Keras file."""
+        self._save_network(discriminator, self.discriminator_file)
+
+    def load_generator(self) -> Any:
+        """Returns the averaged `LayeredGenerator`.
+
+        Raises:
+            UserError: The run has not saved one yet.
+        """
+        from layered_segmentation.gan import generator  # noqa: F401  registers the class
+
+        return self._load_network(self.generator_file, "generator")
+
+    def load_discriminator(self) -> Any:
+        """Returns the trained `Discriminator`.
+
+        Raises:
+            UserError: The run has not saved one.
+        """
+        from layered_segmentation.gan import discriminator  # noqa: F401  registers the class
+
+        return self._load_network(self.discriminator_file, "discriminator")
+
+    def _save_network(self, network: Any, path: str) -> None:
+        os.makedirs(self.generator, exist_ok=True)
+        partial = path.removesuffix(".keras") + ".partial.keras"  # Keras minds the ending
+        network.save(partial)
+        os.replace(partial, path)
+
+    def _load_network(self, path: str, name: str) -> Any:
+        if not os.path.exists(path):
+            finished = self.finished()
+            if finished is not None and not finished.images_seen:  # converted: training is no help
+                raise UserError(
+                    f"{self.path}: no {name} in it: it was converted from a file that held none; "
+                    f"convert one with a {name} in it, as the train_step-N.model of the authors' "
+                    "script: layerseg convert --checkpoint=FILE --out=ANOTHER_RUN"
+                )
+            raise UserError(
+                f"{self.path}: no {name} in it yet; train it first: "
+                f"layerseg train --run_dir={self.path} with the flags it was started with"
+            )
+        import keras
+
+        return keras.models.load_model(path, compile=False)
+
+    def finish(self, images_seen: int, seconds: float, images_per_second: float) -> None:
+        """Marks training as finished; call it last."""
+        finished = Finished(images_seen, seconds, images_per_second)
+        write_text(self.finished_path, json.dumps(dataclasses.asdict(finished), indent=2) + "\n")
+
+    def finished(self) -> Finished | None:
+        """Returns how training went, or None if it is not finished."""
+        if not os.path.exists(self.finished_path):
+            return None
+        with open(self.finished_path, encoding="utf-8") as file:
+            return Finished(**json.load(file))
+
+    def finished_as(self, config: configs.Config) -> Finished | None:
+        """Returns how training of this config went, or None if it is not finished.
+
+        Raises:
+            UserError: The finished run is of another config.
+        """
+        finished = self.finished()
+        if finished is not None:
+            self._require_same(config)
+        return finished
+
+    def _has_begun(self) -> bool:
+        """Whether anything would be lost if the config were another one."""
+        return any(map(os.path.exists, (self.checkpoints, self.log_path, self.finished_path)))
+
+    def _require_same(self, config: configs.Config) -> None:
+        try:
+            theirs = self.config()
+        except UserError as error:
+            raise UserError(
+                f"{self.path}: the config.yaml in it is not a run's ({error}); "
+                "name another directory"
+            ) from error
+        lines = [
+            line
+            for line in configs.differences(theirs, config)
+            if not line.startswith(configs.STORAGE)
+        ]
+        # A run that stopped before its first step, over unusable photos say, may be mended.
+        if lines and (self._has_begun() or not configs.is_saved(self.config_path)):
+            raise UserError(
+                f"{self.path}: it holds a run of another config; name another directory, or "
+                f"take the same settings ({self.config_path}). Theirs != yours:\n  "
+                + "\n  ".join(lines)
+            )
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a text file beside `path`, then renames it."""
+    partial = f"{path}.partial"
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(partial, path)

@@ -1,0 +1,104 @@
+"""Photos in, masks and cut-outs out: which files a command reads and writes.
+
+For a photo NAME.jpg: NAME.mask.png (0 and 255) and NAME.cutout.png (the object with a soft edge,
+transparent around it). Sub-directories are kept.
+"""
+
+import collections
+import os
+from collections.abc import Iterable
+
+import numpy as np
+
+from layered_segmentation.errors import UserError
+
+MASK, CUTOUT = ".mask.png", ".cutout.png"
+
+
+def find_photos(path: str, out: str) -> tuple[str, list[str]]:
+    """Finds what to segment.
+
+    Args:
+        path: --input, a photo or a directory of photos.
+        out: --out; what an earlier run wrote there is no photo.
+
+    Returns:
+        A directory and the photos' paths relative to it.
+
+    Raises:
+        UserError: There is nothing to read, or `out` is a file.
+    """
+    from layered_segmentation import images
+    from layered_segmentation.data import folder
+
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise UserError(f"--out={out}: a file has this name; name a directory")
+    if os.path.isfile(path):
+        return os.path.dirname(path), [os.path.basename(path)]
+    if not os.path.isdir(path):
+        raise UserError(f"--input={path}: there is no such photo or directory")
+    found = images.find(path, [folder.MASKS])
+    names = [name for name in found if not _is_output(os.path.join(path, name), out)]
+    if not names:
+        kinds = ", ".join(images.EXTENSIONS)
+        raise UserError(f"--input={path}: no photos in it ({kinds})")
+    return path, names
+
+
+def name_outputs(names: list[str], out: str) -> dict[str, str]:
+    """Returns for each photo its outputs' path, less the ending.
+
+    Photos that differ only in their extension keep it, so that none overwrites another's mask.
+    """
+    stems = {name: os.path.splitext(name)[0] for name in names}
+    counts = collections.Counter(stems.values())
+    return {
+        name: os.path.join(out, stem if counts[stem] == 1 else name) for name, stem in stems.items()
+    }
+
+
+def require_free(outputs: Iterable[str]) -> None:
+    """Refuses to overwrite.
+
+    Raises:
+        UserError: A mask or a cut-out is there already.
+    """
+    taken = [path + end for path in outputs for end in (MASK, CUTOUT) if os.path.exists(path + end)]
+    if taken:
+        raise UserError(
+            f"{taken[0]}: already exists ({len(taken)} such files); name another --out or add "
+            "--overwrite"
+        )
+
+
+def require_threshold(threshold: float) -> None:
+    """Refuses a --threshold that everything or nothing would pass.
+
+    Raises:
+        UserError: It is 0 or 1 or beyond.
+    """
+    if not 0 < threshold < 1:
+        raise UserError(f"--threshold={threshold}: it must lie between 0 and 1")
+
+
+def write(path: str, image: np.ndarray, mask: np.ndarray, threshold: float) -> None:
+    """Writes a photo's mask and cut-out.
+
+    Args:
+        path: Less the ending; its directory is made.
+        image: uint8 [H, W, 3].
+        mask: Float [H, W] in [0, 1].
+        threshold: Probability from which a pixel counts as the object.
+    """
+    from layered_segmentation import images
+    from layered_segmentation.segmenter import cut_out
+
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    images.write(path + MASK, cut_out.binary_mask(mask, threshold))
+    images.write(path + CUTOUT, cut_out.cut_out(image, mask, threshold))
+
+
+def _is_output(path: str, out: str) -> bool:
+    """Whether a photo was written by an earlier run into a directory inside the input's."""
+    inside = os.path.realpath(path).startswith(os.path.join(os.path.realpath(out), ""))
+    return inside and path.endswith((MASK, CUTOUT))

@@ -1,0 +1,160 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.segmenter import cut_out
+from layered_segmentation.segmenter import segmenter as segmenters
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    segmenter = segmenters.create(8, 16)
+    generator = np.random.default_rng(0)
+    for weight in segmenter.weights:
+        weight.assign(np.asarray(weight) * generator.uniform(0.5, 1.5, weight.shape))
+    path = str(tmp_path_factory.mktemp("model") / "preset")
+    segmenters.save(segmenter, path)
+    return path
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Two photos of different shapes, one of them lying on its side, in nested directories."""
+    scenes = Shapes(seed=0, count=2, split="test").load(64)
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    Image.fromarray(scenes[0][:50]).save(tmp_path / "photos" / "first.png")
+    lying = Image.fromarray(scenes[1][:, :40])
+    exif = lying.getexif()
+    exif[0x0112] = 6
+    lying.save(tmp_path / "photos" / "more" / "second.jpg", exif=exif)
+    return tmp_path / "photos"
+
+
+def files(directory):
+    return sorted(
+        os.path.relpath(os.path.join(folder, name), directory)
+        for folder, _, names in os.walk(directory)
+        for name in names
+    )
+
+
+@pytest.mark.parametrize("refine", ["none", "guided", "grabcut"])
+def test_masks_and_cutouts_at_the_photos_own_size(preset, album, tmp_path, layerseg, refine):
+    out = tmp_path / "out"
+    done = layerseg(
+        "segment", f"--segmenter={preset}", f"--input={album}", f"--out={out}", f"--refine={refine}"
+    )
+    assert done.status == 0, done.stderr
+    assert "2 masks and cut-outs" in done.stdout and "images/s" in done.stdout
+    assert files(out) == [
+        "first.cutout.png",
+        "first.mask.png",
+        "more/second.cutout.png",
+        "more/second.mask.png",
+    ]
+    for name, size in (("first", (64, 50)), ("more/second", (64, 40))):  # the second is upright
+        mask = Image.open(out / f"{name}.mask.png")
+        assert mask.size == size and mask.mode == "L"
+        assert set(np.unique(mask)) <= {0, 255}
+        cutout = Image.open(out / f"{name}.cutout.png")
+        assert cutout.size == size and cutout.mode == "RGBA"
+    photo = np.asarray(Image.open(album / "first.png"))
+    cutout = np.asarray(Image.open(out / "first.cutout.png"))
+    np.testing.assert_array_equal(cutout[..., :3], photo)
+    mask = np.asarray(Image.open(out / "first.mask.png"))
+    np.testing.assert_array_equal(mask > 0, cutout[..., 3] >= 128)
+
+
+def test_masks_are_the_segmenters(preset, album, tmp_path, layerseg):
+    photo = album / "first.png"
+    expected = segmenters.load(preset).predict_masks([np.asarray(Image.open(photo))])[0]
+    threshold = float(np.median(expected))
+    done = layerseg(
+        "segment",
+        f"--segmenter={preset}",
+        f"--input={photo}",
+        f"--out={tmp_path / 'out'}",
+        f"--threshold={threshold}",
+    )
+    assert done.status == 0, done.stderr
+    mask = np.asarray(Image.open(tmp_path / "out" / "first.mask.png")) > 0
+    assert 0.3 < mask.mean() < 0.7
+    assert (mask != (expected >= threshold)).mean() < 0.01
+
+
+def test_unreadable_photos_are_named_and_skipped(preset, album, tmp_path, layerseg):
+    (album / "broken.jpg").write_bytes(b"no image")
+    out = tmp_path / "out"
+    done = layerseg("segment", f"--segmenter={preset}", f"--input={album}", f"--out={out}")
+    assert done.status == 1
+    assert "skipped 1 that cannot be read" in done.stderr and "broken.jpg" in done.stderr
+    assert len(files(out)) == 4
+
+
+def test_existing_results_stay(preset, album, tmp_path, layerseg):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "first.mask.png").write_text("mine")
+    arguments = [f"--segmenter={preset}", f"--input={album}", f"--out={out}"]
+    done = layerseg("segment", *arguments)
+    assert done.status == 2 and "already exists" in done.stderr
+    assert files(out) == ["first.mask.png"]
+    assert (out / "first.mask.png").read_text() == "mine"
+    assert layerseg("segment", *arguments, "--overwrite").status == 0
+    assert len(files(out)) == 4
+
+
+def test_results_beside_the_photos_are_not_segmented(preset, album, layerseg):
+    arguments = [f"--segmenter={preset}", f"--input={album}", f"--out={album}"]
+    assert layerseg("segment", *arguments).status == 0
+    again = layerseg("segment", *arguments, "--overwrite")
+    assert again.status == 0 and "2 masks" in again.stdout
+    assert len(files(album)) == 6
+
+
+def test_photos_of_one_name_do_not_share_a_mask(preset, album, tmp_path, layerseg):
+    Image.open(album / "first.png").save(album / "first.webp")
+    out = tmp_path / "out"
+    done = layerseg("segment", f"--segmenter={preset}", f"--input={album}", f"--out={out}")
+    assert done.status == 0, done.stderr
+    assert {"first.png.mask.png", "first.webp.mask.png"} <= set(files(out))
+
+
+def test_bad_input_gets_one_clear_message(preset, album, tmp_path, layerseg):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "file").touch()
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").touch()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "a.jpg").write_bytes(b"no image")
+    good = {"segmenter": preset, "input": album, "out": tmp_path / "out"}
+    for changed, words in (
+        ({"input": tmp_path / "none"}, "there is no such photo or directory"),
+        ({"input": empty}, "no photos in it"),
+        ({"input": broken}, "none can be read"),
+        ({"segmenter": run}, "run `layerseg distill --run_dir="),
+        ({"segmenter": tmp_path / "none"}, "there is no such directory"),
+        ({"out": tmp_path / "file"}, "a file has this name"),
+        ({"threshold": 0}, "--threshold"),
+        ({"refine": "magic"}, "refine"),
+    ):
+        arguments = [f"--{flag}={value}" for flag, value in {**good, **changed}.items()]
+        done = layerseg("segment", *arguments)
+        assert done.status == 2 and words in done.stderr, (changed, done.stderr)
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9])
+def test_a_cutout_fades_around_the_threshold(threshold):
+    mask = np.array([[0.0, threshold, 1.0]], np.float32)
+    image = np.zeros((1, 3, 3), np.uint8)
+    alpha = cut_out.cut_out(image, mask, threshold)[0, :, 3]
+    assert alpha[0] == 0 and alpha[1] in (127, 128) and alpha[2] == 255
+    np.testing.assert_array_equal(cut_out.binary_mask(mask, threshold), [[0, 255, 255]])

@@ -1,0 +1,120 @@
+"""`layerseg train` and `layerseg sample` at a tiny size."""
+
+import os
+
+import pytest
+from PIL import Image
+
+from layered_segmentation.run_directory import RunDirectory
+
+TINY = [
+    "--config=quickstart",
+    "--set=data.limit=70",
+    "--set=gan.resolution=8",
+    "--set=gan.max_channels=8",
+    "--set=gan.latent_dim=8",
+    "--set=gan.mapping_layers=1",
+    "--set=schedule.images_at={8: 1280}",
+    "--set=train.sheet_every=640",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def run(layerseg, folder):
+    """Trains in the first test, and shows that it is finished in the others."""
+    path = folder / "run"
+    result = layerseg("train", *TINY, f"--run_dir={path}")
+    assert result.status == 0, result.stderr
+    return RunDirectory.open(path), result
+
+
+def test_train_leaves_a_whole_run(run):
+    run, result = run
+    assert "trained on 1,280 images" in result.stdout
+    assert "images/s" in result.stdout
+    assert f"layerseg distill --run_dir={run.path}" in result.stdout
+    assert run.finished().images_seen == 1280
+    assert [record["images_seen"] for record in run.read_log()] == [1008]
+    assert sorted(os.listdir(run.sheets)) == ["00000640.png", "00001280.png"]
+    page = open(run.report, encoding="utf-8").read()
+    assert page.count("data:image/png") == 2
+    assert run.config().gan.resolution == 8
+
+
+def test_a_finished_run_says_so(run):
+    run, result = run
+    assert result.status == 0
+    assert f"{run.path} is finished: 1,280 images seen; nothing to do." in result.stdout
+
+
+def test_another_config_is_refused_with_the_difference(layerseg, run):
+    run, _ = run
+    before = os.stat(run.config_path).st_mtime_ns
+    result = layerseg("train", *TINY, "--set=gan.shift=0", f"--run_dir={run.path}")
+    assert result.status == 2
+    assert "gan.shift: 0.125 != 0.0" in result.stderr
+    assert os.stat(run.config_path).st_mtime_ns == before
+
+
+def test_sample_draws_the_same_scenes_from_the_same_seed(layerseg, run, tmp_path):
+    run, _ = run
+    sheets = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        out = tmp_path / f"{name}.png"
+        result = layerseg(
+            "sample", f"--run_dir={run.path}", f"--out={out}", f"--seed={seed}",
+            "--truncation=0.7", "--count=3",
+        )  # fmt: skip
+        assert result.status == 0, result.stderr
+        assert str(out) in result.stdout
+        with Image.open(out) as image:
+            assert image.width > 3 * 96
+        sheets.append(out.read_bytes())
+    assert sheets[0] == sheets[1]
+    assert sheets[0] != sheets[2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--truncation=1.5"], ("--truncation=1.5", "[0, 1]")),
+        (["--count=0"], ("count",)),
+        (["--out={tmp}/sheet.jpg"], ("sheet.jpg", ".png")),
+        (["--out={tmp}/none/sheet.png"], ("none",)),
+        (["--out={tmp}/there.png"], ("there.png", "--overwrite")),
+        (["--run_dir={tmp}/nothing"], ("nothing", "no such directory")),
+        (["--run_dir={tmp}"], ("not a run", "layerseg train")),
+    ],
+)
+def test_sample_refuses_bad_input(layerseg, run, tmp_path, flags, words):
+    run, _ = run
+    (tmp_path / "there.png").write_bytes(b"mine")
+    given = [f"--run_dir={run.path}", f"--out={tmp_path}/sheet.png"]
+    result = layerseg("sample", *given, *(flag.format(tmp=tmp_path) for flag in flags))
+    assert result.status == 2
+    for word in words:
+        assert word in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert os.listdir(tmp_path) == ["there.png"]
+    assert (tmp_path / "there.png").read_bytes() == b"mine"
+
+
+def test_a_directory_that_holds_something_else_is_refused(layerseg, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    result = layerseg("train", *TINY, f"--run_dir={tmp_path}")
+    assert result.status == 2
+    assert "not a run (it holds 'thesis.txt')" in result.stderr
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_a_missing_data_path_is_refused(layerseg, tmp_path):
+    flags = ["--set=data.name=folder", f"--set=data.path={tmp_path}/none"]
+    result = layerseg("train", *TINY, *flags, f"--run_dir={tmp_path}/run")
+    assert result.status == 2
+    assert f"data.path={tmp_path}/none" in result.stderr
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,241 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from layered_segmentation.config import DataConfig
+from layered_segmentation.data.batches import PhotoCache, open_source
+from layered_segmentation.data.folder import Folder, pairs
+from layered_segmentation.data.source import to_square
+from layered_segmentation.errors import UserError
+
+
+def save(path, colour=(10, 20, 30), size=(40, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """40 photos in two sub-directories; the red channel tells their place in the order."""
+    for index in range(40):
+        sub = "a" if index < 25 else "b"
+        save(tmp_path / "photos" / sub / f"{index:02d}.png", (index * 5, 0, 0))
+    return tmp_path / "photos"
+
+
+def test_all_photos_in_order(directory):
+    save(directory / "masks" / "00.png", (255, 255, 255))
+    save(directory / "a" / "masks" / "00.png", (255, 255, 255))
+    (directory / "readme.txt").write_text("hello")
+    folder = Folder(str(directory))
+    images = folder.load(18)
+    assert images.shape == (40, 18, 18, 3) and images.dtype == np.uint8
+    assert np.array_equal(images[:, 9, 9, 0], np.arange(40) * 5)
+    assert folder.skipped == []
+    assert len(folder) == 40
+    assert np.array_equal(Folder(str(directory), limit=7).load(18), images[:7])
+
+
+def test_few_unreadable_files_are_left_out_and_named(directory, capsys):
+    (directory / "a" / "03.png").write_bytes(b"no image")
+    data = (directory / "b" / "30.png").read_bytes()
+    (directory / "b" / "30.png").write_bytes(data[:-30])
+    folder = Folder(str(directory))
+    images = folder.load(18)
+    assert folder.skipped == [os.path.join("a", "03.png"), os.path.join("b", "30.png")]
+    kept = [index for index in range(40) if index not in (3, 30)]
+    assert np.array_equal(images[:, 0, 0, 0], np.array(kept) * 5)
+    told = capsys.readouterr().err
+    assert "2 of 40" in told and "03.png" in told and "30.png" in told
+
+
+def test_the_inventory_names_what_is_used(directory):
+    (directory / "a" / "03.png").write_bytes(b"no image")
+    folder = Folder(str(directory))
+    folder.load(18)
+    lines = folder.inventory()
+    size = os.path.getsize(directory / "a" / "02.png")
+    assert lines[2] == f"{os.path.join('a', '02.png')!r}\t{size}"
+    assert len(lines) == 39 and "04.png" in lines[3]
+
+
+def test_the_identity_changes_with_what_squares_depend_on(directory):
+    before = Folder(str(directory)).identity()
+    assert Folder(str(directory)).identity() == before and len(before) == 41
+    assert Folder(str(directory), limit=39).identity() != before
+    assert Folder(str(directory), aspect="pad").identity() != before
+    assert Folder(str(directory), crop_margin=1.0).identity() != before
+    path = directory / "a" / "03.png"
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert Folder(str(directory)).identity() != before
+    path.unlink()
+    path.symlink_to("nowhere")
+    changed = Folder(str(directory))
+    assert changed.identity()[4].endswith("missing")
+    changed.load(18)
+    assert changed.skipped == [os.path.join("a", "03.png")]
+
+
+def test_many_unreadable_files_are_an_error(directory):
+    for index in (0, 1, 2):
+        (directory / "a" / f"{index:02d}.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"5% of the 40 .*00\.png, .*01\.png, .*02\.png"):
+        Folder(str(directory)).load(18)
+
+
+def test_many_bad_files_among_very_many_stop_early(tmp_path):
+    for index in range(400):
+        (tmp_path / f"{index:03d}.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match="and 11 more"):
+        Folder(str(tmp_path)).load(18)
+
+
+def test_small_photos(directory):
+    save(directory / "a" / "05.png", (25, 0, 0), size=(40, 15))
+    folder = Folder(str(directory))
+    images = folder.load(18)  # 1.125 × 16
+    assert folder.skipped == [os.path.join("a", "05.png")] and len(images) == 39
+    with pytest.raises(UserError, match=r"smaller than the resolution \(32 px\).*gan\.resolution"):
+        Folder(str(directory)).load(36)
+    # Exactly the resolution is enough: the margin may be enlarged.
+    save(directory / "a" / "05.png", (25, 0, 0), size=(16, 16))
+    assert len(Folder(str(directory)).load(18)) == 40
+
+
+@pytest.mark.parametrize("resolution", [8, 16, 32, 64, 128])
+@pytest.mark.parametrize("margin", [1.0, 1.1, 1.125, 1.3])
+def test_photos_of_exactly_the_resolution_are_never_too_small(tmp_path, resolution, margin):
+    save(tmp_path / "a.png", size=(resolution, resolution))
+    config = DataConfig(name="folder", path=str(tmp_path), crop_margin=margin)
+    cache = PhotoCache.open(open_source(config, seed=0), [resolution], margin)
+    assert len(cache) == 1
+
+
+def test_missing_and_empty_directories(tmp_path):
+    save(tmp_path / "file.png")
+    (tmp_path / "empty").mkdir()
+    save(tmp_path / "only" / "masks" / "a.png")
+    for path, reason in (
+        ("", "not set"),
+        (str(tmp_path / "nowhere"), "nowhere.*no such directory"),
+        (str(tmp_path / "file.png"), "is a file"),
+        (str(tmp_path / "empty"), "empty.*no image"),
+        (str(tmp_path / "only"), "only.*no image"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            Folder(path)
+
+
+def test_aspects():
+    # Left third red, middle green, right blue; three times as wide as tall.
+    stripes = np.zeros((20, 60, 3), np.uint8)
+    for index in range(3):
+        stripes[:, 20 * index : 20 * index + 20, index] = 255
+    image = Image.fromarray(stripes)
+
+    squashed = to_square(image, 12, "squash")
+    assert np.array_equal(squashed[6, [1, 6, 10]], np.eye(3) * 255)
+    assert np.array_equal(squashed[0, [1, 6, 10]], np.eye(3) * 255)
+
+    cropped = to_square(image, 12, "centre_crop")
+    assert np.all(cropped[:, 2:-2] == (0, 255, 0))
+
+    padded = to_square(image, 12, "pad")
+    assert np.array_equal(padded[6, [1, 6, 10]], np.eye(3) * 255)
+    assert np.array_equal(padded[0], padded[4])  # the first row, continued
+    for array in (squashed, cropped, padded):
+        assert array.shape == (12, 12, 3) and array.dtype == np.uint8
+
+
+def test_pad_keeps_a_tall_photo_upright():
+    image = Image.fromarray(
+        np.repeat(np.arange(60, dtype=np.uint8)[:, None, None], 20, 1).repeat(3, 2)
+    )
+    padded = to_square(image, 30, "pad")
+    assert padded.shape == (30, 30, 3)
+    assert np.all(np.diff(padded[:, 15, 0].astype(int)) >= 1)
+    assert np.array_equal(padded[:, 0], padded[:, 29])
+
+
+def test_resizing_is_antialiased(tmp_path):
+    checks = (np.indices((128, 128)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    for name in ("a.png", "a.jpg"):
+        (tmp_path / name[-3:]).mkdir()
+        Image.fromarray(checks).convert("RGB").save(tmp_path / name[-3:] / name)
+        images = Folder(str(tmp_path / name[-3:])).load(18)
+        assert np.abs(images.astype(int) - 127).max() < 20
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    for index, name in enumerate(("x/one.jpg", "x/two.jpg", "three.png")):
+        save(tmp_path / "photos" / name, (index, 0, 0), size=(12, 8))
+    mask = np.zeros((8, 12), bool)
+    mask[2:6, 3:9] = True
+    for name in ("x/one.png", "x/two.png", "three.png"):
+        path = tmp_path / "masks" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(path)
+    (tmp_path / "ignore").mkdir()
+    Image.fromarray(~mask).save(tmp_path / "ignore" / "two.png")
+    return tmp_path, mask
+
+
+def test_pairs_match_by_name(labelled):
+    directory, mask = labelled
+    found = pairs(str(directory / "photos"), str(directory / "masks"), str(directory / "ignore"))
+    assert len(found) == 3
+    read = list(found)
+    assert [pair.name for pair in read] == ["three.png", "x/one.jpg", "x/two.jpg"]
+    assert all(np.array_equal(pair.mask, mask) for pair in read)
+    assert all(pair.image.shape == (8, 12, 3) for pair in read)
+    assert read[0].ignore is None and np.array_equal(read[2].ignore, ~mask)
+    assert np.array_equal(found[2].mask, mask) and found[2].name == "x/two.jpg"
+
+
+def test_flat_masks_of_nested_photos_inside_the_photos_directory(labelled):
+    directory, mask = labelled
+    for name in ("one", "two", "three"):
+        path = directory / "photos" / "truth" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(mask).save(path)
+    found = pairs(str(directory / "photos"), str(directory / "photos" / "truth"))
+    assert [pair.name for pair in found] == ["three.png", "x/one.jpg", "x/two.jpg"]
+
+
+def test_photos_without_a_mask_are_named(labelled):
+    directory, _ = labelled
+    (directory / "masks" / "x" / "one.png").unlink()
+    with pytest.raises(UserError, match=r"1 of 3 photos .*one\.jpg"):
+        pairs(str(directory / "photos"), str(directory / "masks"))
+
+
+def test_ambiguous_and_missized_masks_are_refused(labelled):
+    directory, _ = labelled
+    save(directory / "masks" / "three.jpg", size=(12, 8))
+    with pytest.raises(UserError, match="extension: three"):
+        pairs(str(directory / "photos"), str(directory / "masks"))
+    (directory / "masks" / "three.jpg").unlink()
+    save(directory / "masks" / "three.png", (255, 255, 255), size=(10, 8))
+    with pytest.raises(UserError, match=r"three\.png is 10 × 8 .* 12 × 8"):
+        list(pairs(str(directory / "photos"), str(directory / "masks")))
+
+
+def test_missing_mask_directories(labelled):
+    directory, _ = labelled
+    with pytest.raises(UserError, match=r"masks=.*nowhere"):
+        pairs(str(directory / "photos"), str(directory / "nowhere"))
+    with pytest.raises(UserError, match=r"ignore=.*nowhere"):
+        pairs(str(directory / "photos"), str(directory / "masks"), str(directory / "nowhere"))
+
+
+def test_masks_that_segment_wrote_go_with_their_photos(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "masks").mkdir()
+    Image.new("RGB", (4, 3)).save(tmp_path / "photos" / "a.jpg")
+    Image.new("L", (4, 3), 255).save(tmp_path / "masks" / "a.mask.png")
+    Image.new("RGBA", (4, 3)).save(tmp_path / "masks" / "a.cutout.png")
+    (pair,) = pairs(str(tmp_path / "photos"), str(tmp_path / "masks"))
+    assert pair.name == "a.jpg" and pair.mask.all()

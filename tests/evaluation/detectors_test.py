@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from layered_segmentation.errors import UserError
+from layered_segmentation.evaluation import detectors
+from layered_segmentation.segmenter import presets
+from layered_segmentation.segmenter import segmenter as segmenters
+
+LEFT = np.tile(np.arange(8) < 4, (6, 1))
+PHOTO = np.zeros((6, 8, 3), np.uint8)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "masks").mkdir()
+    for name, mask in (("a", LEFT), ("b", ~LEFT), ("c", LEFT & False)):
+        Image.fromarray(PHOTO).save(tmp_path / "photos" / f"{name}.png")
+        Image.fromarray(np.uint8(mask) * 255).save(tmp_path / "masks" / f"{name}.png")
+    return tmp_path
+
+
+def test_a_directory_of_masks(folders):
+    detector = detectors.open_detector(str(folders / "masks"))
+    masks = detector([PHOTO, PHOTO], ["c.jpg", "b.jpg"])
+    assert not masks[0].any() and np.array_equal(masks[1], ~LEFT)
+    with pytest.raises(UserError, match="of a is 8 × 6 pixels, the photo 5 × 6"):
+        detector([PHOTO[:, :5]], ["a"])
+
+
+def test_photos_with_a_detectors_masks(folders):
+    detector = detectors.open_detector(str(folders / "masks"))
+    pairs = detectors.DetectedFolder(str(folders / "photos"), detector)
+    assert [pair.name for pair in pairs] == ["a.png", "b.png", "c.png"]
+    assert [pair.mask.sum() for pair in pairs] == [24, 24, 0]
+    assert pairs[1].image.shape == (6, 8, 3) and pairs[1].ignore is None
+    (folders / "masks" / "b.png").unlink()
+    detector = detectors.open_detector(str(folders / "masks"))
+    with pytest.raises(UserError, match=r"no mask of the same name for 1 of 3 photos \(b\.png\)"):
+        detectors.DetectedFolder(str(folders / "photos"), detector)
+
+
+def test_a_segmenter_finds_what_covers_a_hundredth(tmp_path):
+    segmenter = segmenters.create(8, 16)
+    segmenters.save(segmenter, str(tmp_path / "segmenter"))
+    for path in (tmp_path, tmp_path / "segmenter"):
+        assert isinstance(detectors.open_detector(str(path)), detectors.SegmenterDetector)
+    detector = detectors.open_detector(str(tmp_path))
+    photos = [np.zeros((10, 20, 3), np.uint8)] * 3
+    drawn = np.zeros((3, 10, 20), np.float32)
+    drawn[0, 0, 0] = drawn[1, 0, :2] = 0.5  # 1 and 2 of 200 pixels
+    detector._segmenter.predict_masks = lambda images: list(drawn[: len(images)])
+    assert [mask.sum() for mask in detector(photos, ["a", "b", "c"])] == [0, 2, 0]
+
+
+def test_a_segmenter_of_the_package_is_known_by_its_name():
+    (name,) = presets.names()
+    detector = detectors.open_detector(name)
+    assert isinstance(detector, detectors.SegmenterDetector)
+    (mask,) = detector([np.zeros((9, 12, 3), np.uint8)], ["a"])
+    assert mask.shape == (9, 12) and mask.dtype == bool
+
+
+def test_what_is_no_detector_is_refused(tmp_path):
+    for path, words in (
+        (tmp_path / "nowhere", "no such directory"),
+        (tmp_path, "neither a SavedModel"),
+    ):
+        with pytest.raises(UserError, match=words) as error:
+            detectors.open_detector(str(path))
+        assert f"--detector={path}" in str(error.value)
+    (tmp_path / "config.yaml").write_text("data: {name: shapes}")
+    with pytest.raises(UserError, match="no segmenter in"):
+        detectors.open_detector(str(tmp_path))

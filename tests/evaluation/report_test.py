@@ -1,0 +1,214 @@
+import base64
+import html.parser
+import math
+import os
+import re
+
+import numpy as np
+import pytest
+
+from layered_segmentation import config as configs
+from layered_segmentation import sheets
+from layered_segmentation.cli import chain_page
+from layered_segmentation.evaluation import curves, report
+from layered_segmentation.gan.composite import Layers
+from layered_segmentation.run_directory import RunDirectory
+
+
+class Reader(html.parser.HTMLParser):
+    """Notes what a page refers to and what it says."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.images, self.words, self.open = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+        if tag == "img":
+            assert attrs["alt"]
+            self.images.append(attrs["src"])
+        for name in ("href", "src"):
+            if name in attrs and tag != "img":
+                self.links.append(attrs[name])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def scenes(count=10, side=16, seed=0):
+    """Discs before textured ground: layers as a trained generator draws them."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] / side
+    masks, backgrounds, foregrounds = [], [], []
+    for _ in range(count):
+        centre, radius = random.uniform(0.3, 0.7, 2), random.uniform(0.2, 0.35)
+        distance = np.hypot(x - centre[0], y - centre[1])
+        masks.append(1 / (1 + np.exp((distance - radius) * 60)))
+        wave = np.sin(x * random.uniform(5, 20) + y * random.uniform(5, 20))[..., None]
+        backgrounds.append(random.uniform(-0.6, 0.6, 3) + 0.25 * wave)
+        foregrounds.append(random.uniform(-1, 1, 3) + 0.3 * wave.transpose(1, 0, 2))
+    return Layers(
+        np.stack(backgrounds), np.stack(foregrounds), np.stack(masks)[..., None].astype("float32")
+    )
+
+
+def log(total=240_000):
+    random = np.random.default_rng(0)
+    records = []
+    for seen in range(1000, total + 1, 1000):
+        records.append(
+            {
+                "images_seen": seen,
+                "resolution": 8 if seen <= 40_000 else 16,
+                "wasserstein": 6 * math.exp(-seen / 60_000) + 1 + 0.15 * random.normal(),
+                "gradient_penalty": 0.6 * math.exp(-seen / 20_000) + 0.2,
+                "coverage": 0.5 - 0.2 * (1 - math.exp(-seen / 50_000)) + 0.01 * random.normal(),
+                "binarisation": 0.3 * math.exp(-seen / 60_000) + 0.02,
+                "images_per_second": 620.0 if seen <= 40_000 else 240.0,
+                "wait_share": 0.01,
+            }
+        )
+    return records
+
+
+@pytest.fixture
+def run(tmp_path):
+    config = configs.load("quickstart")
+    run = RunDirectory(tmp_path / "run")
+    run.create_or_resume(config)
+    os.makedirs(run.sheets)
+    for seen in range(20_000, 240_001, 20_000):
+        sheets.save_png(sheets.layers_sheet(scenes()), os.path.join(run.sheets, f"{seen:08d}.png"))
+    for record in log():
+        run.append_log(record)
+    run.append_log({"images_seen": 240_000, "warning": "warning: masks <are> empty"})
+    run.finish(240_000, 812.0, 295.6)
+    return run
+
+
+def full_page(run):
+    """The page of a finished quickstart, with every section."""
+    layers = scenes(16, 64, seed=1)
+    images = [sheets.to_uint8(image) for image in np.asarray(layers.background)]
+    truths = list(layers.mask[..., 0] > 0.5)
+    page = report.Page(
+        title="Cut out without a label",
+        verdict="It cuts objects out of scenes it has never seen with a mean IoU of 0.851.",
+        facts=[("mIoU", "0.851"), ("Images", "500"), ("Resolution", "16 px")],
+        warnings=report.warnings_of(run.read_log()),
+        examples=[
+            report.Picture(
+                "best", sheets.png(sheets.segmentation_sheet(images, truths, truths, [0.9] * 16))
+            )
+        ],
+        examples_note="Best, middle and worst by score.",
+        sheets=report.sheets_of(run),
+        scores=[
+            report.Score("student", 0.851, 0.11, is_ours=True),
+            report.Score("GrabCut", 0.54),
+            report.Score("centre box", 0.46),
+            report.Score("full mask", 0.27),
+        ],
+        curves=report.curves_of(run.read_log(), run.config()),
+        exports=[{"file": "student.tflite", "greatest difference": "3.1e-07", "size": "0.6 MB"}],
+        settings=report.settings_of(run.config()),
+        phases={"Training the layered GAN": 812.0, "Training the student": 95.0, "Scoring": 4.2},
+        commands=[report.Command("Segment", "layerseg segment --segmenter=RUN --input=x --out=y")],
+    )
+    return page
+
+
+def test_the_page_is_self_contained_and_says_what_it_should(run):
+    text = report.render(full_page(run))
+    page = Reader(text)
+    assert page.open == []
+    assert page.links == []
+    assert "http" not in re.sub(r"base64,[^\"]*", "", text)
+    assert len(page.images) == 1 + 6 + 3
+    for image in page.images:
+        kind, _, data = image.partition(";base64,")
+        start = base64.b64decode(data)[:5]
+        assert (kind, start) in [
+            ("data:image/png", b"\x89PNG\r"),
+            ("data:image/svg+xml", b"<?xml"),
+        ]
+    for words in (
+        "0.851 ± 0.110", "GrabCut", "gan.mask_size", "3.1e-07", "13 min 32 s", "15 min 11 s",
+        "after 240,000 images", "layerseg segment", "masks <are> empty",
+    ):  # fmt: skip
+        assert words in page.text
+
+
+def test_settings_that_differ_come_first():
+    settings = report.settings_of(configs.load("", ["gan.shift=0", "data.path=x"]))
+    assert [setting.name for setting in settings[:2]] == ["data.path", "gan.shift"]
+    assert (settings[1].value, settings[1].default) == (0.0, 0.125)
+    assert all(setting.is_default for setting in settings[2:])
+
+
+def test_a_run_writes_its_own_page(run):
+    path = report.write_run_report(run)
+    assert path == run.report
+    page = Reader(open(path, encoding="utf-8").read())
+    assert len(page.images) == 6 + 3
+    assert "240,000" in page.text
+    assert not os.path.exists(path + ".partial")
+
+
+def test_a_run_without_a_log_has_a_page_too(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(configs.load("quickstart"))
+    page = Reader(open(report.write_run_report(run), encoding="utf-8").read())
+    assert page.images == []
+    assert "0 images so far" in page.text
+
+
+def test_sheets_are_thinned_evenly_with_first_and_last(run):
+    captions = [picture.caption for picture in report.sheets_of(run, most=3)]
+    assert captions == ["after 240,000 images", "after 140,000 images", "after 20,000 images"]
+
+
+def test_curves_leave_out_what_was_not_finite():
+    records = [{"images_seen": 1, "d_loss": 1.0, "wasserstein": None}, {"images_seen": 2}]
+    assert curves.panels(records) == {}
+    records.append({"images_seen": 3, "wasserstein": 2.0, "coverage": 0.2})
+    assert list(curves.panels(records)) == ["Losses", "Masks"]
+
+
+@pytest.mark.parametrize(("value", "text"), [(3.21, "3.2 s"), (48.0, "48 s"), (485, "8 min 05 s")])
+def test_seconds(value, text):
+    assert report.seconds(value) == text
+
+
+def results(miou, references):
+    return {
+        "miou": miou,
+        "references": references,
+        "images": 500,
+        "student": {"parameters": 93_665},
+    }
+
+
+@pytest.mark.parametrize(
+    ("miou", "references", "words"),
+    [
+        (0.9, {"full_mask": 0.28, "centre_box": 0.46, "grabcut": 0.68},
+         "mean IoU is 0.900. Without learning: GrabCut 0.680, centre box 0.460 and full mask 0.28"),
+        (0.5, {"full_mask": 0.28, "grabcut": 0.68}, "is 0.500: no better than GrabCut. The sheets"),
+        (0.2, {"full_mask": 0.28, "grabcut": 0.68}, "no better than GrabCut and full mask."),
+        (None, {}, "there is no score"),
+    ],
+)  # fmt: skip
+def test_the_verdict_is_honest(miou, references, words):
+    assert words in chain_page.verdict(results(miou, references), is_shapes=True)

@@ -1,0 +1,184 @@
+import csv
+
+import cv2
+import numpy as np
+import pytest
+
+from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.errors import UserError
+from layered_segmentation.evaluation import scoring
+from layered_segmentation.evaluation.baselines import GrabCutSettings
+from layered_segmentation.evaluation.scoring import score
+from layered_segmentation.images import Pair
+
+
+def pair(name, truth, ignore=None):
+    truth = np.asarray(truth, bool)
+    return Pair(name, np.zeros((*truth.shape, 3), np.uint8), truth, ignore)
+
+
+LEFT = np.tile(np.arange(8) < 4, (8, 1))
+TOP = LEFT.T
+
+
+def test_hand_computed_scores(tmp_path):
+    ignore = np.zeros((8, 8), bool)
+    ignore[:4, 4:] = True
+    pairs = [pair("same", LEFT), pair("crossed", TOP), pair("partly", TOP, ignore)]
+    scores = score(lambda images: [LEFT.astype(np.float32)] * len(images), pairs)
+    # crossed: 16 common of 48. partly: without the upper right quarter, 16 of 32.
+    expected = [1.0, 1 / 3, 1 / 2]
+    assert [row.iou for row in scores.rows] == pytest.approx(expected)
+    assert scores.miou == pytest.approx(np.mean(expected))
+    assert scores.miou_std == pytest.approx(np.std(expected))
+    assert scores.images == 3 and scores.ranked() == [1, 2, 0]
+    # Full mask: 32 of 64, twice; 16 of 48. Centre box of 16: 8 of 40, twice; 4 of 12 + 16 - 4.
+    assert scores.references["full_mask"] == pytest.approx(np.mean([1 / 2, 1 / 2, 1 / 3]))
+    assert scores.references["centre_box"] == pytest.approx(np.mean([1 / 5, 1 / 5, 4 / 24]))
+    assert scores.references_std["full_mask"] == pytest.approx(np.std([1 / 2, 1 / 2, 1 / 3]))
+    assert scores.references_std["centre_box"] == pytest.approx(np.std([1 / 5, 1 / 5, 4 / 24]))
+
+    results = scores.to_results()
+    required = {"miou", "miou_std", "images", "references", "seconds", "protocol", "refine"}
+    assert required <= set(results)
+    assert set(results["references"]) == {"full_mask", "centre_box", "grabcut"}
+    assert results["references_std"] == scores.references_std
+    assert set(results["references_std"]) == set(results["references"])
+    assert "GrabCut" in results["protocol"] and results["seconds"] > 0
+
+    scores.write_csv(str(tmp_path / "per_image.csv"))
+    with open(tmp_path / "per_image.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["same", "crossed", "partly"]
+    assert [float(row["iou"]) for row in rows] == pytest.approx(expected, abs=1e-6)
+    assert set(rows[0]) == {"name", "iou", "full_mask", "centre_box", "grabcut", "found"}
+    assert "detected" not in results and "detected" not in results["protocol"]
+
+
+def test_small_predictions_are_enlarged_bilinearly():
+    # 0, 1 enlarged fourfold crosses one half in the middle.
+    small = np.array([[1.0, 0.0], [1.0, 0.0]])
+    scores = score(lambda images: [small[..., None]] * len(images), [pair("a", LEFT)])
+    assert scores.rows[0].iou == 1.0
+    # Enlarged after the threshold, or by nearest neighbours, it would be a column narrower.
+    slanted = np.array([[1.0, 0.25], [1.0, 0.25]])
+    wider = np.tile(np.arange(8) < 5, (8, 1))
+    scores = score(lambda images: [slanted] * len(images), [pair("a", wider)])
+    assert scores.rows[0].iou == 1.0
+
+
+def test_the_threshold_is_one_half():
+    values = np.where(LEFT, 0.5, 0.4999)
+    assert score(lambda images: [values] * len(images), [pair("a", LEFT)]).miou == 1.0
+
+
+def test_pairs_are_read_a_batch_at_a_time():
+    held, seen = [], []
+
+    def stream():
+        for index in range(10):
+            held.append(index)
+            yield pair(str(index), LEFT)
+
+    def predict(images):
+        seen.append((len(images), len(held)))
+        return [LEFT.astype(float) for _ in images]
+
+    done = []
+    scores = score(predict, stream(), references=False, batch=4, progress=done.append)
+    assert seen == [(4, 4), (4, 8), (2, 10)]
+    assert done == [4, 4, 2]
+    assert [row.name for row in scores.rows] == [str(index) for index in range(10)]
+    assert scores.references == {} and "GrabCut" not in scores.to_results()["protocol"]
+
+
+def test_refinement_is_applied():
+    source = Shapes(0, 12, "test")
+    truth = {pair.image.tobytes(): pair.mask for pair in source.pairs(64)}
+
+    def thick(images):
+        kernel = np.ones((9, 9), np.uint8)
+        masks = [truth[image.tobytes()].astype(np.uint8) for image in images]
+        return [cv2.dilate(mask, kernel) for mask in masks]
+
+    plain = score(thick, source.pairs(64), references=False)
+    refined = score(thick, source.pairs(64), refine="grabcut", references=False)
+    assert refined.miou > plain.miou + 0.02
+    assert refined.to_results()["refine"] == "grabcut"
+
+
+def test_of_shapes_the_truth_scores_one_and_beats_the_references():
+    source = Shapes(0, 20, "test")
+    truth = {pair.image.tobytes(): pair.mask for pair in source.pairs(32)}
+    scores = score(lambda images: [truth[i.tobytes()] for i in images], source.pairs(32))
+    assert scores.miou == 1.0 and scores.miou_std == 0.0
+    references = scores.references
+    assert references["full_mask"] < references["centre_box"] < references["grabcut"] < 0.9
+
+
+def test_nothing_to_score_and_wrong_answers():
+    with pytest.raises(UserError, match="nothing to score"):
+        score(lambda images: [], [])
+    with pytest.raises(ValueError, match="1 masks for 2 photos"):
+        score(lambda images: [LEFT], [pair("a", LEFT), pair("b", LEFT)])
+
+
+def test_binary_takes_masks_with_a_channel():
+    image = np.zeros((8, 8, 3), np.uint8)
+    assert np.array_equal(scoring.binary(image, LEFT[..., None].astype(float)), LEFT)
+
+
+def test_detected_and_all_are_told_apart():
+    nothing = np.zeros((8, 8), bool)
+    pairs = [pair("a", LEFT), pair("b", TOP), pair("c", nothing), pair("d", nothing)]
+    masks = {"a": LEFT, "b": LEFT, "c": LEFT, "d": nothing}
+    scores = scoring.score_pairs(
+        lambda chunk: [masks[one.name].astype(float) for one in chunk], pairs,
+        references=("full_mask",), batch=3,
+    )  # fmt: skip
+    results = scores.to_results()
+    # 1 and 1/3 where there is something; 0, and 1 for agreeing on nothing, where there is not.
+    assert results["detected"]["miou"] == pytest.approx(2 / 3)
+    assert results["detected"]["miou_std"] == pytest.approx(1 / 3)
+    assert results["detected"]["images"] == 2
+    assert results["detected"]["references"] == {"full_mask": pytest.approx(1 / 2)}
+    assert results["detected"]["references_std"] == {"full_mask": pytest.approx(0)}
+    assert results["all"]["miou"] == results["miou"] == pytest.approx((1 + 1 / 3 + 0 + 1) / 4)
+    assert results["all"]["images"] == results["images"] == 4
+    assert results["all"]["references"] == {"full_mask": pytest.approx(1 / 4)}
+    assert results["all"]["references_std"] == {"full_mask": pytest.approx(1 / 4)}
+    lines = scores.lines()
+    assert lines[0].startswith("mIoU 0.583 ± 0.433 over 4 photos (refine: none, ")
+    assert lines[1:] == [
+        "  full_mask 0.250 ± 0.250",
+        "detected: mIoU 0.667 ± 0.333 over 2 photos in which something is found",
+        "  full_mask 0.500 ± 0.000",
+    ]
+    assert len(scores.detected.lines()) == 2 and len(scores.detected.lines(split=True)) == 4
+    assert "detected:" in results["protocol"] and "GrabCut" not in results["protocol"]
+    assert [row.found for row in scores.rows] == [True, True, False, False]
+
+
+def test_a_truth_that_is_ignored_altogether_is_not_found():
+    scores = score(lambda images: [LEFT.astype(float)], [pair("a", LEFT, LEFT)], references=False)
+    assert not scores.rows[0].found
+    assert scores.to_results()["detected"] == {
+        "miou": None, "miou_std": None, "images": 0, "references": {}, "references_std": {},
+    }  # fmt: skip
+    everywhere = score(lambda images: [LEFT.astype(float)], [pair("a", LEFT)], references=False)
+    assert everywhere.to_results(split=True)["detected"]["images"] == 1
+
+
+def test_the_grabcut_reference_is_run_as_told():
+    y, x = np.mgrid[0:40, 0:40]
+    disc = (x - 20) ** 2 + (y - 20) ** 2 < 150
+    image = np.where(disc[..., None], (200, 40, 30), (50, 130, 60)).astype(np.uint8)
+    pairs = [Pair("disc", image, disc, None)]
+    tight = GrabCutSettings(margin=0.4, iterations=1, side=32)  # leaves most of the disc outside
+    ours, theirs = (
+        score(lambda images: [disc.astype(float)], pairs, grabcut=settings)
+        for settings in (GrabCutSettings(), tight)
+    )
+    assert ours.references["grabcut"] > 0.9 > 0.4 > theirs.references["grabcut"]
+    protocol = theirs.to_results()["protocol"]
+    assert "40% of each side" in protocol and "1 iterations" in protocol and "32 pixels" in protocol

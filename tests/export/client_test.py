@@ -1,0 +1,221 @@
+"""The client against a stand-in for the server, over a SavedModel as it was exported."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import requests
+from export_test import randomised
+from loopback_server import LoopbackServer
+from PIL import Image
+
+from layered_segmentation import images as photos
+from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.errors import UserError
+from layered_segmentation.export import client, connections, saved_model
+from layered_segmentation.segmenter import cut_out
+from layered_segmentation.segmenter.segmenter import resize_masks
+
+PROTOCOLS = ("grpc", "rest")
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return randomised(seed=3)
+
+
+@pytest.fixture(scope="module")
+def server(segmenter, tmp_path_factory):
+    models = tmp_path_factory.mktemp("models") / "layerseg"
+    saved_model.export_saved_model(segmenter, str(models))
+    other = randomised(seed=4)
+    saved_model.write(other, str(models / "2"))
+    with LoopbackServer(str(models)) as running:
+        running.segmenters = {1: segmenter, 2: other}
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def no_failures(request):
+    if "server" in request.fixturenames:
+        request.getfixturevalue("server").failures.clear()
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Photos of several sizes and kinds, one of them in a sub-directory, one broken."""
+    root = tmp_path / "photos"
+    (root / "more").mkdir(parents=True)
+    wide, small = Shapes(seed=5, count=2, split="test").load(64)
+    Image.fromarray(wide[10:50]).save(root / "wide.png")
+    Image.fromarray(small[:30, :30]).save(root / "more" / "small.jpg", quality=95)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(wide).save(root / "turned.jpg", quality=100, exif=turned)
+    Image.fromarray(small).save(root / "web.webp", lossless=True)
+    return root
+
+
+def address(server, protocol):
+    return {"grpc": server.grpc_address, "rest": server.rest_address}[protocol]
+
+
+def connect(server, protocol, **options):
+    options = {"backoff": 0.01, "timeout": 20, **options}
+    name = options.pop("name", "layerseg")
+    return connections.connect(
+        protocol, connections.Model(address(server, protocol), name, **options)
+    )
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_masks_are_kerass(server, segmenter, album, tmp_path, protocol):
+    server.requests.clear()
+    predict = connect(server, protocol, version=1)
+    done, failed = client.segment(predict, str(album), str(tmp_path / "out"), batch=3)
+    assert (done, failed) == (4, [])
+    assert server.requests == [(protocol, "image_bytes", 3), (protocol, "image_bytes", 1)]
+    for name in ("wide.png", "more/small.jpg", "turned.jpg", "web.webp"):
+        image = photos.read(str(album / name))
+        stem = tmp_path / "out" / os.path.splitext(name)[0]
+        small = np.asarray(segmenter(segmenter.prepare(image[None]), training=False))
+        expected = np.asarray(resize_masks(small, *image.shape[:2]))[0, ..., 0]
+        mask = np.asarray(Image.open(f"{stem}.mask.png"))
+        cutout = np.asarray(Image.open(f"{stem}.cutout.png"))
+        assert mask.shape == image.shape[:2] and set(np.unique(mask)) <= {0, 255}
+        clear = np.abs(expected - 0.5) > 1e-3
+        assert clear.mean() > 0.9 and np.array_equal(mask[clear] > 0, expected[clear] > 0.5)
+        wanted = cut_out.cut_out(image, expected, 0.5)
+        assert np.array_equal(cutout[..., :3], image)
+        assert np.abs(cutout[..., 3].astype(int) - wanted[..., 3]).max() <= 1
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_newest_version_or_a_named_one(server, protocol):
+    image = Shapes(seed=5, count=1, split="test").load(16)[0]
+    encoded = photos_png(image)
+    masks = {
+        version: connect(server, protocol, version=version)([encoded]) for version in (0, 1, 2)
+    }
+    np.testing.assert_array_equal(masks[0], masks[2])
+    for version in (1, 2):
+        expected = server.segmenters[version].predict(image[None])
+        np.testing.assert_allclose(masks[version], expected, atol=1e-4)
+    assert np.abs(masks[1] - masks[2]).max() > 0.01
+
+
+def photos_png(image):
+    import io
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("failure", ["away", "full", "slow"])
+def test_a_server_that_comes_back_is_asked_again(server, protocol, failure):
+    image = photos_png(Shapes(seed=5, count=1, split="test").load(16)[0])
+    expected = connect(server, protocol)([image])
+    server.failures[:] = [failure, failure]
+    predict = connect(server, protocol, timeout=0.5 if failure == "slow" else 20)
+    np.testing.assert_array_equal(predict([image]), expected)
+    assert not server.failures
+    server.failures[:] = ["away"] * 3
+    with pytest.raises(connections.Unavailable, match=r"no answer, the server is away \(3 att"):
+        connect(server, protocol, retries=2)([image])
+    assert not server.failures
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_slow_server_is_not_waited_for(server, protocol):
+    server.failures[:] = ["slow"] * 2
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"no answer within 0\.1 s \(2 attempts\)"):
+        connect(server, protocol, timeout=0.1, retries=1)([b"x"])
+    assert time.monotonic() - start < 5
+    time.sleep(1.2)  # its threads are busy so long
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_is_wrong_is_said(server, protocol, tmp_path):
+    image = photos_png(np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(UserError, match=r"--model=other: .* does not serve it .*not found"):
+        connect(server, protocol, name="other")([image])
+    with pytest.raises(UserError, match=r"--model=layerseg, version 9: .* does not serve it"):
+        connect(server, protocol, version=9)([image])
+    with pytest.raises(connections.Refused, match="refuses the request"):
+        connect(server, protocol)([b"no image"])
+    server.failures[:] = ["broken"]
+    with pytest.raises(UserError, match=r"it fails with .*the server is broken"):
+        connect(server, protocol)([image])
+    gone = connections.Model(f"127.0.0.1:{free_port()}", "layerseg", retries=1, backoff=0.01)
+    with pytest.raises(connections.Unavailable, match=r"no answer, .*\(2 attempts\); see that it"):
+        connections.connect(protocol, gone)([image])
+    # The other protocol's port.
+    wrong = {"grpc": "rest", "rest": "grpc"}[protocol]
+    model = connections.Model(address(server, wrong), "layerseg", retries=0)
+    with pytest.raises(UserError, match="--server="):
+        connections.connect(protocol, model)([image])
+
+
+def test_what_the_server_refuses_costs_only_its_own_photo(server, album, tmp_path):
+    def predict(images):  # a server whose decoder is stricter than the client's
+        if any(b"WEBP" in image or len(image) == len(refused) for image in images):
+            raise connections.Refused("refuses the request")
+        return connect(server, "grpc")(images)
+
+    with open(album / "more" / "small.jpg", "rb") as file:
+        refused = file.read()
+    (album / "cut.jpg").write_bytes(refused[:40])
+    done, failed = client.segment(predict, str(album), str(tmp_path / "out"))
+    assert done == 3 and len(failed) == 2
+    assert any("small.jpg: refuses" in line for line in failed)
+    assert any("cut.jpg" in line for line in failed)
+    assert not (tmp_path / "out" / "more").exists()
+
+
+def test_files_go_as_they_are_where_the_server_reads_them_alike(album):
+    for name, is_kept in (("wide.png", True), ("more/small.jpg", True), ("turned.jpg", False)):
+        path = str(album / name)
+        sent = client._encoded(path, photos.read(path))
+        assert (sent == (album / name).read_bytes()) == is_kept
+        if not is_kept:
+            assert sent.startswith(b"\x89PNG")
+
+
+def test_the_command(server, album, tmp_path):
+    command = [sys.executable, "-m", "layered_segmentation.export.client"]
+    flags = [f"--input={album}", f"--out={tmp_path / 'out'}", "--protocol=rest"]
+    flags += [f"--server={server.rest_address}", "--timeout=60"]
+    run = {"capture_output": True, "text": True, "check": False}
+    done = subprocess.run([*command, *flags], **run)
+    assert done.returncode == 0, done.stderr
+    assert "4 masks and cut-outs" in done.stdout
+    written = sorted(p.name for p in (tmp_path / "out").rglob("*.png"))
+    again = subprocess.run([*command, *flags], **run)
+    assert again.returncode == 2 and "already exists" in again.stderr
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*.png")) == written
+    flags[-2] = "--server=http://localhost:8501"
+    wrong = subprocess.run([*command, *flags], **run)
+    assert wrong.returncode == 2 and "without a scheme" in wrong.stderr
+    assert "Traceback" not in again.stderr + wrong.stderr
+
+
+def test_the_stand_in_speaks_rest_as_documented(server):
+    """A request as the documentation of TensorFlow Serving's REST API writes it, byte by byte."""
+    image = np.zeros((1, 4, 4, 3), np.uint8)
+    url = f"http://{server.rest_address}/v1/models/layerseg:predict"
+    answer = requests.post(url, data=json.dumps({"instances": image.tolist()}), timeout=20)
+    assert np.asarray(answer.json()["predictions"]).shape == (1, 4, 4, 1)

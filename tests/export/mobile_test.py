@@ -1,0 +1,201 @@
+import functools
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+
+import cv2
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
+
+from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.export import quantize, tflite
+from layered_segmentation.segmenter import segmenter as segmenters
+
+MOBILE = os.path.join(os.path.dirname(__file__), "..", "..", "export", "mobile")
+WEB = os.path.join(MOBILE, "web")
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("mobile") / "segmenter.tflite")
+    keras.utils.set_random_seed(0)  # its mask of the scene below is neither empty nor full
+    tflite.export_tflite(segmenters.create(8, SIDE), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def readme():
+    with open(os.path.join(MOBILE, "README.md"), encoding="utf-8") as file:
+        return file.read()
+
+
+def tensors(path):
+    """What a file has: {name: (type, shape)}, by its signature."""
+    runtime = Interpreter(model_path=path)
+    run = runtime.get_signature_runner("serving_default")
+    details = run.get_input_details() | run.get_output_details()
+    return {
+        name: (detail["dtype"].__name__, detail["shape"].tolist())
+        for name, detail in details.items()
+    }
+
+
+def shape(text):
+    return [SIDE if side == "S" else int(side) for side in text.split(", ")]
+
+
+def test_the_table_has_the_files_tensors(exported, readme):
+    rows = re.findall(r"\| (?:input|output) \| `(\w+)` \| (\w+) \| \[([^]]+)\]", readme)
+    assert {name: (kind, shape(sides)) for name, kind, sides in rows} == tensors(exported)
+
+
+def test_the_readme_says_how_to_read_int8(readme, tmp_path):
+    scenes = tmp_path / "scenes"
+    scenes.mkdir()
+    for index, scene in enumerate(Shapes(seed=1, count=4, split="test").load(SIDE)):
+        cv2.imwrite(str(scenes / f"{index}.png"), scene)
+    samples = quantize.representative_samples(str(scenes), SIDE)
+    content = tflite.convert(segmenters.create(8, SIDE), SIDE, "int8", samples)
+    run = Interpreter(model_content=content).get_signature_runner("serving_default")
+    (scale, zero), (divisor,) = (
+        re.search(r"\(scale (\d+), zero point (\d+)\)", readme).groups(),
+        re.search(r"`masks` divided by (\d+)", readme).groups(),
+    )
+    images, masks = run.get_input_details()["images"], run.get_output_details()["masks"]
+    assert images["dtype"] == masks["dtype"] == np.uint8
+    assert images["quantization"] == pytest.approx((float(scale), int(zero)))
+    assert masks["quantization"] == pytest.approx((1 / int(divisor), 0))
+
+
+@pytest.mark.parametrize("language", ["kotlin", "swift"])
+def test_the_code_names_the_files_tensors(exported, readme, language):
+    block = re.search(rf"```{language}\n(.*?)```", readme, re.DOTALL).group(1)
+    comments = re.findall(r"// (\w+): (\w+) \[([^]]+)\]", block)
+    assert {name: (kind, shape(sides)) for name, kind, sides in comments} == tensors(exported)
+
+
+def test_the_kotlin_code_calls_the_files_signature(exported, readme):
+    call = re.search(
+        r'runSignature\(mapOf\("(\w+)" to \w+\), mapOf\("(\w+)" to \w+\), "(\w+)"\)', readme
+    )
+    images, masks, signature = call.groups()
+    assert Interpreter(model_path=exported).get_signature_list() == {
+        signature: {"inputs": [images], "outputs": [masks]}
+    }
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, silently."""
+
+    def log_message(self, format, *args):
+        del format, args
+
+
+def install(out):
+    """The page's sources with what `npm ci` installs; in a copy, where the checkout has none."""
+    if os.path.isdir(os.path.join(WEB, "node_modules", "playwright-core")):
+        return WEB
+    copy = out / "web"
+    shutil.copytree(WEB, copy, ignore=shutil.ignore_patterns("node_modules"))
+    npm = ["npm", "ci", "--silent", "--no-audit", "--no-fund"]
+    done = subprocess.run(npm, cwd=copy, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        pytest.skip(f"`npm ci` has no packages here: {done.stderr.strip()[-200:]}")
+    return str(copy)
+
+
+@pytest.fixture(scope="module")
+def page(exported, tmp_path_factory):
+    """What the built page said of a photo in headless Chromium, with its folder and the photo."""
+    browser = shutil.which("chromium")
+    missing = [name for name in ("node", "npm", "chromium") if not shutil.which(name)]
+    if missing:
+        pytest.skip(f"the page's test needs {', '.join(missing)}")
+    out = tmp_path_factory.mktemp("page")
+    web = install(out)
+    model = os.environ.get("LAYERSEG_PAGE_MODEL", exported)
+    build = ["npm", "run", "--silent", "build", "--", f"--model={model}", f"--out={out / 'site'}"]
+    subprocess.run(build, cwd=web, check=True, timeout=120)
+    photo = os.environ.get("LAYERSEG_PAGE_PHOTO", str(out / "photo.png"))
+    if photo == str(out / "photo.png"):
+        scene = Shapes(seed=1, count=1, split="test").load(97)[0]
+        cv2.imwrite(photo, cv2.resize(scene[:, :, ::-1], (301, 200)))
+    rgb = cv2.imread(photo)[:, :, ::-1]
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn
+    Image.fromarray(rgb).save(out / "turned.jpg", exif=turned)
+    run = Interpreter(model_path=model).get_signature_runner("serving_default")
+    images = run.get_input_details()["images"]
+    side = int(images["shape"][1])
+    squashed = cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA)
+    (out / "pixels.json").write_text(json.dumps(squashed.ravel().tolist()))
+    masks = run(images=squashed[None].astype(images["dtype"]))["masks"][0, :, :, 0]
+    if masks.dtype == np.uint8:
+        masks = masks.astype(np.float32) / 256
+    handler = functools.partial(Quiet, directory=str(out / "site"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        script = os.path.join(os.path.dirname(__file__), "..", "support", "mobile_page.mjs")
+        profile = str(out / "profile")
+        subprocess.run(
+            ["node", script, browser, profile, address, photo, str(out), web],
+            check=True,
+            timeout=180,
+        )
+        server.shutdown()
+    return json.loads((out / "answers.json").read_text()), out, rgb, masks
+
+
+def test_the_page_runs_the_model_as_python_does(page):
+    answers, _, _, masks = page
+    np.testing.assert_allclose(np.reshape(answers["masks"], masks.shape), masks, atol=1e-3)
+
+
+def test_the_pages_downloads_are_pythons_mask(page):
+    _, out, rgb, masks = page
+    expected = cv2.resize(masks, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR) >= 0.5
+    mask = cv2.imread(str(out / "mask.png"), cv2.IMREAD_GRAYSCALE) > 127
+    assert mask.shape == expected.shape and expected.any() and not expected.all()
+    assert (mask & expected).sum() / (mask | expected).sum() >= 0.98
+    cutout = cv2.imread(str(out / "cutout.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(cutout[:, :, 3] > 127, mask)
+
+
+def test_a_dropped_photo_is_turned_upright(page):
+    answers, _, rgb, _ = page
+    assert answers["isMarked"] and answers["size"] == list(rgb.shape[:2])
+
+
+def test_the_built_site_says_whose_runtime_it_carries(page):
+    site = page[1] / "site"
+    assert "@litertjs/core" in (site / "NOTICE.txt").read_text()
+    assert "Apache License" in (site / "LICENSE.txt").read_text()
+
+
+def test_a_failed_build_leaves_nothing(exported, tmp_path):
+    if not shutil.which("node"):
+        pytest.skip("needs node")
+    bare = tmp_path / "web"
+    shutil.copytree(WEB, bare, ignore=shutil.ignore_patterns("node_modules"))
+    esbuild = bare / "node_modules" / "esbuild"  # without it there is nothing to run
+    esbuild.mkdir(parents=True)
+    (esbuild / "index.js").write_text("exports.build = async () => {};")
+    command = ["node", "build.mjs", f"--model={exported}", f"--out={tmp_path / 'site'}"]
+    done = subprocess.run(command, cwd=bare, capture_output=True, text=True)
+    assert done.returncode == 2 and "nothing was written" in done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["web"]
+
+
+def test_the_page_says_what_is_wrong_and_stays_at_home(page):
+    answers = page[0]
+    assert "a.txt" in answers["refusal"] and "cannot be loaded" in answers["broken"]
+    assert answers["foreign"] == [] and not answers["overflows"]

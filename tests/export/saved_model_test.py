@@ -1,0 +1,250 @@
+import io
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
+
+from layered_segmentation import images as photos
+from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.errors import UserError
+from layered_segmentation.export import compare, saved_model, tflite
+from layered_segmentation.segmenter import segmenter as segmenters
+
+
+def randomised(width=8, resolution=16, seed=0):
+    """A segmenter whose weights, norms included, differ from those it starts with."""
+    keras.utils.set_random_seed(seed)  # some networks without training magnify every rounding
+    segmenter = segmenters.create(width, resolution)
+    generator = np.random.default_rng(seed)
+    for weight in segmenter.weights:
+        noise = generator.uniform(0.5, 1.5, weight.shape)
+        weight.assign(np.asarray(weight) * noise + 0.01 * noise)
+    return segmenter
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return randomised()
+
+
+@pytest.fixture(scope="module")
+def exported(segmenter, tmp_path_factory):
+    """One SavedModel and one TFLite file, with what their exports said."""
+    out = tmp_path_factory.mktemp("export")
+    return (
+        saved_model.export_saved_model(segmenter, str(out / "models")),
+        tflite.export_tflite(segmenter, str(out / "segmenter.tflite")),
+    )
+
+
+def scenes(side, count=3):
+    return Shapes(seed=1, count=count, split="test").load(side)
+
+
+def jpeg(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("side", [16, 23, 64])
+def test_the_saved_model_gives_kerass_masks_at_the_inputs_size(segmenter, exported, side):
+    serve = tf.saved_model.load(exported[0].path).signatures["serving_default"]
+    images = scenes(side)
+    masks = serve(images=tf.constant(images))["masks"].numpy()
+    assert masks.shape == (3, side, side, 1)
+    np.testing.assert_allclose(masks, segmenter.predict(images), atol=compare.TOLERANCE)
+    assert masks.std() > 0.01
+
+
+def test_the_saved_model_takes_images_that_are_not_square(segmenter, exported):
+    serve = tf.saved_model.load(exported[0].path).signatures["serving_default"]
+    image = scenes(64)[:1, 10:40]
+    masks = serve(images=tf.constant(image))["masks"].numpy()
+    np.testing.assert_allclose(masks, segmenter.predict(image), atol=compare.TOLERANCE)
+
+
+def test_the_saved_model_pads_as_its_segmenter_does(segmenter, tmp_path):
+    padding = segmenters.create(8, 16, "pad")
+    padding.set_weights(segmenter.get_weights())
+    saved_model.write(padding, str(tmp_path / "model"))
+    serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    for image in (scenes(64)[:1, 10:40], scenes(64)[:1, :, 5:40], scenes(23)[:1]):
+        masks = serve(images=tf.constant(image))["masks"].numpy()
+        np.testing.assert_allclose(masks, padding.predict(image), atol=compare.TOLERANCE)
+        is_square = image.shape[1] == image.shape[2]
+        assert np.allclose(masks, segmenter.predict(image), atol=1e-3) == is_square
+
+
+def test_the_saved_model_takes_encoded_photos_of_several_sizes(segmenter, exported):
+    serve = tf.saved_model.load(exported[0].path).signatures["image_bytes"]
+    large, small = scenes(64)[0, 10:40], scenes(23)[1]
+    grey = np.repeat(large[..., :1], 3, axis=-1)
+    encoded = [
+        tf.io.encode_png(large).numpy(),
+        jpeg(small),
+        tf.io.encode_png(large[..., :1]).numpy(),
+        tf.io.encode_png(np.dstack([large, np.full(large.shape[:2], 9, np.uint8)])).numpy(),
+    ]
+    masks = serve(bytes=tf.constant(encoded))["masks"].numpy()
+    decoded = np.asarray(Image.open(io.BytesIO(encoded[1])))
+    assert masks.shape == (4, 16, 16, 1)
+    for mask, image in zip(masks, (large, decoded, grey, large), strict=True):
+        expected = np.asarray(segmenter(segmenter.prepare(image[None]), training=False))
+        np.testing.assert_allclose(mask[None], expected, atol=compare.TOLERANCE)
+    assert np.abs(masks[0] - masks[1]).max() > 0.01
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        serve(bytes=tf.constant([b"no image"]))
+
+
+def test_a_wrong_signature_of_bytes_is_a_mismatch_too(segmenter, tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_model, "_bytes_difference", lambda *_: 0.5)
+    with pytest.raises(UserError, match=r"differ from the Keras model's by 0\.5"):
+        saved_model.export_saved_model(segmenter, str(tmp_path / "models"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_tflite_file_gives_kerass_masks(segmenter, exported):
+    runtime = Interpreter(model_path=exported[1].path, num_threads=1)
+    run = runtime.get_signature_runner("serving_default")
+    assert runtime.get_signature_list()["serving_default"] == {
+        "inputs": ["images"],
+        "outputs": ["masks"],
+    }
+    for image in scenes(16):
+        mask = run(images=image[None].astype(np.float32))["masks"]
+        expected = segmenter.predict(image[None])
+        np.testing.assert_allclose(mask, expected, atol=compare.TOLERANCE)
+
+
+def test_what_the_exports_say_is_what_was_measured(exported):
+    for done in exported:
+        assert 0 <= done.difference <= compare.TOLERANCE and done.images == 48
+        assert done.milliseconds > 0
+    assert exported[1].megabytes == pytest.approx(os.path.getsize(exported[1].path) / 1e6)
+    assert "CONV_2D" in exported[1].operators and "CUSTOM" not in exported[1].operators
+
+
+def test_the_default_student_is_small(tmp_path):
+    segmenter = segmenters.load("layered_unet_flowers_64")
+    assert (segmenter.backbone.width, segmenter.resolution) == (24, 64)
+    done = tflite.export_tflite(segmenter, str(tmp_path / "student.tflite"))
+    assert done.megabytes < 4  # README has its latency; a busy machine would make a test of it fail
+    assert segmenter.count_params() < 1_000_000
+
+
+def test_another_input_size(tmp_path):
+    segmenter = randomised()
+    path = str(tmp_path / "large.tflite")
+    tflite.export_tflite(segmenter, path, input_size=32)
+    details = Interpreter(model_path=path).get_input_details()[0]
+    assert details["shape"].tolist() == [1, 32, 32, 3] and details["dtype"] == np.float32
+    with pytest.raises(UserError, match="--input_size=30: it must be a multiple of 4"):
+        tflite.export_tflite(segmenter, str(tmp_path / "odd.tflite"), input_size=30)
+    assert os.listdir(tmp_path) == ["large.tflite"]
+
+
+def test_versions_are_numbered(segmenter, exported, tmp_path):
+    assert exported[0].path.endswith(os.path.join("models", "1"))
+    (tmp_path / "7").mkdir()
+    (tmp_path / "notes").mkdir()
+    done = saved_model.export_saved_model(segmenter, str(tmp_path))
+    assert done.path == str(tmp_path / "8")
+    assert sorted(os.listdir(tmp_path)) == ["7", "8", "models.config", "notes"]
+
+
+def test_a_mismatch_fails_and_leaves_nothing(segmenter, tmp_path, monkeypatch):
+    other = randomised(seed=5)
+    write, convert = saved_model.write, tflite.convert
+    monkeypatch.setattr(saved_model, "write", lambda _, path: write(other, path))
+    monkeypatch.setattr(tflite, "convert", lambda _, *rest: convert(other, *rest))
+    with pytest.raises(UserError, match=r"differ from the Keras model's by .* nothing was written"):
+        saved_model.export_saved_model(segmenter, str(tmp_path / "models"))
+    with pytest.raises(UserError, match=r"differ from the Keras model's by .* nothing was written"):
+        tflite.export_tflite(segmenter, str(tmp_path / "segmenter.tflite"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_nan_is_a_mismatch():
+    image = scenes(16)
+
+    def broken(batch):
+        return np.full((*batch.shape[:3], 1), np.nan)
+
+    difference = compare.largest_difference(broken, lambda b: np.zeros_like(broken(b)), image)
+    with pytest.raises(UserError, match="differ"):
+        compare.require_close(difference, 1)
+
+
+def test_an_operator_that_is_not_built_in_is_refused():
+    @tf.function(input_signature=[tf.TensorSpec((1, 8), tf.complex64)])
+    def invert(x):
+        return tf.signal.ifft(x)
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([invert.get_concrete_function()])
+    converter.target_spec.supported_ops = [
+        tf.lite.OpsSet.TFLITE_BUILTINS,
+        tf.lite.OpsSet.SELECT_TF_OPS,
+    ]
+    with pytest.raises(UserError, match="'FlexIFFT', which is not built into TFLite"):
+        tflite.builtin_operators(converter.convert())
+
+
+def test_nothing_is_overwritten(segmenter, tmp_path):
+    path = tmp_path / "segmenter.tflite"
+    path.write_text("mine")
+    with pytest.raises(UserError, match="already exists"):
+        tflite.export_tflite(segmenter, str(path))
+    with pytest.raises(UserError, match="a file has this name"):
+        saved_model.export_saved_model(segmenter, str(path))
+    with pytest.raises(UserError, match="a directory has this name"):
+        tflite.export_tflite(segmenter, str(tmp_path))
+    assert path.read_text() == "mine" and os.listdir(tmp_path) == ["segmenter.tflite"]
+    tflite.export_tflite(segmenter, str(path), overwrite=True)
+    assert path.stat().st_size > 1000
+
+
+def test_photos_to_compare_on(segmenter, tmp_path):
+    directory = tmp_path / "photos"
+    directory.mkdir()
+    with pytest.raises(UserError, match="holds no readable image"):
+        compare.images_to_compare(str(directory))
+    with pytest.raises(UserError, match="there is no such directory"):
+        compare.images_to_compare(str(tmp_path / "none"))
+    for index, image in enumerate(scenes(40)):
+        photos.write(str(directory / f"{index}.png"), image)
+    (directory / "cut.jpg").write_bytes(b"\xff\xd8\xff")
+    assert len(compare.images_to_compare(str(directory))) == 3
+    done = tflite.export_tflite(segmenter, str(tmp_path / "a.tflite"), images=str(directory))
+    assert done.images == 3
+
+
+def test_the_commands(segmenter, tmp_path):
+    segmenters.save(segmenter, str(tmp_path / "preset"))
+    results = {}
+    for script, out in (("saved_model", "models"), ("tflite", "segmenter.tflite")):
+        command = [sys.executable, "-m", f"layered_segmentation.export.{script}"]
+        flags = [f"--segmenter={tmp_path / 'preset'}", f"--out={tmp_path / out}"]
+        results[script] = subprocess.run(
+            [*command, *flags], capture_output=True, text=True, check=False
+        )
+        assert results[script].returncode == 0, results[script].stderr
+    assert (tmp_path / "models" / "1" / "saved_model.pb").is_file()
+    assert (tmp_path / "segmenter.tflite").is_file()
+    assert "masks differ from Keras by at most" in results["saved_model"].stdout
+    for row in ("size", "operators", "1 thread", "2 threads", "difference", "mIoU with Keras"):
+        assert f"\n  {row}" in f"\n{results['tflite'].stdout}"
+
+
+def test_the_command_names_a_missing_segmenter(tmp_path):
+    command = [sys.executable, "-m", "layered_segmentation.export.tflite"]
+    flags = [f"--segmenter={tmp_path / 'none'}", f"--out={tmp_path / 'a.tflite'}"]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "there is no such directory" in done.stderr
+    assert "Traceback" not in done.stderr and os.listdir(tmp_path) == []

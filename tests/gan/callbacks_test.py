@@ -1,0 +1,141 @@
+import io
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from layered_segmentation import config as configs
+from layered_segmentation.errors import UserError
+from layered_segmentation.gan import callbacks
+from layered_segmentation.gan.composite import Layers
+from layered_segmentation.gan.events import Events
+from layered_segmentation.gan.run_progress import RunProgress
+from layered_segmentation.run_directory import RunDirectory
+
+
+@pytest.fixture
+def config():
+    return configs.load(
+        "",
+        ["gan.resolution=16", "schedule.images_per_stage=1000", "schedule.batch={8: 100, 16: 50}"],
+    )
+
+
+@pytest.fixture
+def run(tmp_path, config):
+    run = RunDirectory(tmp_path / "run")
+    run.create_or_resume(config)
+    return run
+
+
+@pytest.fixture
+def events(run):
+    return Events(run.tensorboard)
+
+
+def progress_at(images_seen, **fields):
+    return RunProgress(images_seen=images_seen, total_images=2000, **fields)
+
+
+def test_log_writer_writes_means_at_multiples(run, events, read_events):
+    progress = progress_at(0, resolution=8)
+    writer = callbacks.LogWriter(run, progress, events, lambda: 7.5, every=200)
+    for step in range(5):
+        progress.images_seen += 100
+        writer.on_train_batch_end(step, {"coverage": 0.1 * step, "alpha": 0.1 * step})
+    records = run.read_log()
+    assert [record["images_seen"] for record in records] == [200, 400]
+    assert records[0]["coverage"] == pytest.approx(0.05)
+    assert records[1]["coverage"] == pytest.approx(0.25)
+    assert records[1]["alpha"] == pytest.approx(0.3)
+    assert records[1]["resolution"] == 8
+    assert records[1]["seconds"] == 7.5
+    assert read_events(run.tensorboard)["coverage"] == [
+        (200, pytest.approx(0.05)),
+        (400, pytest.approx(0.25)),
+    ]
+
+
+def test_log_writer_keeps_its_rhythm_after_a_resume(run, events):
+    progress = progress_at(300)
+    writer = callbacks.LogWriter(run, progress, events, lambda: 7.5, every=200)
+    for step in range(3):
+        progress.images_seen += 100
+        writer.on_train_batch_end(step, {"coverage": 0.5})
+    assert [record["images_seen"] for record in run.read_log()] == [400, 600]
+
+
+def test_sheets_are_written_when_due_and_at_the_end(run, events):
+    draws = []
+
+    def draw():
+        draws.append(1)
+        return Layers(np.zeros((4, 8, 8, 3)), np.ones((4, 8, 8, 3)), np.full((4, 8, 8, 1), 0.5))
+
+    progress = progress_at(0)
+    callback = callbacks.Sheets(run, progress, events, draw, every=1000, columns=4)
+    for step in range(20):
+        progress.images_seen += 100
+        callback.on_train_batch_end(step, {})
+    assert sorted(os.listdir(run.sheets)) == ["00001000.png", "00002000.png"]
+    assert len(draws) == 2
+    with Image.open(os.path.join(run.sheets, "00001000.png")) as sheet:
+        assert sheet.width > 4 * 96
+        assert sheet.height > 5 * 96
+
+
+@pytest.mark.parametrize(
+    ("coverage", "words"),
+    [
+        (0.001, ("masks are empty", "gan.mask_size_weight (γ1, now 2)", "gan.mask_size (η, now")),
+        (
+            0.999,
+            ("masks cover everything", "gan.shift (δ, now 0.125)", "gan.mask_size_most (now 1)"),
+        ),
+    ],
+)
+def test_collapse_is_said_once_with_advice(run, config, coverage, words):
+    stream = io.StringIO()
+    progress = progress_at(500)
+    callback = callbacks.CollapseWarning(run, progress, config, window=10, stream=stream)
+    for step in range(9):
+        callback.on_train_batch_end(step, {"coverage": coverage})
+    assert stream.getvalue() == ""
+    for step in range(30):
+        callback.on_train_batch_end(step, {"coverage": coverage})
+    assert stream.getvalue().count("warning:") == 1
+    for word in words:
+        assert word in stream.getvalue()
+    (record,) = run.read_log()
+    assert record["images_seen"] == 500 and record["warning"] == stream.getvalue().rstrip("\n")
+    resumed = callbacks.CollapseWarning(run, progress, config, window=10, stream=stream)
+    for step in range(30):
+        resumed.on_train_batch_end(step, {"coverage": coverage})
+    assert stream.getvalue().count("warning:") == 1
+
+
+def test_no_warning_while_the_mean_is_sound(run, config):
+    stream = io.StringIO()
+    callback = callbacks.CollapseWarning(run, progress_at(0), config, window=10, stream=stream)
+    for step in range(100):
+        callback.on_train_batch_end(step, {"coverage": 0.0 if step % 2 else 0.3})
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run(run, value):
+    callback = callbacks.FiniteLoss(run, progress_at(1234, resolution=16))
+    callback.on_train_batch_end(6, {"d_loss": 1.0})
+    with pytest.raises(UserError) as error:
+        callback.on_train_batch_end(7, {"d_loss": value, "g_loss": 0.0})
+    for word in ("d_loss", "step 8", "1,234 images", "16 px", run.checkpoints, "learning_rate"):
+        assert word in str(error.value)
+
+
+def test_log_records_are_json(run):
+    run.append_log({"images_seen": 1, "d_loss": math.nan})
+    with open(run.log_path) as file:
+        assert json.loads(file.read()) == {"images_seen": 1, "d_loss": None}

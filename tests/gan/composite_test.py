@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from layered_segmentation.gan.composite import Layers, compose, contrast_jitter, perturb, shift
+
+
+def random_images(*shape, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+def moved_by_hand(image, dx, dy):
+    """eq. 2 pixel by pixel: what comes from outside the frame is 0."""
+    height, width, _ = image.shape
+    moved = np.zeros_like(image)
+    for y in range(height):
+        for x in range(width):
+            if 0 <= y - dy < height and 0 <= x - dx < width:
+                moved[y, x] = image[y - dy, x - dx]
+    return moved
+
+
+def test_compose_is_eq_1():
+    layers = Layers(
+        np.full((1, 1, 3, 3), -0.5, np.float32),
+        np.full((1, 1, 3, 3), 1.0, np.float32),
+        np.array([0.0, 0.25, 1.0], np.float32).reshape(1, 1, 3, 1),
+    )
+    expected = np.array([-0.5, -0.125, 1.0])
+    np.testing.assert_allclose(np.array(compose(layers))[0, 0, :, 0], expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (2, 0), (0, -3), (-1, 2), (5, 5), (4, -5)])
+def test_shift_moves_right_and_down_and_fills_with_zero(offset):
+    images = random_images(1, 5, 6, 4)
+    moved = np.array(shift(images, np.array([offset])))
+    np.testing.assert_array_equal(moved[0], moved_by_hand(images[0], *offset))
+
+
+def test_shift_is_per_sample():
+    images = random_images(3, 4, 4, 2)
+    offsets = np.array([(1, 0), (0, 1), (-2, -1)])
+    moved = np.array(shift(images, offsets))
+    for image, result, (dx, dy) in zip(images, moved, offsets, strict=True):
+        np.testing.assert_array_equal(result, moved_by_hand(image, dx, dy))
+
+
+def test_contrast_jitter_by_hand():
+    image = np.array([0.0, 0.5, 1.0, 0.5], np.float32).reshape(1, 2, 2, 1)
+    np.testing.assert_allclose(
+        np.array(contrast_jitter(image, np.array([0.5], np.float32))).ravel(),
+        [0.25, 0.5, 0.75, 0.5],
+    )
+    # A factor above 1 is clipped to the channel's own range: the extremes stay where they are.
+    np.testing.assert_allclose(
+        np.array(contrast_jitter(image, np.array([1.3], np.float32))).ravel(), [0, 0.5, 1, 0.5]
+    )
+
+
+def test_contrast_jitter_treats_each_channel_and_sample_alone():
+    images = random_images(3, 4, 4, 3)
+    factors = np.array([0.7, 1.0, 1.3], np.float32)
+    together = np.array(contrast_jitter(images, factors))
+    np.testing.assert_allclose(together[1], images[1], atol=1e-6)
+    for index in range(3):
+        for channel in range(3):
+            alone = contrast_jitter(
+                images[index : index + 1, :, :, channel : channel + 1], factors[index : index + 1]
+            )
+            np.testing.assert_allclose(
+                np.array(alone)[0, ..., 0], together[index, ..., channel], atol=1e-6
+            )
+
+
+def test_perturb_moves_foreground_with_its_mask_and_leaves_the_background():
+    layers = Layers(
+        random_images(2, 6, 6, 3, seed=1),
+        random_images(2, 6, 6, 3, seed=2),
+        np.abs(random_images(2, 6, 6, 1, seed=3)),
+    )
+    offsets = np.array([(1, 2), (-3, 0)])
+    moved = perturb(layers, offsets)
+    np.testing.assert_array_equal(np.array(moved.background), layers.background)
+    for index, (dx, dy) in enumerate(offsets):
+        np.testing.assert_array_equal(
+            np.array(moved.foreground)[index], moved_by_hand(layers.foreground[index], dx, dy)
+        )
+        np.testing.assert_array_equal(
+            np.array(moved.mask)[index], moved_by_hand(layers.mask[index], dx, dy)
+        )

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from layered_segmentation.gan.draws import Purpose, generator_draws, replica_share, step_draws
+
+SETTINGS = {
+    "batch": 512,
+    "resolution": 16,
+    "latent_dim": 8,
+    "mixing": 0.9,
+    "shift": 0.125,
+    "contrast_jitter": 0.3,
+}
+
+
+def flat(draws):
+    import tensorflow as tf
+
+    return [np.array(draw) for draw in tf.nest.flatten(draws)]
+
+
+def draw(seed=0, images_seen=640, purpose=Purpose.GENERATOR, **changes):
+    return step_draws(seed, images_seen, purpose, **{**SETTINGS, **changes})
+
+
+def test_a_draw_is_a_function_of_its_arguments():
+    for once, again in zip(flat(draw()), flat(draw()), strict=True):
+        np.testing.assert_array_equal(once, again)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"images_seen": 704}, {"purpose": Purpose.DISCRIMINATOR}]
+)
+def test_another_seed_moment_or_purpose_draws_anew(change):
+    for here, there in zip(flat(draw()), flat(draw(**change)), strict=True):
+        assert np.mean(here == there) < 0.95  # crossovers and shifts have few values
+
+
+def test_no_two_draws_of_a_step_are_alike():
+    draws = draw()
+    latents = np.array(draws.generator.latents)
+    assert abs(np.corrcoef(latents[:, 0].ravel(), latents[:, 1].ravel())[0, 1]) < 0.1
+    zeta, contrast = np.array(draws.zeta).ravel(), np.array(draws.contrast)
+    assert abs(np.corrcoef(zeta, contrast)[0, 1]) < 0.2
+
+
+def test_ranges_and_moments():
+    draws = draw(batch=4096)
+    shifts = np.array(draws.shifts)
+    assert shifts.min() == -2 and shifts.max() == 2  # δ = 0.125 of 16 px, both ends included
+    assert np.bincount(shifts.ravel() + 2).min() > 0.17 * shifts.size
+    contrast, zeta = np.array(draws.contrast), np.array(draws.zeta)
+    assert contrast.min() >= 0.7 and contrast.max() <= 1.3 and contrast.std() > 0.15
+    assert zeta.shape == (4096, 1, 1, 1) and zeta.min() >= 0 and zeta.max() <= 1
+    latents = np.array(draws.generator.latents)
+    assert latents.shape == (4096, 2, 8)
+    assert abs(latents.mean()) < 0.02 and abs(latents.std() - 1) < 0.02
+    assert [noise.shape for noise in draws.generator.noise] == [
+        (4096, 4, 4, 1),
+        (4096, 8, 8, 1),
+        (4096, 16, 16, 1),
+    ]
+    crossover = np.array(draws.generator.crossover)
+    assert set(crossover) == {1, 2, 3}  # 3: past the last block, styles are not mixed
+    assert np.mean(crossover == 3) == pytest.approx(0.1, abs=0.02)
+
+
+def test_without_mixing_shift_and_jitter():
+    draws = draw(mixing=0.0, shift=0.0, contrast_jitter=0.0)
+    assert set(np.array(draws.generator.crossover)) == {3}
+    assert not np.array(draws.shifts).any()
+    np.testing.assert_array_equal(np.array(draws.contrast), 1)
+
+
+def test_replicas_share_the_global_draw():
+    whole = draw(batch=8)
+    parts = [flat(replica_share(whole, replica, 4)) for replica in range(4)]
+    for joined, draws in zip(zip(*parts, strict=True), flat(whole), strict=True):
+        np.testing.assert_array_equal(np.concatenate(joined), draws)
+
+
+def test_generator_draws_at_eight_pixels_can_mix():
+    draws = generator_draws(0, 0, Purpose.SAMPLE, 64, 8, 4, mixing=1.0)
+    assert set(np.array(draws.crossover)) == {1}

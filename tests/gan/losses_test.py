@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from layered_segmentation.gan import losses
+
+
+def masks(*means):
+    return np.stack([np.full((4, 4, 1), mean, np.float32) for mean in means])
+
+
+def test_mask_size_is_a_hinge_per_sample():
+    # Coverages 0.1, 0.3 and 0.2 against η = 0.25: hinges 0.15, 0 and 0.05.
+    assert float(losses.mask_size(masks(0.1, 0.3, 0.2), 0.25)) == pytest.approx(0.2 / 3)
+
+
+def test_mask_size_punishes_nothing_from_eta_on():
+    assert float(losses.mask_size(masks(0.25, 0.9), 0.25)) == pytest.approx(0, abs=1e-8)
+
+
+def test_mask_size_has_an_upper_bound_only_where_one_is_given():
+    # Coverages 0.1, 0.3 and 0.9 in [0.25, 0.5]: hinges 0.15, 0 and 0.4.
+    covers = masks(0.1, 0.3, 0.9)
+    assert float(losses.mask_size(covers, 0.25, 0.5)) == pytest.approx(0.55 / 3)
+    assert float(losses.mask_size(masks(1.0), 0.25)) == 0
+
+
+def test_mask_binary_by_hand():
+    mask = np.array([0.0, 1.0, 0.5, 0.2, 0.9, 0.6], np.float32).reshape(1, 2, 3, 1)
+    assert float(losses.mask_binary(mask)) == pytest.approx((0.5 + 0.2 + 0.1 + 0.4) / 6)
+
+
+def test_generator_by_hand():
+    score = np.array([[2.0], [-1.0]], np.float32)
+    assert float(losses.generator(score, 0.1, 0.3, 2.0, 4.0)) == pytest.approx(-0.5 + 0.2 + 1.2)
+
+
+def test_interpolate_is_real_where_zeta_is_one():
+    real, fake = np.ones((2, 1, 1, 3), np.float32), np.zeros((2, 1, 1, 3), np.float32)
+    zeta = np.array([1.0, 0.25], np.float32).reshape(2, 1, 1, 1)
+    np.testing.assert_allclose(
+        np.array(losses.interpolate(real, fake, zeta))[:, 0, 0, 0], [1, 0.25]
+    )
+
+
+def test_gradient_penalty_by_hand():
+    gradients = np.zeros((2, 1, 2, 3), np.float32)
+    gradients[0, 0, 0] = (3.0, 4.0, 0.0)  # norm 5, penalty 16
+    gradients[1, 0, 1, 2] = 0.5  # norm 0.5, penalty 0.25
+    assert float(losses.gradient_penalty(gradients)) == pytest.approx(16.25 / 2, rel=1e-6)
+
+
+def test_discriminator_by_hand():
+    real = np.array([[1.0], [3.0]], np.float32)
+    fake = np.array([[0.0], [-2.0]], np.float32)
+    # E D(fake) - E D(real) + λ·penalty + ε·E D(real)² = -1 - 2 + 10·0.2 + 0.001·5
+    loss = losses.discriminator(real, fake, 0.2, 10.0, 0.001)
+    assert float(loss) == pytest.approx(-1 - 2 + 2 + 0.005)
+
+
+def test_encoder_by_hand():
+    images = np.zeros((2, 1, 1, 3), np.float32)
+    reconstruction = np.array([[0.3, -0.3, 0.0], [0.0, 0.0, 0.6]], np.float32).reshape(2, 1, 1, 3)
+    features = np.array([[5.0, 5.0], [5.0, 5.0]], np.float32).reshape(2, 1, 1, 2)
+    theirs = np.array([[4.0, 7.0], [5.0, 2.0]], np.float32).reshape(2, 1, 1, 2)
+    # Mean of |0.3|, |0.3|, 0, 0, 0, |0.6|, and of 1, 4, 0, 9.
+    loss = losses.encoder(reconstruction, images, theirs, features)
+    assert float(loss) == pytest.approx(0.2 + 3.5, rel=1e-6)

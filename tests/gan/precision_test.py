@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from layered_segmentation import config as configs
+from layered_segmentation.gan.layered_gan import LayeredGAN
+from layered_segmentation.gan.sampling import sample_layers
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_a_fading_step_and_truncation_in_every_precision(precision):
+    config = configs.load(
+        "",
+        [
+            "gan.resolution=16",
+            "gan.latent_dim=8",
+            "gan.mapping_layers=2",
+            "gan.max_channels=8",
+            "gan.contrast_jitter=0.3",
+            "schedule.batch={8: 4, 16: 4}",
+            "schedule.images_per_stage=16",
+            f"train.precision={precision}",
+        ],
+    )
+    gan = LayeredGAN(config)
+    gan.set_stage(gan.run_stages[1])
+    real = np.random.default_rng(0).uniform(-1, 1, (4, 16, 16, 3)).astype(np.float32)
+    before = [np.array(v) for v in gan.generator.trainable_variables]
+    data = (tf.constant(real), tf.constant(gan.stage.first_image + 4, tf.int64))
+    logs = gan.make_train_function()(iter([data]))
+    assert all(np.isfinite(float(value)) for value in logs.values())
+    after = [np.array(v) for v in gan.generator.trainable_variables]
+    moved = [float(np.abs(a - b).max()) for a, b in zip(after, before, strict=True)]
+    if precision == "mixed_float16":  # the first loss scale may overflow; then a step is skipped
+        assert all(np.isfinite(a).all() for a in after)
+    else:
+        assert sum(m > 0 for m in moved) > len(moved) / 2
+    layers = sample_layers(gan.average, 0, 2, truncation=0.7)
+    assert layers.mask.dtype == np.float32 and np.isfinite(layers.background).all()

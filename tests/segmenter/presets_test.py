@@ -1,0 +1,150 @@
+import os
+import re
+import shutil
+
+import cv2
+import keras_hub
+import numpy as np
+import pytest
+from PIL import Image
+
+from layered_segmentation.errors import UserError
+from layered_segmentation.segmenter import presets
+from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.segmenter.segmenter import LayeredSegmenter
+
+FLOWERS = "layered_unet_flowers_64"
+SECTIONS = ("Data", "Settings", "Scores", "Protocol", "Limits", "Licence")
+
+
+def flower(height=150, width=200, centre=(90, 70), radius=38):
+    """A drawn flower with five petals before mottled green, and its mask."""
+    noise = np.random.default_rng(0).integers(0, 60, (height // 10 + 1, width // 10 + 1, 3))
+    ground = cv2.resize(noise.astype(np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+    image = (ground + np.array([20, 60, 15])).astype(np.uint8)
+    mask = np.zeros((height, width), np.uint8)
+    for turn in np.arange(5) * 2 * np.pi / 5:
+        x, y = centre[0] + 0.6 * radius * np.cos(turn), centre[1] + 0.6 * radius * np.sin(turn)
+        cv2.circle(image, (round(x), round(y)), radius // 2, (220, 60, 140), -1, cv2.LINE_AA)
+        cv2.circle(mask, (round(x), round(y)), radius // 2, 1, -1)
+    cv2.circle(image, centre, radius // 3, (240, 200, 60), -1, cv2.LINE_AA)
+    cv2.circle(mask, centre, radius // 3, 1, -1)
+    return image, mask > 0
+
+
+def iou(ours, theirs):
+    return (ours & theirs).sum() / (ours | theirs).sum()
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        segmenters.load,
+        LayeredSegmenter.from_preset,
+        keras_hub.models.ImageSegmenter.from_preset,
+    ],
+    ids=["ours", "class", "KerasHub's"],
+)
+def test_a_preset_that_comes_with_the_package_segments(load):
+    segmenter = load(FLOWERS)
+    assert isinstance(segmenter, LayeredSegmenter) and segmenter.resolution == 64
+    image, truth = flower()
+    assert iou(segmenter.predict_masks([image])[0] >= 0.5, truth) > 0.8
+
+
+def test_kerashub_lists_them():
+    assert FLOWERS in presets.names()
+    listed = LayeredSegmenter.presets[FLOWERS]
+    assert "flowers" in listed["metadata"]["description"]
+    segmenter = LayeredSegmenter.from_preset(FLOWERS)
+    assert listed["metadata"]["params"] == segmenter.backbone.count_params()
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_each_has_a_card_checksums_and_is_small(name):
+    directory = presets.packaged(name)
+    files = os.listdir(directory)
+    assert {presets.CARD, presets.CHECKSUMS, "task.json", "model.weights.h5"} <= set(files)
+    assert sum(os.path.getsize(os.path.join(directory, file)) for file in files) < 3_000_000
+    with open(os.path.join(directory, presets.CARD), encoding="utf-8") as file:
+        card = file.read()
+    assert tuple(re.findall(r"^## (.+)$", card, re.M)) == SECTIONS
+    assert f"--segmenter={name}" in card
+
+
+def test_segment_works_without_any_training(layerseg, tmp_path):
+    image, truth = flower()
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    done = layerseg(
+        "segment",
+        f"--segmenter={FLOWERS}",
+        f"--input={tmp_path / 'photo.png'}",
+        f"--out={tmp_path / 'out'}",
+        "--refine=grabcut",
+    )
+    assert done.status == 0, done.stderr
+    mask = np.asarray(Image.open(tmp_path / "out" / "photo.mask.png")) > 0
+    assert iou(mask, truth) > 0.9
+
+
+def test_a_directory_goes_before_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    segmenters.save(segmenters.create(8, 16), FLOWERS)
+    assert segmenters.load(FLOWERS).resolution == 16
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path, monkeypatch, layerseg):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"no such preset in the package .*{FLOWERS}"):
+        segmenters.load("layered_unet_flowres_64")
+    flags = [f"--segmenter={FLOWERS}", "--images=none", "--masks=none"]
+    done = layerseg("evaluate", *flags)
+    assert done.status == 2 and "so --out is needed" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("fault", ["changed", "missing", "unknown", "no checksums"])
+def test_a_damaged_preset_is_refused(tmp_path, monkeypatch, fault):
+    shutil.copytree(presets.packaged(FLOWERS), tmp_path / FLOWERS)
+    monkeypatch.setattr(presets, "_PACKAGED", str(tmp_path))
+    assert segmenters.load(FLOWERS).resolution == 64
+    if fault == "changed":
+        with open(tmp_path / FLOWERS / "model.weights.h5", "ab") as file:
+            file.write(b"x")
+    elif fault == "missing":
+        os.remove(tmp_path / FLOWERS / "preprocessor.json")
+    elif fault == "unknown":
+        (tmp_path / FLOWERS / "more.json").write_text("{}")
+    else:
+        os.remove(tmp_path / FLOWERS / presets.CHECKSUMS)
+    with pytest.raises(UserError, match="the installed package is damaged; install it again"):
+        segmenters.load(FLOWERS)
+
+
+def test_ones_own_presets_carry_checksums(tmp_path):
+    mine = str(tmp_path / "mine")
+    segmenters.save(segmenters.create(8, 16), mine)
+    presets.verify(mine, "write it")
+    (tmp_path / "mine" / "notes.txt").write_text("one's own files are no damage")
+    segmenters.load(mine).save_to_preset(mine)  # as Keras's users do; the sums go with it
+    assert segmenters.load(mine).resolution == 16
+    with open(os.path.join(mine, "model.weights.h5"), "ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match=r"model\.weights\.h5: its SHA-256 is .* copy it again"):
+        segmenters.load(mine)
+    os.remove(os.path.join(mine, presets.CHECKSUMS))
+    with pytest.raises(UserError, match=r"checksums\.json: cannot be read"):
+        presets.verify(mine, "write it")
+
+
+def test_an_edited_card_outlives_the_segmenter_that_it_described(tmp_path):
+    mine = tmp_path / "mine"
+    segmenters.save(segmenters.create(8, 16), str(mine), card="first draft")
+    segmenters.save(segmenters.create(8, 16), str(mine), overwrite=True, card="second draft")
+    assert (mine / presets.CARD).read_text() == "second draft"
+    assert not (mine / "README.old.md").exists()  # nobody had worked on the first
+    (mine / presets.CARD).write_text("my own words")
+    segmenters.save(segmenters.create(8, 16), str(mine), overwrite=True, card="third draft")
+    assert (mine / presets.CARD).read_text() == "third draft"
+    assert (mine / "README.old.md").read_text() == "my own words"
+    segmenters.load(str(mine))

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+
+from layered_segmentation.evaluation.iou import iou
+from layered_segmentation.segmenter.refine import METHODS, refine
+
+
+def scene(side):
+    """A textured ellipse on a textured ground, its mask, and a student's coarse idea of it."""
+    import cv2
+
+    y, x = np.mgrid[0:side, 0:side] / side
+    mask = ((x - 0.55) / 0.3) ** 2 + ((y - 0.5) / 0.2) ** 2 < 1
+    random = np.random.default_rng(0)
+    image = np.where(mask[..., None], (210, 90, 40), (60, 110, 150)).astype(float)
+    image += 12 * np.sin(40 * x + 25 * y)[..., None] + random.normal(0, 5, (side, side, 1))
+    coarse = cv2.resize(mask.astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA)
+    coarse = np.roll(coarse, 1, axis=1)  # and a little to the side
+    probability = np.clip(cv2.resize(coarse, (side, side)), 0.02, 0.98)
+    return image.clip(0, 255).astype(np.uint8), mask, probability
+
+
+@pytest.mark.parametrize(
+    "method, least", [("guided", 0.03), ("grabcut", 0.15), ("consensus", 0.15)]
+)
+@pytest.mark.parametrize("side", [96, 256])
+def test_masks_come_closer_to_the_edges(method, least, side):
+    image, mask, probability = scene(side)
+    before = iou(probability >= 0.5, mask)
+    refined = refine(image, probability, method)
+    assert refined.dtype == np.float32 and refined.shape == mask.shape
+    assert refined.min() >= 0 and refined.max() <= 1
+    assert iou(refined >= 0.5, mask) > before + least
+    assert np.array_equal(refine(image, probability, method), refined)
+
+
+@pytest.mark.parametrize("method", ["grabcut", "consensus"])
+def test_a_photo_larger_than_grabcut_works_at(method):
+    image, mask, probability = scene(800)
+    refined = refine(image[:600], probability[:600], method)
+    assert refined.shape == (600, 800)
+    assert iou(refined >= 0.5, mask[:600]) > 0.95
+
+
+def test_a_consensus_lets_go_of_what_only_the_mask_holds():
+    """The student takes some ground along; GrabCut from a rectangle does not."""
+    import cv2
+
+    image = np.full((120, 160, 3), (60, 120, 60), np.uint8)
+    image += np.random.default_rng(0).integers(0, 12, image.shape).astype(np.uint8)
+    truth = np.zeros((120, 160), np.uint8)
+    cv2.ellipse(truth, (70, 50), (42, 26), 0, 0, 360, 1, -1)
+    image[truth > 0] = (230, 120, 30)
+    ground = np.zeros_like(truth)
+    cv2.ellipse(ground, (105, 92), (24, 12), 0, 0, 360, 1, -1)
+    student = cv2.blur(np.maximum(truth, ground).astype(np.float32), (9, 9))
+    before = iou(student >= 0.5, truth > 0)
+    after = iou(refine(image, student, "consensus") >= 0.5, truth > 0)
+    assert before < 0.85 and after > 0.95
+
+
+def test_none_changes_nothing():
+    image, _, probability = scene(96)
+    assert np.array_equal(refine(image, probability, "none"), probability.astype(np.float32))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [0.0, 0.2, 0.7, 1.0])
+def test_empty_and_full_masks_stay(method, value):
+    image, _, _ = scene(40)
+    probability = np.full((40, 40), value)
+    assert np.array_equal(refine(image, probability, method), np.full((40, 40), value, np.float32))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(1, 2), (3, 5), (2, 300), (24, 24)])
+def test_tiny_plain_and_thin_photos(method, shape):
+    image = np.full((*shape, 3), 128, np.uint8)
+    probability = np.zeros(shape, np.float32)
+    probability.flat[0] = 1  # one pixel of object
+    refined = refine(image, probability, method)
+    assert refined.shape == shape and np.isfinite(refined).all()
+    assert refined.min() >= 0 and refined.max() <= 1
+
+
+def test_what_is_refused():
+    image, _, probability = scene(40)
+    with pytest.raises(ValueError, match="crf"):
+        refine(image, probability, "crf")
+    with pytest.raises(ValueError, match="40, 39"):
+        refine(image, probability[:, :39], "guided")

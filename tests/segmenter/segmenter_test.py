@@ -1,0 +1,304 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+from PIL import Image
+
+from layered_segmentation.data.source import to_square
+from layered_segmentation.errors import UserError
+from layered_segmentation.segmenter import preprocessing
+from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.segmenter.segmenter import LayeredSegmenter
+from layered_segmentation.segmenter.unet import UNetBackbone, levels_for
+
+
+def photos(*sizes, seed=0):
+    generator = np.random.default_rng(seed)
+    return [generator.integers(0, 256, (h, w, 3)).astype(np.uint8) for h, w in sizes]
+
+
+def randomised(width=8, resolution=16, seed=0, aspect="squash"):
+    """A segmenter whose weights, norms included, differ from those it starts with."""
+    segmenter = segmenters.create(width, resolution, aspect)
+    generator = np.random.default_rng(seed)
+    for weight in segmenter.weights:
+        noise = generator.uniform(0.5, 1.5, weight.shape)
+        weight.assign(np.asarray(weight) * noise + 0.01 * noise)
+    return segmenter
+
+
+@pytest.mark.parametrize(
+    ("resolution", "levels"), [(8, 2), (16, 3), (24, 3), (32, 4), (40, 4), (64, 5), (128, 5)]
+)
+def test_depth_adapts_to_the_resolution(resolution, levels):
+    assert levels_for(resolution) == levels
+    segmenter = segmenters.create(8, resolution)
+    assert segmenter.backbone.levels == levels
+    assert segmenter(np.zeros((1, resolution, resolution, 3), np.float32)).shape[1] == resolution
+
+
+def test_the_default_student_has_less_than_a_million_parameters():
+    assert 100_000 < segmenters.create(24, 64).count_params() < 1_000_000
+
+
+def test_the_network_is_fully_convolutional():
+    backbone = UNetBackbone(8, levels=3)
+    assert backbone.stride == 4
+    assert backbone(np.zeros((2, 12, 20, 3), np.float32)).shape == (2, 12, 20, 8)
+
+
+def test_every_pixel_sees_the_whole_image():
+    segmenter = randomised(resolution=64)
+    image = photos((64, 64))[0][None]
+    changed = image.copy()
+    changed[0, :4, :4] = 255 - changed[0, :4, :4]
+    far = np.asarray(segmenter.masks(image) - segmenter.masks(changed))[0, 60:, 60:]
+    assert np.abs(far).max() > 0
+
+
+@pytest.mark.parametrize("size", [(10, 37), (16, 16), (128, 48)])
+def test_masks_have_the_photos_own_size(size):
+    (mask,) = randomised().predict_masks(photos(size))
+    assert mask.shape == size and mask.dtype == np.float32
+    assert 0 <= mask.min() < mask.max() <= 1
+
+
+def test_a_list_of_sizes_gives_what_each_photo_gives_alone():
+    segmenter = randomised()
+    images = photos((20, 30), (16, 16), (50, 11))
+    together = segmenter.predict_masks(images)
+    for image, mask in zip(images, together, strict=True):
+        np.testing.assert_allclose(segmenter.predict_masks([image])[0], mask, atol=1e-5)
+        np.testing.assert_allclose(segmenter.masks(image[None])[0, ..., 0], mask, atol=1e-5)
+    for mask, ours in zip(segmenter.predict(images), together, strict=True):
+        np.testing.assert_array_equal(mask[..., 0], ours)
+
+
+def test_more_photos_than_a_batch_keep_their_order():
+    segmenter = randomised()
+    images = np.stack(photos(*[(16, 16)] * 70))
+    masks = segmenter.predict(images)
+    assert masks.shape == (70, 16, 16, 1)
+    # Another batch size may take another convolution kernel: equal to rounding, not to the bit.
+    alone = segmenter.predict_masks(images[69:])[0]
+    np.testing.assert_allclose(masks[69, ..., 0], alone, atol=1e-5)
+    assert np.abs(masks[68, ..., 0] - alone).max() > 0.01
+
+
+def test_kerashubs_preprocessor_prepares_as_we_do():
+    segmenter = randomised()
+    image = photos((33, 70))[0][None]
+    theirs = np.asarray(segmenter.preprocessor(image))
+    np.testing.assert_allclose(theirs, np.asarray(segmenter.prepare(image)), atol=1e-6)
+    assert -1 <= theirs.min() < theirs.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(40, 20), (20, 40), (33, 20), (32, 32)])
+def test_edges_are_continued_to_a_square_and_cut_off_again(size):
+    (image,) = photos(size)
+    height, width = size
+    side = max(size)
+    top, left = (side - height) // 2, (side - width) // 2
+    ends = ((top, side - height - top), (left, side - width - left), (0, 0))
+    expected = np.pad(image, ends, mode="edge")
+    assert np.array_equal(preprocessing.pad_to_square(image), expected)
+    squares = np.asarray(preprocessing.pad_to_square(image[None]))
+    assert np.array_equal(squares[0], expected) and squares.dtype == np.uint8
+    assert np.array_equal(preprocessing.crop_from_square(squares, *size)[0], image)
+
+
+@pytest.mark.parametrize("aspect", ["pad", "centre_crop"])
+def test_photos_are_looked_at_as_in_training(aspect):
+    segmenter, squashing = randomised(aspect=aspect), randomised()
+    squashing.set_weights(segmenter.get_weights())
+    wide, tall = (np.kron(p, np.ones((4, 4, 1), np.uint8)) for p in photos((6, 12), (12, 6)))
+    for image in (wide, tall):
+        theirs = np.asarray(segmenter.preprocessor(image[None]))
+        trained = to_square(Image.fromarray(image), 16, "pad") / 127.5 - 1
+        assert np.abs(theirs[0] - trained).mean() < 0.1  # bilinear here, bicubic there
+        np.testing.assert_allclose(theirs, np.asarray(segmenter.prepare(image[None])), atol=1e-6)
+        assert np.abs(np.asarray(squashing.prepare(image[None])) - theirs).mean() > 0.1
+    for image, mask in zip((wide, tall), segmenter.predict_masks([wide, tall]), strict=True):
+        assert mask.shape == image.shape[:2]
+        # What the squashing one says of the photo with its edges continued.
+        (square,) = squashing.predict_masks([np.asarray(preprocessing.pad_to_square(image))])
+        cut = preprocessing.crop_from_square(square[None, ..., None], *image.shape[:2])
+        np.testing.assert_allclose(mask, cut[0, ..., 0], atol=1e-5)
+        np.testing.assert_allclose(segmenter.masks(image[None])[0, ..., 0], mask, atol=1e-5)
+
+
+def test_a_preset_keeps_the_aspect_and_an_old_one_squashes(tmp_path):
+    segmenters.save(randomised(aspect="pad"), str(tmp_path / "pad"))
+    assert segmenters.load(str(tmp_path / "pad")).preprocessor.image_converter.aspect == "pad"
+    segmenters.save(randomised(), str(tmp_path / "old"))
+    path = tmp_path / "old" / "preprocessor.json"
+    saved = path.read_text()
+    assert saved.count('"aspect": "squash"') == 1
+    config = json.loads(saved)
+    del config["config"]["image_converter"]["config"]["aspect"]
+    path.write_text(json.dumps(config))
+    (tmp_path / "old" / "checksums.json").unlink()  # nor had an old one these
+    assert segmenters.load(str(tmp_path / "old")).preprocessor.image_converter.aspect == "squash"
+
+
+def test_a_large_photo_is_smoothed_before_it_is_shrunk():
+    stripes = np.zeros((1, 256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255
+    prepared = np.asarray(segmenters.create(8, 16).prepare(stripes))
+    np.testing.assert_allclose(prepared, 0, atol=0.05)
+
+
+def test_grey_and_alpha_are_converted():
+    segmenter = randomised()
+    grey = photos((12, 12))[0][..., 0]
+    rgb = np.repeat(grey[..., None], 3, axis=-1)
+    rgba = np.dstack([rgb, np.zeros_like(grey)])
+    masks = segmenter.predict_masks([rgb, grey, grey[..., None], rgba])
+    for mask in masks[1:]:  # a photo's place in the batch may cost a rounding
+        np.testing.assert_allclose(mask, masks[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((8, 8, 3), np.float32), "float32"),
+        (np.zeros((8, 8, 2), np.uint8), r"\(8, 8, 2\)"),
+        (np.zeros((0, 8, 3), np.uint8), r"\(0, 8, 3\)"),
+    ],
+)
+def test_what_is_no_uint8_image_is_refused(image, words):
+    with pytest.raises(UserError, match=words):
+        segmenters.create(8, 16).predict_masks([image])
+
+
+def test_a_preset_round_trips_through_kerashub(tmp_path):
+    segmenter = randomised()
+    segmenter.save_to_preset(str(tmp_path / "preset"))
+    back = keras_hub.models.ImageSegmenter.from_preset(str(tmp_path / "preset"))
+    assert type(back) is LayeredSegmenter
+    assert back.resolution == 16 and back.backbone.get_config()["width"] == 8
+    images = photos((20, 30), (16, 16))
+    for ours, theirs in zip(
+        segmenter.predict_masks(images), back.predict_masks(images), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_keras_file_round_trips(tmp_path):
+    segmenter = randomised()
+    segmenter.save(tmp_path / "segmenter.keras")
+    back = keras.models.load_model(tmp_path / "segmenter.keras", compile=False)
+    image = photos((20, 30))
+    np.testing.assert_array_equal(segmenter.predict_masks(image), back.predict_masks(image))
+
+
+def test_importing_the_package_is_enough_for_kerashub_on_another_backend(tmp_path):
+    segmenter = randomised()
+    segmenters.save(segmenter, str(tmp_path / "preset"))
+    image = photos((20, 30))[0]
+    np.save(tmp_path / "image.npy", image)
+    code = f"""
+        import layered_segmentation
+        import sys
+        assert "keras" not in sys.modules, "importing the package must stay quick"
+        import keras_hub
+        import numpy as np
+        segmenter = keras_hub.models.ImageSegmenter.from_preset({str(tmp_path / "preset")!r})
+        assert type(segmenter).__name__ == "LayeredSegmenter"
+        image = np.load({str(tmp_path / "image.npy")!r})
+        np.save({str(tmp_path / "mask.npy")!r}, segmenter.predict_masks([image])[0])
+    """
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    theirs = np.load(tmp_path / "mask.npy")
+    np.testing.assert_allclose(theirs, segmenter.predict_masks([image])[0], atol=1e-4)
+
+
+def test_it_can_be_fine_tuned_on_masks():
+    segmenter = randomised()
+    images = np.stack(photos(*[(30, 20)] * 8))
+    masks = np.ones((8, 16, 16, 1), np.float32)
+    segmenter.compile(optimizer=keras.optimizers.Adam(1e-2))
+    losses = segmenter.fit(images, masks, epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_load_takes_a_run_or_a_preset(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    segmenters.save(randomised(), str(tmp_path / "segmenter"))
+    for path in (tmp_path, tmp_path / "segmenter"):
+        assert isinstance(segmenters.load(str(path)), LayeredSegmenter)
+
+
+def test_load_says_what_is_missing(tmp_path):
+    with pytest.raises(UserError, match="there is no such directory"):
+        segmenters.load(str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="neither a run directory"):
+        segmenters.load(str(tmp_path))
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(UserError, match=r"no segmenter in .* yet: run `layerseg distill --run_dir"):
+        segmenters.load(str(tmp_path))
+
+
+def test_load_refuses_a_damaged_preset(tmp_path):
+    preset = tmp_path / "preset"
+    segmenters.save(randomised(), str(preset))
+    (preset / "model.weights.h5").write_bytes(b"cut short")
+    with pytest.raises(UserError, match=r"model\.weights\.h5: its SHA-256 is .*make it anew"):
+        segmenters.load(str(preset))
+    (preset / "checksums.json").unlink()  # as presets of other programs are
+    with pytest.raises(UserError, match="cannot be loaded"):
+        segmenters.load(str(preset))
+    (preset / "config.json").unlink()
+    with pytest.raises(UserError, match="cannot be loaded"):
+        segmenters.load(str(preset))
+
+
+def test_save_replaces_nothing_silently(tmp_path):
+    preset = str(tmp_path / "preset")
+    first, second = randomised(seed=1), randomised(seed=2)
+    image = photos((16, 16))
+    segmenters.save(first, preset)
+    with pytest.raises(UserError, match="already exists"):
+        segmenters.save(second, preset)
+    kept = segmenters.load(preset).predict_masks(image)
+    np.testing.assert_array_equal(kept, first.predict_masks(image))
+    segmenters.save(second, preset, overwrite=True)
+    replaced = segmenters.load(preset).predict_masks(image)
+    np.testing.assert_array_equal(replaced, second.predict_masks(image))
+    assert os.listdir(tmp_path) == ["preset"]
+
+
+def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    preset = str(tmp_path / "preset")
+    first, second = randomised(seed=1), randomised(seed=2)
+    segmenters.save(first, preset)
+
+    def no_space(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(second.backbone, "save_to_preset", no_space)
+    with pytest.raises(OSError, match="No space"):
+        segmenters.save(second, preset, overwrite=True)
+    image = photos((16, 16))
+    kept = segmenters.load(preset).predict_masks(image)
+    np.testing.assert_array_equal(kept, first.predict_masks(image))
+    assert os.listdir(tmp_path) == ["preset"]
+    # As a process leaves it that was killed after the old one was set aside.
+    os.rename(preset, f"{preset}.replaced")
+    with pytest.raises(OSError, match="No space"):
+        segmenters.save(second, preset, overwrite=True)
+    assert os.listdir(tmp_path) == ["preset"]

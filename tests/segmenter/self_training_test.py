@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+
+from layered_segmentation import config as configs
+from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.errors import UserError
+from layered_segmentation.evaluation.iou import iou
+from layered_segmentation.images import write
+from layered_segmentation.segmenter import distill, self_training
+from layered_segmentation.segmenter import segmenter as segmenters
+
+
+def settings(**overrides):
+    student = configs.load("").student
+    for name, value in {"width": 8, "batch": 32, "steps": 120, **overrides}.items():
+        setattr(student, name, value)
+    return student
+
+
+def taught(count, steps):
+    """A student that has seen a few scenes with their masks."""
+    images, masks = Shapes(0, count).load_pairs(16)
+    segmenter = segmenters.create(8, 16)
+    distill.initialise(segmenter, 0)
+    distill.fit(segmenter, distill.Pool.from_pairs(images, masks), settings(steps=steps), 0, False)
+    return segmenter
+
+
+def score(segmenter, images, masks):
+    predicted = self_training.probabilities(segmenter, images) > 0.5
+    return np.mean([iou(ours, truth > 0) for ours, truth in zip(predicted, masks, strict=True)])
+
+
+def test_unlabelled_photos_help_a_student_that_has_seen_little():
+    segmenter = taught(count=60, steps=150)
+    images, masks = Shapes(0, 200, split="test").load_pairs(16)
+    before = score(segmenter, images, masks)
+    rounds = self_training.self_train(
+        segmenter,
+        Shapes(1, 1_200).load(16),
+        settings(self_training=2, self_training_steps=100),
+        seed=0,
+        progress=False,
+    )
+    assert len(rounds) == 2
+    assert score(segmenter, images, masks) > before + 0.01
+
+
+def test_probabilities_are_those_of_the_segmenter():
+    segmenter = taught(count=8, steps=2)
+    images = Shapes(0, 5, split="test").load(16)
+    expected = np.stack(segmenter.predict_masks(list(images)))
+    np.testing.assert_allclose(self_training.probabilities(segmenter, images), expected, atol=1e-5)
+
+
+def test_the_surest_photos_with_an_object_are_kept(monkeypatch):
+    masks = np.zeros((10, 16, 16), np.float32)
+    masks[:8, :8] = 1.0  # half covered, sure
+    masks[3:5] = np.where(masks[3:5] > 0.5, 0.6, 0.4)  # unsure
+    masks[8] = 0.0  # no object
+    masks[9] = 1.0  # all object
+    monkeypatch.setattr(self_training, "probabilities", lambda *_: masks)
+    photos = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)
+    pool = self_training.confident_pairs(None, photos)
+    assert sorted(set(pool.layers.foreground[:, 0, 0, 0])) == [0, 1, 2, 5, 6, 7]
+
+
+def discs(count, side, seed=0):
+    """Bright discs on dark noise, and their true masks, bool."""
+    generator = np.random.default_rng(seed)
+    photos = generator.integers(0, 80, (count, side, side, 3), np.uint8)
+    centres = generator.uniform(0.4 * side, 0.6 * side, (count, 2))
+    rows, columns = np.mgrid[:side, :side]
+    masks = np.stack([np.hypot(rows - y, columns - x) < side / 4 for y, x in centres])
+    photos[masks] += 150
+    return photos, masks
+
+
+def test_refined_masks_fit_the_photos_where_the_students_do_not(monkeypatch):
+    photos, truth = discs(8, 64)
+    small = truth[:, 2::4, 2::4].astype(np.float32)
+    coarse = np.roll(small, 1, axis=2)  # the student is one of its sixteen pixels off,
+    coarse[4:6] = np.roll(small[4:6], 3, axis=2)  # or three,
+    coarse[6], coarse[7] = 1.0, 0.0  # or sees no object
+    monkeypatch.setattr(self_training, "probabilities", lambda *_: coarse)
+    segmenter = segmenters.create(8, 16)
+    pool = self_training.refined_pairs(segmenter, photos, "grabcut", progress=False)
+    kept = pool.layers.foreground
+    numbers = [
+        int(
+            np.argmin(
+                [np.abs(self_training._resize(p, 16) - image.astype(int)).sum() for p in photos]
+            )
+        )
+        for image in kept
+    ]
+    # Those that student and refinement agree best on, less those without an object.
+    assert len(numbers) == 3 and set(numbers) < {0, 1, 2, 3}
+    for number, mask in zip(numbers, pool.layers.mask[..., 0] >= 128, strict=True):
+        before = iou(coarse[number] >= 0.5, small[number] >= 0.5)
+        assert before < 0.8 and iou(mask, small[number] >= 0.5) > 0.9
+
+
+def test_each_round_refines_other_photos(monkeypatch):
+    monkeypatch.setattr(self_training, "REFINED", 6)
+    seen = []
+
+    def refined(segmenter, photos, method, progress):
+        seen.append(sorted(int(photo[0, 0, 0]) for photo in photos))
+        return distill.Pool.from_pairs(
+            np.zeros((2, 16, 16, 3), np.uint8), np.zeros((2, 16, 16), np.float32)
+        )
+
+    monkeypatch.setattr(self_training, "refined_pairs", refined)
+    photos = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)
+    student = settings(
+        self_training=2, self_training_steps=1, batch=2, self_training_refine="grabcut"
+    )
+    self_training.self_train(segmenters.create(8, 16), photos, student, seed=0, progress=False)
+    assert [len(part) for part in seen] == [6, 6] and seen[0] != seen[1]
+
+
+def test_refinement_wants_larger_photos():
+    config = configs.load("", ["data.name=shapes", "student.self_training_refine=grabcut"])
+    config.data.limit = 2
+    assert distill.training_photos(config, 16).shape == (2, 128, 128, 3)
+    assert distill.training_photos(config, 136).shape == (2, 136, 136, 3)
+
+
+def test_photos_as_small_as_training_took_are_enlarged_and_spread_over_the_folder(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(distill, "SELF_TRAINED", 3)
+    for index in range(9):
+        image = np.full((16, 20, 3), 10 * index, np.uint8)
+        write(str(tmp_path / f"{index}.png"), image)
+    config = configs.load(
+        "",
+        [
+            f"data.path={tmp_path}",
+            "gan.resolution=16",
+            "student.resolution=32",
+            "student.self_training_refine=guided",
+        ],
+    )
+    photos = distill.training_photos(config, 32)
+    assert photos.shape == (3, 128, 128, 3)
+    assert [int(photo[0, 0, 0]) for photo in photos] == [0, 40, 80]
+
+
+def test_without_rounds_no_photos_are_needed():
+    config = configs.load("", ["data.path=nowhere", "student.self_training=0"])
+    assert distill.training_photos(config, 16) is None
+
+
+def test_photos_that_are_gone_are_named_with_the_way_out():
+    config = configs.load("", ["data.path=nowhere"])
+    with pytest.raises(UserError, match=r"nowhere.*student\.self_training=0"):
+        distill.training_photos(config, 16)
