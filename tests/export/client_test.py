@@ -10,9 +10,9 @@ import time
 import numpy as np
 import pytest
 import requests
-from export_test import randomised
 from loopback_server import LoopbackServer
 from PIL import Image
+from tiny_networks import random_student
 
 from layered_segmentation import images as photos
 from layered_segmentation.data.scenes import Shapes
@@ -26,14 +26,14 @@ PROTOCOLS = ("grpc", "rest")
 
 @pytest.fixture(scope="module")
 def segmenter():
-    return randomised(seed=3)
+    return random_student(seed=3)
 
 
 @pytest.fixture(scope="module")
 def server(segmenter, tmp_path_factory):
     models = tmp_path_factory.mktemp("models") / "layerseg"
     saved_model.export_saved_model(segmenter, str(models))
-    other = randomised(seed=4)
+    other = random_student(seed=4)
     saved_model.write(other, str(models / "2"))
     with LoopbackServer(str(models)) as running:
         running.segmenters = {1: segmenter, 2: other}

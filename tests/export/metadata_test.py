@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-from export_test import randomised, scenes
+from tiny_networks import random_student, scenes
 
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import metadata, tflite
@@ -16,7 +16,7 @@ from layered_segmentation.export import metadata, tflite
 
 @pytest.fixture(scope="module")
 def plain():
-    return tflite.convert(randomised(), 16)
+    return tflite.convert(random_student(), 16)
 
 
 class Table:
@@ -97,7 +97,7 @@ def test_the_file_computes_what_it_did(plain):
 def test_a_label_is_a_word_or_a_few(tmp_path):
     for label in ("", " ", "two\nlines"):
         with pytest.raises(UserError, match="--label="):
-            tflite.export_tflite(randomised(), str(tmp_path / "a.tflite"), label=label)
+            tflite.export_tflite(random_student(), str(tmp_path / "a.tflite"), label=label)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,34 +3,22 @@ import os
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
+from tiny_networks import random_student, scenes
 
 from layered_segmentation import images as photos
-from layered_segmentation.data.scenes import Shapes
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import compare, saved_model, tflite
 from layered_segmentation.segmenter import segmenter as segmenters
 
 
-def randomised(width=8, resolution=16, seed=0):
-    """A segmenter whose weights, norms included, differ from those it starts with."""
-    keras.utils.set_random_seed(seed)  # some networks without training magnify every rounding
-    segmenter = segmenters.create(width, resolution)
-    generator = np.random.default_rng(seed)
-    for weight in segmenter.weights:
-        noise = generator.uniform(0.5, 1.5, weight.shape)
-        weight.assign(np.asarray(weight) * noise + 0.01 * noise)
-    return segmenter
-
-
 @pytest.fixture(scope="module")
 def segmenter():
-    return randomised()
+    return random_student()
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +29,6 @@ def exported(segmenter, tmp_path_factory):
         saved_model.export_saved_model(segmenter, str(out / "models")),
         tflite.export_tflite(segmenter, str(out / "segmenter.tflite")),
     )
-
-
-def scenes(side, count=3):
-    return Shapes(seed=1, count=count, split="test").load(side)
 
 
 def jpeg(image):
@@ -140,7 +124,7 @@ def test_the_default_student_is_small(tmp_path):
 
 
 def test_another_input_size(tmp_path):
-    segmenter = randomised()
+    segmenter = random_student()
     path = str(tmp_path / "large.tflite")
     tflite.export_tflite(segmenter, path, input_size=32)
     details = Interpreter(model_path=path).get_input_details()[0]
@@ -160,7 +144,7 @@ def test_versions_are_numbered(segmenter, exported, tmp_path):
 
 
 def test_a_mismatch_fails_and_leaves_nothing(segmenter, tmp_path, monkeypatch):
-    other = randomised(seed=5)
+    other = random_student(seed=5)
     write, convert = saved_model.write, tflite.convert
     monkeypatch.setattr(saved_model, "write", lambda _, path: write(other, path))
     monkeypatch.setattr(tflite, "convert", lambda _, *rest: convert(other, *rest))

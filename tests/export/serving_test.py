@@ -8,12 +8,11 @@ import numpy as np
 import openvino
 import pytest
 import tensorflow as tf
-from export_test import randomised, scenes
 from google.protobuf import text_format
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
-from tiny_networks import encoder_segmenter
+from tiny_networks import encoder_segmenter, random_student, scenes
 
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import (
@@ -168,7 +167,7 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 def test_openvino_computes_the_same(segmenter, tmp_path, kind):
     """Another company's runtime, which shares no code with TensorFlow, on both exports."""
     if kind != "encoder":
-        segmenter = randomised()
+        segmenter = random_student()
         if kind == "padding student":
             padding = segmenters.create(8, 16, "pad")
             padding.set_weights(segmenter.get_weights())

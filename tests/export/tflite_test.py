@@ -3,8 +3,7 @@ import os
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from export_test import randomised
-from tiny_networks import encoder_segmenter
+from tiny_networks import encoder_segmenter, random_student
 
 from layered_segmentation import images as photos
 from layered_segmentation.benchmarks import ladder
@@ -32,7 +31,7 @@ def album(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def segmenter():
-    return randomised()
+    return random_student()
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +91,7 @@ def test_int8_takes_a_photos_bytes_and_gives_bytes(flowers, album, tmp_path):
 
 
 def test_a_file_over_its_limit_is_not_written(segmenter, album, tmp_path, monkeypatch):
-    other, convert = randomised(seed=5), tflite.convert
+    other, convert = random_student(seed=5), tflite.convert
     monkeypatch.setattr(tflite, "convert", lambda _, *rest: convert(other, *rest))
     for mode, message in (
         ("float16", r"differ .* \(at most 0.01 is allowed for --quantize=float16\)"),
@@ -177,7 +176,7 @@ def test_a_generators_segmenter_is_held_to_the_same_limits(shallow_resnet, album
 
 
 def test_a_ladder_of_sizes(flowers, album, tmp_path):
-    small = randomised(width=8, resolution=32)
+    small = random_student(width=8, resolution=32)
     given = folder.pairs(str(album / "photos"), str(album / "masks"))
     rungs = ladder.climb({"a": flowers, "b": small}, str(album / "photos"), list(given))
     assert [(r.name, r.quantize) for r in rungs] == [(n, m) for n in "ab" for m in ladder.MODES]

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
-from export_test import scenes
 from keras_hub.src.tests.test_case import TestCase
+from tiny_networks import scenes
 
 from layered_segmentation.segmenter import segmenter as segmenters
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter

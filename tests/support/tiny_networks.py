@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from layered_segmentation import config as configs
+from layered_segmentation.data.scenes import Shapes
 from layered_segmentation.gan.discriminator import Discriminator
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.segmenter import segmenter as segmenters
@@ -48,3 +50,19 @@ def encoder_segmenter():
     for weight in segmenter.backbone.encoder.trainable_weights:
         weight.assign(np.asarray(weight) + 0.05 * draws.standard_normal(weight.shape))
     return segmenter
+
+
+def random_student(width=8, resolution=16, seed=0):
+    """A student whose weights, norms included, differ from those it starts with."""
+    keras.utils.set_random_seed(seed)  # some networks without training magnify every rounding
+    segmenter = segmenters.create(width, resolution)
+    generator = np.random.default_rng(seed)
+    for weight in segmenter.weights:
+        noise = generator.uniform(0.5, 1.5, weight.shape)
+        weight.assign(np.asarray(weight) * noise + 0.01 * noise)
+    return segmenter
+
+
+def scenes(side, count=3):
+    """Drawn scenes, uint8 [count, side, side, 3]."""
+    return Shapes(seed=1, count=count, split="test").load(side)
