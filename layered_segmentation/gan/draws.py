@@ -1,14 +1,39 @@
-"""Everything random in a training step, as pure functions of (seed, images seen).
+"""All randomness of training, distillation and encoding, as pure functions of a seed and a place.
 
-Stateless, so that a resumed run draws what the uninterrupted one would have drawn. A replica
-draws for the whole global batch and keeps its share: the draws, and so the run, do not depend on
-how many devices take part.
+The place is the number of images seen, a batch's number or a step. Nothing has a state, so a
+resumed run draws what the uninterrupted one would have drawn. A replica draws for the whole global
+batch and keeps its share, so a run does not depend on how many devices take part.
+
+The order, crops and mirroring of photos are stateless too, in `data/batches.py`.
 """
 
 import enum
+import math
 from typing import Any, NamedTuple
 
+import keras
+import numpy as np
 import tensorflow as tf
+
+# Ranges of the discriminator's augmentation at strength 1 (Zhao et al. 2020).
+_BRIGHTNESS = 1.0  # the width, of images in [-1, 1]
+_SATURATION = 1.0
+_CONTRAST = 0.5
+_TRANSLATION = 0.125  # of the side
+_CUTOUT = 0.5  # of the side
+
+# Half widths of the student's augmentation at strength 1.
+_PAIR_TRANSLATION = 0.125  # of the side
+_PAIR_ROTATION = math.radians(15)
+_PAIR_LOG_SCALE = 0.2
+_PAIR_LOG_ASPECT = 0.1
+_PAIR_BRIGHTNESS = 0.2  # of images in [-1, 1]
+_PAIR_LOG_CONTRAST = 0.3
+_PAIR_LOG_SATURATION = 0.4
+_PAIR_CHANNEL_MIX = 0.06
+_PAIR_SHARPNESS = 0.6
+_PAIR_NOISE = 0.06
+_GREY = (0.299, 0.587, 0.114)
 
 
 class Purpose(enum.IntEnum):
@@ -19,6 +44,8 @@ class Purpose(enum.IntEnum):
     SAMPLE = 2
     DISTILL = 3
     ENCODE = 4
+    GENERATOR_WEIGHTS = 100
+    DISCRIMINATOR_WEIGHTS = 101
 
 
 class GeneratorDraws(NamedTuple):
@@ -52,6 +79,58 @@ class StepDraws(NamedTuple):
     zeta: Any
 
 
+class AugmentationDraws(NamedTuple):
+    """How each image that the discriminator sees is augmented.
+
+    Attributes:
+        brightness: Float [B, 1, 1, 1], added.
+        saturation: Float [B, 1, 1, 1], factor of the distance from grey.
+        contrast: Float [B, 1, 1, 1], factor of the distance from the image's mean.
+        shifts: Int [B, 2], (dx, dy) in pixels.
+        kept: Float [B, R, R, 1], 0 in the square that is cut out, 1 elsewhere.
+    """
+
+    brightness: Any
+    saturation: Any
+    contrast: Any
+    shifts: Any
+    kept: Any
+
+
+class PairAugmentation(NamedTuple):
+    """How each image/mask pair that a student learns from is augmented.
+
+    Attributes:
+        transforms: Float [B, 8], projective coefficients from output to input pixels.
+        colours: Float [B, 3, 3], maps RGB (as a row vector, around the image's mean) to RGB.
+        brightness: Float [B, 1, 1, 3], added.
+        sharpness: Float [B, 1, 1, 1]: below 0 blurs, above 0 sharpens.
+        noise: Float [B, R, R, 3], added.
+    """
+
+    transforms: Any
+    colours: Any
+    brightness: Any
+    sharpness: Any
+    noise: Any
+
+
+class StudentDraws(NamedTuple):
+    """What one step of a student's training needs.
+
+    Attributes:
+        scenes: Int [B], places in the pool, drawn with replacement.
+        shifts: Int [B, 2], (dx, dy) in pixels, uniform on [-δ, δ]².
+        contrast: Float [B], uniform on 1 ± jitter.
+        augmentation: Of the pairs; None at strength 0.
+    """
+
+    scenes: Any
+    shifts: Any
+    contrast: Any
+    augmentation: PairAugmentation | None
+
+
 def generator_draws(
     seed: int,
     index: Any,
@@ -74,7 +153,7 @@ def generator_draws(
             the first.
     """
     blocks = resolution.bit_length() - 2
-    seeds = Seeds(seed, index, purpose)
+    seeds = _Seeds(seed, index, purpose)
     latents = tf.random.stateless_normal([batch, 2, latent_dim], seeds.next())
     noise = []
     for block in range(blocks):
@@ -110,7 +189,7 @@ def step_draws(
         contrast_jitter: Half width of the contrast factor around 1.
     """
     generator = generator_draws(seed, images_seen, purpose, batch, resolution, latent_dim, mixing)
-    seeds = Seeds(seed, images_seen, purpose, first=100)
+    seeds = _Seeds(seed, images_seen, purpose, first=100)
     delta = round(shift * resolution)
     shifts = tf.random.stateless_uniform(
         [batch, 2], seeds.next(), -delta, delta + 1, dtype=tf.int32
@@ -138,7 +217,158 @@ def replica_share(draws: Any, replica: Any, replicas: int) -> Any:
     return tf.nest.map_structure(share, draws)
 
 
-class Seeds:
+def augmentation_draws(
+    seed: int, images_seen: Any, purpose: Purpose, batch: int, side: int, strength: float
+) -> tuple[AugmentationDraws, AugmentationDraws]:
+    """Draws the augmentations of a step's real and generated images.
+
+    Args:
+        seed: The run's seed.
+        images_seen: Scalar int.
+        purpose: Discriminator's or generator's step.
+        batch: Global batch size.
+        side: Image side, pixels.
+        strength: Scales all ranges; 1 is the published strength.
+    """
+    seeds = _Seeds(seed, images_seen, purpose, first=200)
+
+    def around(middle: float, width: float) -> Any:
+        low, high = middle - strength * width, middle + strength * width
+        return tf.random.stateless_uniform([batch, 1, 1, 1], seeds.next(), low, high)
+
+    def of_batch() -> AugmentationDraws:
+        colours = around(0.0, _BRIGHTNESS / 2), around(1.0, _SATURATION), around(1.0, _CONTRAST)
+        most = round(strength * _TRANSLATION * side)
+        shifts = tf.random.stateless_uniform([batch, 2], seeds.next(), -most, most + 1, tf.int32)
+        hole = round(strength * _CUTOUT * side)
+        centres = tf.random.stateless_uniform([batch, 2], seeds.next(), 0, side + 1, tf.int32)
+        first = centres[:, :, None] - hole // 2
+        places = tf.range(side)[None, None]
+        inside = tf.cast((places >= first) & (places < first + hole), tf.float32)
+        kept = 1.0 - inside[:, 0, :, None, None] * inside[:, 1, None, :, None]
+        return AugmentationDraws(*colours, shifts, kept)
+
+    return of_batch(), of_batch()
+
+
+def student_draws(
+    seed: int,
+    step: Any,
+    batch: int,
+    side: int,
+    scenes: int,
+    shift: float,
+    contrast_jitter: float,
+    strength: float,
+) -> StudentDraws:
+    """Draws one step of a student's training.
+
+    Args:
+        seed: The seed of the distillation.
+        step: Scalar int32, the step's number.
+        batch: Pairs a step.
+        side: Image side, pixels.
+        scenes: Size of the pool.
+        shift: δ, fraction of the image side.
+        contrast_jitter: Half width of the contrast factor around 1.
+        strength: Of the augmentation; 0 is none.
+    """
+    # Fold the purpose in, so that these draws share nothing with the training's.
+    key = tf.random.fold_in(tf.stack([tf.constant(seed), step]), int(Purpose.DISTILL))
+    seeds = tf.unstack(tf.random.split(key, num=4))
+    delta = round(shift * side)
+    return StudentDraws(
+        tf.random.stateless_uniform([batch], seeds[0], 0, scenes, dtype=tf.int32),
+        tf.random.stateless_uniform([batch, 2], seeds[1], -delta, delta + 1, dtype=tf.int32),
+        tf.random.stateless_uniform(
+            [batch], seeds[2], 1.0 - contrast_jitter, 1.0 + contrast_jitter
+        ),
+        pair_augmentation(seeds[3], batch, side, strength) if strength else None,
+    )
+
+
+def pair_augmentation(seed: Any, batch: int, side: int, strength: float) -> PairAugmentation:
+    """Draws the augmentation of a batch of image/mask pairs.
+
+    Args:
+        seed: Int [2]; the same seed gives the same draws.
+        batch: Pairs.
+        side: Image side, pixels.
+        strength: Scales all ranges; 0 leaves pairs as they are.
+    """
+    seeds = iter(tf.unstack(tf.random.split(tf.cast(seed, tf.int32), num=13)))
+
+    def uniform(*shape: int, width: float = 1.0) -> Any:
+        return tf.random.stateless_uniform(
+            [batch, *shape], next(seeds), -strength * width, strength * width
+        )
+
+    transforms = _transforms(
+        side,
+        translation=tf.round(uniform(2, width=_PAIR_TRANSLATION * side)),
+        angle=uniform(width=_PAIR_ROTATION),
+        scale=tf.exp(uniform(width=_PAIR_LOG_SCALE)),
+        aspect=tf.exp(uniform(width=_PAIR_LOG_ASPECT)),
+        # Interpolation blurs, so half of the pairs are only moved by whole pixels and mirrored.
+        warp=tf.random.stateless_uniform([batch], next(seeds)) < 0.5,
+        mirror=tf.random.stateless_uniform([batch], next(seeds)) < 0.5 * min(1.0, strength),
+    )
+    contrast = tf.exp(uniform(1, 1, width=_PAIR_LOG_CONTRAST))
+    saturation = tf.exp(uniform(1, 1, width=_PAIR_LOG_SATURATION))
+    grey = tf.tile(tf.constant(_GREY)[:, None], [1, 3])
+    colours = contrast * (saturation * tf.eye(3) + (1 - saturation) * grey)
+    colours += uniform(3, 3, width=_PAIR_CHANNEL_MIX)
+    amount = tf.abs(uniform(1, 1, 1, width=_PAIR_NOISE))
+    noise = tf.random.stateless_normal([batch, side, side, 3], next(seeds)) * amount
+    return PairAugmentation(
+        transforms=transforms,
+        colours=colours,
+        brightness=uniform(1, 1, 3, width=_PAIR_BRIGHTNESS),
+        sharpness=uniform(1, 1, 1, width=min(_PAIR_SHARPNESS, 1 / max(strength, 1e-6))),
+        noise=noise,
+    )
+
+
+def mean_style_latents(seed: int, latent_dim: int) -> Any:
+    """Draws latents for the centre of truncation, their mean style: float [10_000, latent_dim]."""
+    return tf.random.stateless_normal([10_000, latent_dim], tf.constant([seed, 1], tf.int64))
+
+
+def subset(seed: int, count: int, size: int) -> np.ndarray:
+    """Draws `size` of `count` places without replacement, int64 [size], in ascending order."""
+    return np.sort(np.random.default_rng(seed).choice(count, size, replace=False))
+
+
+def initialise(network: keras.Model, seed: int, purpose: Purpose) -> None:
+    """Draws the weights of a network with equalised learning rate, each from N(0, 1).
+
+    Args:
+        network: The generator or the discriminator; biases and strengths stay as they are.
+        seed: The run's seed.
+        purpose: The random stream.
+    """
+    for index, variable in enumerate(network.trainable_variables):
+        if variable.name in ("kernel", "constant"):
+            variable.assign(weights(variable.shape, seed, purpose, index))
+
+
+def weights(
+    shape: tuple[int, ...], seed: int, purpose: Purpose, index: int, deviation: float = 1.0
+) -> Any:
+    """Draws the initial weights of a layer, N(0, deviation²).
+
+    Args:
+        shape: Of the weights.
+        seed: The run's seed.
+        purpose: The random stream.
+        index: Place of the layer in its network.
+        deviation: Standard deviation.
+    """
+    seeds = tf.constant([seed * 1000 + int(purpose), index], tf.int64)
+    return tf.random.stateless_normal(shape, seeds, stddev=deviation)
+
+
+class _Seeds:
     """Hands out seeds of a random stream, one a draw."""
 
     def __init__(self, seed: int, index: Any, purpose: Purpose, first: int = 0):
@@ -150,3 +380,19 @@ class Seeds:
         seed = tf.stack([self.key, self.index])
         self.index += 1
         return seed
+
+
+def _transforms(
+    side: int, translation: Any, angle: Any, scale: Any, aspect: Any, warp: Any, mirror: Any
+) -> Any:
+    """Returns float [B, 8]: input x = a·x + b·y + c, input y = d·x + e·y + f, around the centre."""
+    one, zero = tf.ones_like(angle), tf.zeros_like(angle)
+    angle = tf.where(warp, angle, zero)
+    horizontal = tf.where(warp, scale * aspect, one) * tf.where(mirror, -one, one)
+    vertical = tf.where(warp, scale / aspect, one)
+    a, b = horizontal * tf.cos(angle), -vertical * tf.sin(angle)
+    d, e = horizontal * tf.sin(angle), vertical * tf.cos(angle)
+    centre = (side - 1) / 2
+    c = centre - a * centre - b * centre + translation[:, 0]
+    f = centre - d * centre - e * centre + translation[:, 1]
+    return tf.stack([a, b, c, d, e, f, zero, zero], axis=-1)

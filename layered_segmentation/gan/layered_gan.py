@@ -9,11 +9,18 @@ import tensorflow as tf
 from layered_segmentation.config import Config
 from layered_segmentation.gan import losses
 from layered_segmentation.gan.adam import ProgressiveAdam
-from layered_segmentation.gan.augment import AugmentationDraws, augment
-from layered_segmentation.gan.augment import draw as draw_augmentations
+from layered_segmentation.gan.augment import augment
 from layered_segmentation.gan.composite import compose, perturb
 from layered_segmentation.gan.discriminator import Discriminator
-from layered_segmentation.gan.draws import Purpose, StepDraws, replica_share, step_draws
+from layered_segmentation.gan.draws import (
+    AugmentationDraws,
+    Purpose,
+    StepDraws,
+    augmentation_draws,
+    initialise,
+    replica_share,
+    step_draws,
+)
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.schedule import Stage, stages
 
@@ -51,8 +58,8 @@ class LayeredGAN(keras.Model):
         self.generator = LayeredGenerator(gan.variant, **sizes, **mapping, dtype=policy)
         self.discriminator = Discriminator(minibatch_std=gan.minibatch_std, **sizes, dtype=policy)
         self.average = LayeredGenerator(gan.variant, **sizes, **mapping, dtype=policy)
-        _initialise(self.generator, config.train.seed, stream=100)
-        _initialise(self.discriminator, config.train.seed, stream=101)
+        initialise(self.generator, config.train.seed, Purpose.GENERATOR_WEIGHTS)
+        initialise(self.discriminator, config.train.seed, Purpose.DISCRIMINATOR_WEIGHTS)
         self.average.set_weights(self.generator.get_weights())
         self.average.trainable = False
         self.run_stages = stages(config)
@@ -291,7 +298,7 @@ class LayeredGAN(keras.Model):
             return None
         seed = self.config.train.seed
         return self._share(
-            draw_augmentations(seed, images_seen, purpose, stage.batch, stage.resolution, strength)
+            augmentation_draws(seed, images_seen, purpose, stage.batch, stage.resolution, strength)
         )
 
     def _share(self, draws: Any) -> Any:
@@ -313,11 +320,3 @@ class LayeredGAN(keras.Model):
             ],
             variables,
         )
-
-
-def _initialise(network: keras.Model, seed: int, stream: int) -> None:
-    """Draws every weight that starts as N(0, 1) from the seed alone, leaving no global state."""
-    for index, variable in enumerate(network.trainable_variables):
-        if variable.name in ("kernel", "constant"):
-            seeds = tf.constant([seed * 1000 + stream, index], tf.int64)
-            variable.assign(tf.random.stateless_normal(variable.shape, seeds))

@@ -13,6 +13,7 @@ from layered_segmentation.gan.layers import (
     blur,
     leaky_relu,
     pixel_norm,
+    unit_normal,
     upsample,
 )
 
@@ -88,9 +89,7 @@ class SynthesisBlock(keras.layers.Layer):
         shape = (None, None, None, channels)
         if in_channels is None:
             self.constant = self.add_weight(
-                shape=(1, 4, 4, channels),
-                initializer=keras.initializers.RandomNormal(stddev=1.0),
-                name="constant",
+                shape=(1, 4, 4, channels), initializer=unit_normal(), name="constant"
             )
             self.up = None
         else:

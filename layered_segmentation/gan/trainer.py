@@ -14,6 +14,7 @@ from layered_segmentation.config import Config
 from layered_segmentation.data import batches
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import callbacks, strategy
+from layered_segmentation.gan.draws import mean_style_latents
 from layered_segmentation.gan.events import Events
 from layered_segmentation.gan.layered_gan import LayeredGAN
 from layered_segmentation.gan.run_progress import Progress, RunProgress
@@ -149,9 +150,8 @@ def _rewind(run: RunDirectory, events: Events, images_seen: int) -> float:
 
 
 def finish_average(average: Any, config: Config) -> None:
-    """Sets the averaged generator's truncation centre, from 10,000 latents of the run's seed."""
-    seed = tf.constant([config.train.seed, 1], tf.int64)
-    average.update_mean_styles(tf.random.stateless_normal([10_000, config.gan.latent_dim], seed))
+    """Sets the averaged generator's truncation centre, from latents of the run's seed."""
+    average.update_mean_styles(mean_style_latents(config.train.seed, config.gan.latent_dim))
 
 
 def _stage_data(

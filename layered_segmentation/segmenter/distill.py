@@ -20,12 +20,12 @@ from layered_segmentation.data.folder import Folder
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import composite
 from layered_segmentation.gan.composite import Layers
-from layered_segmentation.gan.draws import Purpose
+from layered_segmentation.gan.draws import Purpose, student_draws, weights
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.gan.sampling import sampler
 from layered_segmentation.progress import Bar
-from layered_segmentation.segmenter import augment
 from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.segmenter.augment import augment
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
 POOL = 10_000  # scenes
@@ -227,7 +227,7 @@ def fit(
 
     @tf.function
     def train_step(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, masks = _pairs(pool, layers, settings, tf.stack([tf.constant(seed), step]))
+        images, masks = _pairs(pool, layers, settings, seed, step)
         with tf.GradientTape() as tape:
             logits = segmenter.logits(images, training=True)
             loss = mask_loss(masks, logits)
@@ -283,27 +283,29 @@ def mask_loss(masks: Any, logits: Any) -> Any:
 
 
 def _pairs(
-    pool: Pool, layers: Layers, settings: StudentConfig, seed: tf.Tensor
+    pool: Pool, layers: Layers, settings: StudentConfig, seed: int, step: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Draws augmented images and masks, a pure function of the seed, int32 [2]."""
-    batch, side = settings.batch, layers.mask.shape[1]
-    # Fold the purpose in, so that these draws share nothing with the training's.
-    seeds = tf.unstack(tf.random.split(tf.random.fold_in(seed, int(Purpose.DISTILL)), num=4))
-    rows = tf.random.stateless_uniform([batch], seeds[0], 0, len(pool), dtype=tf.int32)
-    scenes = Layers(*(tf.cast(tf.gather(part, rows), tf.float32) for part in layers))
+    """Draws augmented images and masks, a pure function of the seed and the step."""
+    drawn = student_draws(
+        seed,
+        step,
+        settings.batch,
+        layers.mask.shape[1],
+        len(pool),
+        pool.shift,
+        pool.contrast_jitter,
+        settings.augment,
+    )
+    scenes = Layers(*(tf.cast(tf.gather(part, drawn.scenes), tf.float32) for part in layers))
     scenes = Layers(
         scenes.background / 127.5 - 1.0, scenes.foreground / 127.5 - 1.0, scenes.mask / 255.0
     )
-    delta = round(pool.shift * side)
-    shifts = tf.random.stateless_uniform([batch, 2], seeds[1], -delta, delta + 1, dtype=tf.int32)
-    jitter = pool.contrast_jitter
-    contrast = tf.random.stateless_uniform([batch], seeds[2], 1.0 - jitter, 1.0 + jitter)
-    scenes = composite.perturb(scenes, shifts, contrast if jitter else None)
+    contrast = drawn.contrast if pool.contrast_jitter else None
+    scenes = composite.perturb(scenes, drawn.shifts, contrast)
     images, masks = composite.compose(scenes), scenes.mask
-    if settings.augment == 0:
+    if drawn.augmentation is None:
         return images, masks
-    drawn = augment.draw(seeds[3], batch, side, settings.augment)
-    return augment.augment(images, masks, drawn)
+    return augment(images, masks, drawn.augmentation)
 
 
 def _optimizer(settings: StudentConfig) -> keras.optimizers.Optimizer:
@@ -346,6 +348,6 @@ def initialise(segmenter: LayeredSegmenter, seed: int) -> None:
         height, width, fan_in, fan_out = layer.kernel.shape
         if isinstance(layer, keras.layers.Conv2DTranspose):
             fan_in, height, width = fan_out, 1, 1  # its kernel is [2, 2, out, in], one tap each
-        seeds = tf.constant([seed * 1000 + int(Purpose.DISTILL), index], tf.int64)
         deviation = math.sqrt(2.0 / (height * width * fan_in))
-        layer.kernel.assign(tf.random.stateless_normal(layer.kernel.shape, seeds, stddev=deviation))
+        shape = layer.kernel.shape
+        layer.kernel.assign(weights(shape, seed, Purpose.DISTILL, index, deviation))

@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from layered_segmentation.config import Config
 from layered_segmentation.data import batches as pipeline
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.discriminator import Discriminator
-from layered_segmentation.gan.draws import Purpose
+from layered_segmentation.gan.draws import Purpose, weights
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.segmenter import segmenter as segmenters
 from layered_segmentation.segmenter.autoencoder import EncoderGeneratorBackbone
@@ -310,9 +309,8 @@ def _initialise(encoder: keras.Model, seed: int) -> None:
     convolutions = [layer for layer in encoder.resnet.layers if hasattr(layer, "kernel")]
     for index, layer in enumerate([*convolutions, encoder.dense]):
         shape = layer.kernel.shape
-        seeds = tf.constant([seed * 1000 + int(Purpose.ENCODE), index], tf.int64)
         fan_in = math.prod(shape[:-1])
         deviation = math.sqrt(2.0 / fan_in)
         if layer is encoder.dense:
             deviation = _CODE_GAIN / math.sqrt(fan_in)
-        layer.kernel.assign(tf.random.stateless_normal(shape, seeds, stddev=deviation))
+        layer.kernel.assign(weights(shape, seed, Purpose.ENCODE, index, deviation))

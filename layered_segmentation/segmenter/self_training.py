@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from layered_segmentation.config import StudentConfig
 from layered_segmentation.evaluation.iou import iou
+from layered_segmentation.gan.draws import subset
 from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter import distill
 from layered_segmentation.segmenter.refine import refine
@@ -150,8 +151,7 @@ def probabilities(segmenter: LayeredSegmenter, photos: np.ndarray) -> np.ndarray
 def _choose(photos: np.ndarray, most: int, seed: int) -> np.ndarray:
     if len(photos) <= most:
         return photos
-    chosen = np.random.default_rng(seed).choice(len(photos), most, replace=False)
-    return photos[np.sort(chosen)]
+    return photos[subset(seed, len(photos), most)]
 
 
 def _best(scores: np.ndarray, masks: np.ndarray) -> np.ndarray:

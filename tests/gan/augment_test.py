@@ -6,12 +6,12 @@ import tensorflow as tf
 from tiny_networks import tiny_config
 
 from layered_segmentation.gan import augment, losses
-from layered_segmentation.gan.draws import Purpose
+from layered_segmentation.gan.draws import AugmentationDraws, Purpose, augmentation_draws
 from layered_segmentation.gan.layered_gan import LayeredGAN
 
 
 def draw(strength=1.0, seed=0, images_seen=64, purpose=Purpose.DISCRIMINATOR, batch=256):
-    return augment.draw(seed, images_seen, purpose, batch, 16, strength)
+    return augmentation_draws(seed, images_seen, purpose, batch, 16, strength)
 
 
 def flat(draws):
@@ -45,7 +45,7 @@ def test_one_image_by_hand():
     kept = np.ones((1, 16, 16, 1), np.float32)
     kept[:, 4:8, 4:8] = 0
     one = np.ones((1, 1, 1, 1), np.float32)
-    draws = augment.AugmentationDraws(0.25 * one, 0 * one, 2 * one, np.array([[3, 0]]), kept)
+    draws = AugmentationDraws(0.25 * one, 0 * one, 2 * one, np.array([[3, 0]]), kept)
     grey = np.repeat(image.mean(-1, keepdims=True), 3, -1) + 0.25
     expected = grey.mean() + 2 * (grey - grey.mean())
     expected = np.concatenate([np.zeros_like(expected[:, :, :3]), expected[:, :, :-3]], 2) * kept

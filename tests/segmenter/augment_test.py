@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from layered_segmentation.gan import draws
 from layered_segmentation.segmenter import augment
 
 SIDE, BATCH = 16, 32
 
 
 def draw(strength=1.0, seed=(1, 2), batch=BATCH):
-    return augment.draw(tf.constant(seed), batch, SIDE, strength)
+    return draws.pair_augmentation(tf.constant(seed), batch, SIDE, strength)
 
 
 def geometry_only(augmentation):

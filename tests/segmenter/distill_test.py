@@ -105,8 +105,10 @@ def test_pairs_are_shifted_composites():
     settings = configs.StudentConfig(batch=64, augment=0.0)
     for shift, moves in ((0.0, False), (0.125, True)):
         pool = distill.Pool(layers, shift=shift)
-        seed = tf.constant([int(generator.integers(100)), 0])
-        images, masks = distill._pairs(pool, Layers(*map(tf.constant, layers)), settings, seed)
+        seed, step = int(generator.integers(100)), tf.constant(0)
+        images, masks = distill._pairs(
+            pool, Layers(*map(tf.constant, layers)), settings, seed, step
+        )
         # Image and mask move together, by at most 2 pixels, and not always by the same.
         np.testing.assert_allclose(images, np.repeat(2 * masks - 1, 3, axis=-1), atol=1e-5)
         corners = {tuple(np.argwhere(m[..., 0] > 0.5)[0]) for m in np.asarray(masks)}
