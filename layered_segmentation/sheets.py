@@ -1,18 +1,21 @@
-"""Sheets: one image that shows many, for a person to look at. Pure numpy and Pillow."""
+"""Sheets: grids of arrays for a person to look at. Pure NumPy and Pillow; no networks."""
 
 import io
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-if TYPE_CHECKING:
-    from layered_segmentation.gan.composite import Layers
+# Background, foreground and mask, each [B, R, R, C]; images in about [-1, 1], masks in [0, 1].
+# `gan.composite.Layers` is one.
+LayerArrays = tuple[Any, Any, Any]
 
-LAYER_ROWS = ("background", "foreground", "mask", "masked foreground", "composite")
-
+_LAYER_ROWS = ("background", "foreground", "mask", "masked foreground", "composite")
+_RECONSTRUCTION_ROWS = (
+    "photo", "reconstruction", "background", "foreground", "mask", "cut-out",
+)  # fmt: skip
 _PAPER = 255
 _INK = (60, 60, 60)
 _GAP = 3
@@ -20,40 +23,60 @@ _TARGET_SIDE = 96  # small images are enlarged to about this side
 _CHECKS = (200, 232)
 
 
-def layers_sheet(layers: "Layers", columns: int = 10, scale: int = 0) -> np.ndarray:
+def layers_sheet(layers: LayerArrays, columns: int = 10, scale: int = 0) -> np.ndarray:
     """Shows scenes as columns: background, foreground, mask, masked foreground, composite.
 
     Args:
-        layers: Layers of arrays, each [B, R, R, C]; images in about [-1, 1], masks in [0, 1].
-        columns: Scenes side by side; more scenes go below, in further bands.
-        scale: Whole number by which pixels are enlarged; 0 chooses one so that they are visible.
+        layers: The layers of B scenes.
+        columns: Scenes in a band; more scenes go below, in further bands.
+        scale: Integer factor by which pixels are enlarged; 0 chooses one that makes them visible.
 
     Returns:
-        Uint8 [height, width, 3].
+        uint8 [height, width, 3].
     """
-    background = to_uint8(np.asarray(layers.background))
-    foreground = to_uint8(np.asarray(layers.foreground))
-    mask = np.clip(np.asarray(layers.mask, np.float32), 0, 1)
-    mixed = np.asarray(layers.background) * (1 - mask) + np.asarray(layers.foreground) * mask
-    side = background.shape[1]
-    scale = scale or max(1, _TARGET_SIDE // side)
-    board = checkerboard(side * scale, side * scale)
+    background, foreground, mask = _arrays(layers)
+    composite = background * (1 - mask) + foreground * mask
+    scale = scale or _scale(background)
     bands = []
     for start in range(0, len(background), columns):
         part = slice(start, start + columns)
-        cut_outs = [
-            over(enlarge(image, scale), enlarge(m, scale), board)
-            for image, m in zip(foreground[part], mask[part], strict=True)
-        ]
+        drawn = to_uint8(foreground[part])
         rows = [
-            [enlarge(image, scale) for image in background[part]],
-            [enlarge(image, scale) for image in foreground[part]],
-            [enlarge(image, scale) for image in grey(mask[part])],
-            cut_outs,
-            [enlarge(image, scale) for image in to_uint8(mixed[part])],
+            _enlarged(to_uint8(background[part]), scale),
+            _enlarged(drawn, scale),
+            _enlarged(grey(mask[part]), scale),
+            _cut_outs(drawn, mask[part], scale),
+            _enlarged(to_uint8(composite[part]), scale),
         ]
-        bands.append(grid(rows, LAYER_ROWS, columns=min(columns, len(background))))
-    return _stack(bands)
+        bands.append(grid(rows, _LAYER_ROWS, columns=min(columns, len(background))))
+    return np.concatenate(bands)
+
+
+def reconstruction_sheet(photos: np.ndarray, layers: LayerArrays, columns: int = 10) -> np.ndarray:
+    """Shows photos as columns: photo, reconstruction, its layers, and the photo cut out.
+
+    Args:
+        photos: uint8 [B, R, R, 3].
+        layers: The layers that the generator draws for the photos.
+        columns: Photos in a band; more photos go below, in further bands.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    background, foreground, mask = _arrays(layers)
+    composite = background + mask * (foreground - background)
+    scale = _scale(photos)
+    bands = []
+    for start in range(0, len(photos), columns):
+        part = slice(start, start + columns)
+        rows = [
+            _enlarged(photos[part], scale),
+            *(_enlarged(to_uint8(one[part]), scale) for one in (composite, background, foreground)),
+            _enlarged(grey(mask[part]), scale),
+            _cut_outs(photos[part], mask[part], scale),
+        ]
+        bands.append(grid(rows, _RECONSTRUCTION_ROWS, columns=min(columns, len(photos))))
+    return np.concatenate(bands)
 
 
 def segmentation_sheet(
@@ -63,21 +86,21 @@ def segmentation_sheet(
     ious: Sequence[float] | None = None,
     side: int = 144,
     columns: int = 8,
-    labels: tuple[str, str, str, str] = ("photo", "true mask", "our mask", "cut-out"),
+    labels: tuple[str, str, str, str] = ("photo", "true mask", "predicted mask", "cut-out"),
 ) -> np.ndarray:
     """Shows photos with their predicted masks, cut-outs and, where known, true masks.
 
     Args:
-        images: Uint8 [H, W, 3], of any sizes.
+        images: uint8 [H, W, 3], of any sizes.
         truths: Masks in [0, 1] or bool, [H, W]; None leaves the row out.
         predictions: Masks in [0, 1], [H, W].
-        ious: Score of each, written below it.
-        side: Side of the square each is fitted into, pixels.
-        columns: Photos side by side.
-        labels: Of the rows: photos, true masks, predictions, cut-outs.
+        ious: Score of each photo, written below it.
+        side: Side of the square that each photo is fitted into, pixels.
+        columns: Photos in a band; more photos go below, in further bands.
+        labels: Labels of the rows: photos, true masks, predictions, cut-outs.
 
     Returns:
-        Uint8 [height, width, 3].
+        uint8 [height, width, 3].
     """
     bands = []
     for start in range(0, len(images), columns):
@@ -98,7 +121,7 @@ def segmentation_sheet(
         shown += labels[2:]
         captions = None if ious is None else [f"IoU {iou:.2f}" for iou in ious[part]]
         bands.append(grid(rows, shown, min(columns, len(images)), captions))
-    return _stack(bands)
+    return np.concatenate(bands)
 
 
 def grid(
@@ -107,30 +130,23 @@ def grid(
     columns: int,
     captions: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Lays equally large images out in labelled rows.
+    """Lays out images of one size in labelled rows.
 
     Args:
         rows: Rows of uint8 [H, W, 3].
-        labels: One a row, at its left.
-        columns: Width of the grid in images; shorter rows leave room.
-        captions: One a column, below the last row.
+        labels: One per row, to its left.
+        columns: Images per row; shorter rows leave a gap.
+        captions: One per column, below the last row.
 
     Returns:
-        Uint8 [height, width, 3].
+        uint8 [height, width, 3].
     """
     height, width = rows[0][0].shape[:2]
     font = _font(max(11, min(16, height // 7)))
     margin = 2 * _GAP + max(int(font.getlength(label)) for label in labels)
     foot = font.size + 2 * _GAP if captions else 0
-    canvas = np.full(
-        (
-            len(rows) * (height + _GAP) + _GAP + foot,
-            margin + columns * (width + _GAP) + _GAP,
-            3,
-        ),
-        _PAPER,
-        np.uint8,
-    )
+    shape = (len(rows) * (height + _GAP) + _GAP + foot, margin + columns * (width + _GAP) + _GAP, 3)
+    canvas = np.full(shape, _PAPER, np.uint8)
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
             top, left = _GAP + y * (height + _GAP), margin + _GAP + x * (width + _GAP)
@@ -147,8 +163,10 @@ def grid(
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Returns images in [-1, 1], of any shape, as uint8; what lies outside is clipped."""
-    return np.rint(np.clip(np.asarray(images, np.float32) * 127.5 + 127.5, 0, 255)).astype(np.uint8)
+    """Returns images in [-1, 1], of any shape, as uint8; values outside are clipped."""
+    levels = np.clip(np.asarray(images, np.float32) * 127.5 + 127.5, 0, 255)
+    result: np.ndarray = np.rint(levels).astype(np.uint8)
+    return result
 
 
 def grey(masks: np.ndarray) -> np.ndarray:
@@ -164,7 +182,7 @@ def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
 
 
 def fit(image: np.ndarray, side: int) -> np.ndarray:
-    """Returns a uint8 image scaled into the middle of a white square, shape and all kept."""
+    """Returns a uint8 image scaled to fit a white square, centred, its aspect ratio kept."""
     height, width = image.shape[:2]
     factor = side / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -176,9 +194,10 @@ def fit(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def over(image: np.ndarray, mask: np.ndarray, board: np.ndarray) -> np.ndarray:
-    """Returns a uint8 image laid over a board by its mask in [0, 1], [H, W, 1]."""
+    """Returns a uint8 image composited over a board by its mask in [0, 1], [H, W, 1]."""
     mask = np.clip(np.asarray(mask, np.float32), 0, 1)
-    return np.rint(board * (1 - mask) + image * mask).astype(np.uint8)
+    result: np.ndarray = np.rint(board * (1 - mask) + image * mask).astype(np.uint8)
+    return result
 
 
 def checkerboard(height: int, width: int, cell: int = 8) -> np.ndarray:
@@ -203,8 +222,26 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _stack(bands: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate(bands, axis=0)
+def _arrays(layers: LayerArrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    background, foreground, mask = (np.asarray(layer) for layer in layers)
+    return background, foreground, np.clip(mask.astype(np.float32), 0, 1)
+
+
+def _scale(images: np.ndarray) -> int:
+    return max(1, _TARGET_SIDE // images.shape[1])
+
+
+def _enlarged(images: np.ndarray, scale: int) -> list[np.ndarray]:
+    return [enlarge(image, scale) for image in images]
+
+
+def _cut_outs(images: np.ndarray, masks: np.ndarray, scale: int) -> list[np.ndarray]:
+    side = scale * images.shape[1]
+    board = checkerboard(side, side)
+    return [
+        over(image, mask, board)
+        for image, mask in zip(_enlarged(images, scale), _enlarged(masks, scale), strict=True)
+    ]
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

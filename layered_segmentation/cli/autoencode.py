@@ -87,7 +87,6 @@ def _dataset(run: "RunDirectory", config: configs.Config) -> int:
             "replace it"
         )
     from layered_segmentation import sheets
-    from layered_segmentation.evaluation import reconstructions
     from layered_segmentation.progress import Bar
     from layered_segmentation.run_directory import write_text
     from layered_segmentation.segmenter import encode, model_card
@@ -106,7 +105,7 @@ def _dataset(run: "RunDirectory", config: configs.Config) -> int:
         card = model_card.draft(config, side, segmenter.count_params(), facts)
         segmenters.save(segmenter, run.encoder, overwrite=_OVERWRITE.value, card=card)
     layers = segmenter.predict_layers(photos[:_SHOWN])
-    sheet = reconstructions.reconstruction_sheet(photos[:_SHOWN], layers)
+    sheet = sheets.reconstruction_sheet(photos[:_SHOWN], layers)
     sheets.save_png(sheet, os.path.join(run.path, SHEET))
     results = {
         "mode": "dataset",

@@ -5,7 +5,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-GRABCUT_ITERATIONS = 5
+from layered_segmentation.segmenter.refine import GRABCUT_ITERATIONS, run_grabcut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,37 +69,9 @@ def grabcut(image: np.ndarray, settings: GrabCutSettings = DEFAULT_GRABCUT) -> n
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         mask = _grabcut(cv2.resize(image, size, interpolation=cv2.INTER_AREA), settings)
-        enlarged = cv2.resize(mask.astype(np.float32), (width, height))
+        enlarged: np.ndarray = cv2.resize(mask.astype(np.float32), (width, height))
         return enlarged >= 0.5
     return _grabcut(image, settings)
-
-
-def run_grabcut(
-    image: np.ndarray,
-    labels: np.ndarray,
-    rectangle: tuple | None,
-    iterations: int = GRABCUT_ITERATIONS,
-) -> np.ndarray:
-    """Runs OpenCV's GrabCut from a fixed random seed.
-
-    Args:
-        image: uint8 [H, W, 3].
-        labels: uint8 [H, W] of `cv2.GC_*`; not read if a rectangle is given. Not changed.
-        rectangle: (left, top, width, height), or None to start from the labels.
-        iterations: Of GrabCut.
-
-    Returns:
-        bool [H, W].
-
-    Raises:
-        cv2.error: Foreground or background has too few pixels to be modelled.
-    """
-    labels = labels.copy()
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    mode = cv2.GC_INIT_WITH_MASK if rectangle is None else cv2.GC_INIT_WITH_RECT
-    cv2.setRNGSeed(0)  # its mixtures start from k-means, which draws
-    cv2.grabCut(np.ascontiguousarray(image), labels, rectangle, *models, iterations, mode)
-    return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
 
 
 def _grabcut(image: np.ndarray, settings: GrabCutSettings) -> np.ndarray:

@@ -19,7 +19,6 @@ from keras import ops
 from layered_segmentation import images as photos
 from layered_segmentation import sheets
 from layered_segmentation.errors import UserError
-from layered_segmentation.evaluation.reconstructions import reconstruction_sheet
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.progress import Bar
 from layered_segmentation.run_directory import write_text
@@ -275,7 +274,7 @@ def _finish(job: ChunkJob, chunk: _Chunk, training: Training, autoencoder: Autoe
         photos.write(job.mask(name), cut_out.binary_mask(mask, THRESHOLD))
     os.makedirs(os.path.dirname(job.sheet(number)), exist_ok=True)
     some = Layers(*(layer[:_SHOWN] for layer in layers))
-    sheets.save_png(reconstruction_sheet(chunk.squares[:_SHOWN], some), job.sheet(number))
+    sheets.save_png(sheets.reconstruction_sheet(chunk.squares[:_SHOWN], some), job.sheet(number))
     if job.save_encoders:
         os.makedirs(os.path.dirname(job.encoder(number)), exist_ok=True)
         segmenters.save(segmenter, job.encoder(number), overwrite=True)

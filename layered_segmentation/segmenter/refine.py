@@ -5,9 +5,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from layered_segmentation.evaluation.baselines import run_grabcut
-
 METHODS = ("none", "guided", "grabcut", "consensus")
+GRABCUT_ITERATIONS = 5
 
 _RADIUS = 1 / 16  # of the longer side: about two pixels of the mask of a student of 32 px
 _SMOOTHNESS = 1e-2  # variance of the photo, in [0, 1], above which an edge is kept
@@ -45,6 +44,35 @@ def refine(image: np.ndarray, probability: np.ndarray, method: str) -> np.ndarra
     if method == "guided":
         return _guided(image, probability, max(image.shape) * _RADIUS)
     return _at_grabcuts_size(_grabcut if method == "grabcut" else _consensus, image, probability)
+
+
+def run_grabcut(
+    image: np.ndarray,
+    labels: np.ndarray,
+    rectangle: tuple[int, int, int, int] | None,
+    iterations: int = GRABCUT_ITERATIONS,
+) -> np.ndarray:
+    """Runs OpenCV's GrabCut from a fixed random seed.
+
+    Args:
+        image: uint8 [H, W, 3].
+        labels: uint8 [H, W] of `cv2.GC_*`; not read if a rectangle is given. Not changed.
+        rectangle: (left, top, width, height), or None to start from the labels.
+        iterations: Of GrabCut.
+
+    Returns:
+        bool [H, W].
+
+    Raises:
+        cv2.error: Foreground or background has too few pixels to be modelled.
+    """
+    labels = labels.copy()
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    mode = cv2.GC_INIT_WITH_MASK if rectangle is None else cv2.GC_INIT_WITH_RECT
+    cv2.setRNGSeed(0)  # its mixtures start from k-means, which draws
+    cv2.grabCut(np.ascontiguousarray(image), labels, rectangle, *models, iterations, mode)
+    is_object: np.ndarray = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+    return is_object
 
 
 def _guided(image: np.ndarray, probability: np.ndarray, radius: float) -> np.ndarray:

@@ -17,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 
 from layered_segmentation.config import StudentConfig
-from layered_segmentation.evaluation.iou import iou
 from layered_segmentation.gan.draws import subset
 from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter import distill
@@ -106,7 +105,7 @@ def refined_pairs(
     Args:
         segmenter: The student, of resolution R.
         photos: uint8 [N, S, S, 3], S >= R.
-        method: Of `evaluation.refine`.
+        method: Of `refine.refine`.
         progress: Whether a progress bar is shown.
 
     Returns:
@@ -129,8 +128,7 @@ def refined_pairs(
         for index, mask in enumerate(pool.map(fit, range(len(photos)))):
             refined[index] = mask
             bar.update()
-    agreement = np.array([iou(a >= 0.5, b >= 0.5) for a, b in zip(masks, refined, strict=True)])
-    kept = _best(agreement, refined)
+    kept = _best(_ious(masks >= 0.5, refined >= 0.5), refined)
     return distill.Pool.from_pairs(small[kept], refined[kept])
 
 
@@ -152,6 +150,13 @@ def _choose(photos: np.ndarray, most: int, seed: int) -> np.ndarray:
     if len(photos) <= most:
         return photos
     return photos[subset(seed, len(photos), most)]
+
+
+def _ious(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Returns the IoU of each pair of masks, bool [N, R, R]; 1 where both are empty."""
+    intersection, union = (np.count_nonzero(both, axis=(1, 2)) for both in (a & b, a | b))
+    result: np.ndarray = np.where(union, intersection / np.maximum(union, 1), 1.0)
+    return result
 
 
 def _best(scores: np.ndarray, masks: np.ndarray) -> np.ndarray:

@@ -10,14 +10,13 @@ from tiny_networks import tiny_config, tiny_networks
 
 from layered_segmentation.data.scenes import Shapes
 from layered_segmentation.errors import UserError
-from layered_segmentation.evaluation.reconstructions import reconstruction_sheet
 from layered_segmentation.gan import losses, sampling
 from layered_segmentation.gan.composite import compose
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.run_directory import RunDirectory
 from layered_segmentation.segmenter import chunks, encode
 from layered_segmentation.segmenter import segmenter as segmenters
-from layered_segmentation.sheets import to_uint8
+from layered_segmentation.sheets import reconstruction_sheet, to_uint8
 
 STEPS = 120
 
