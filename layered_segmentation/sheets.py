@@ -228,7 +228,8 @@ def _arrays(layers: LayerArrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _scale(images: np.ndarray) -> int:
-    return max(1, _TARGET_SIDE // images.shape[1])
+    side: int = images.shape[1]
+    return max(1, _TARGET_SIDE // side)
 
 
 def _enlarged(images: np.ndarray, scale: int) -> list[np.ndarray]:

@@ -204,22 +204,21 @@ def _photo_names(images: str, out: str) -> list[str]:
 
 
 def _scene_names() -> list[str]:
-    from layered_segmentation.cli import chain
+    from layered_segmentation.evaluation import scoring
 
-    count = min(_LIMIT.value or chain.HELD_OUT, chain.HELD_OUT)
+    count = min(_LIMIT.value or scoring.HELD_OUT, scoring.HELD_OUT)
     return [f"test_{index:05d}.png" for index in range(count)]
 
 
 def _write_scenes(out: str, count: int, resolution: int) -> None:
     """Writes held-out scenes and their true masks; they are the same whatever the run's seed."""
     from layered_segmentation import images as photos
-    from layered_segmentation.cli import chain
-    from layered_segmentation.data import scenes
+    from layered_segmentation.evaluation import scoring
     from layered_segmentation.segmenter import chunks
 
     for name in (chunks.SCENES, chunks.TRUTH):
         os.makedirs(os.path.join(out, name), exist_ok=True)
-    for pair in scenes.Shapes(chain.HELD_OUT_SEED, count, split="test").pairs(resolution):
+    for pair in scoring.held_out_scenes(resolution, count):
         photos.write(os.path.join(out, chunks.SCENES, f"{pair.name}.png"), pair.image)
         photos.write_mask(os.path.join(out, chunks.TRUTH, f"{pair.name}.png"), pair.mask)
 

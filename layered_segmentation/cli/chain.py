@@ -20,16 +20,13 @@ from layered_segmentation import images as photos
 from layered_segmentation import sheets, versions
 from layered_segmentation.cli import chain_page
 from layered_segmentation.data import batches, folder, tfds
-from layered_segmentation.data import scenes as shapes
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import examples, report, scoring
 from layered_segmentation.images import Pair
 from layered_segmentation.progress import Bar
 from layered_segmentation.run_directory import RunDirectory, write_text
 
-HELD_OUT = 500  # scenes
 REFINE = "grabcut"  # of the second score that photos get: they are larger than the student's masks
-HELD_OUT_SEED = 0  # the same scenes whatever the run's seed, so that seeds compare
 EXAMPLES = 6  # photos a sheet
 
 PHASES = {
@@ -122,7 +119,7 @@ def run(chain: Chain, devices: Sequence[str] = ()) -> dict[str, Any]:
         results = _results(chain, directory, done)
         report.write_run_report(directory)
         page = chain_page.page(
-            chain.out, directory, results, examples.pictures(chain.path("examples"))
+            chain.out, directory, results, chain_page.read_examples(chain.path("examples"))
         )
         report.write(page, chain.path("report.html"))
         write_text(chain.path("results.json"), json.dumps(results, indent=2) + "\n")
@@ -156,8 +153,7 @@ def test_pairs(chain: Chain) -> Sequence[Pair] | None:
         _photo_paths(test.images, "--test_images")
         return None
     if chain.config.data.name == "shapes":
-        scenes = shapes.Shapes(HELD_OUT_SEED, HELD_OUT, split="test")
-        return list(scenes.pairs(chain.config.gan.resolution))
+        return scoring.held_out_scenes(chain.config.gan.resolution)
     return None
 
 
@@ -223,7 +219,9 @@ def _score(chain: Chain, directory: RunDirectory, pairs: Sequence[Pair] | None) 
     results = scores.to_results()
     if not chain.test.masks:
         side = chain.config.gan.resolution
-        results["protocol"] = f"{HELD_OUT} held-out scenes at {side} px. {results['protocol']}"
+        results["protocol"] = (
+            f"{scoring.HELD_OUT} held-out scenes at {side} px. {results['protocol']}"
+        )
     print(f"mIoU {scores.miou:.3f} ± {scores.miou_std:.3f} on {scores.images} images", flush=True)
     if chain.test.masks:
         results["refined"] = _score_refined(segmenter.predict_masks, pairs)

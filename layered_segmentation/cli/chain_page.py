@@ -53,7 +53,7 @@ def page(
         verdict=verdict(results, is_shapes),
         facts=facts,
         warnings=report.warnings_of(records),
-        examples=[report.Picture(_EXAMPLES[one.caption], one.data) for one in examples],
+        examples=examples,
         examples_title="Images it had never seen" if _is_unseen(results) else "Photos",
         examples_note=_examples_note(results, is_shapes),
         sheets=report.sheets_of(run),
@@ -85,6 +85,17 @@ def verdict(results: Mapping[str, Any], is_shapes: bool) -> str:
     return f"{said}. Without learning: {_listed(others)}." if others else f"{said}."
 
 
+def read_examples(directory: str) -> list[report.Picture]:
+    """Returns the sheets of examples in a directory, captioned and in the order of the page."""
+    pictures = []
+    for name, caption in _EXAMPLES.items():
+        path = os.path.join(directory, f"{name}.png")
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                pictures.append(report.Picture(caption, file.read()))
+    return pictures
+
+
 def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
@@ -93,13 +104,14 @@ def _scores(results: Mapping[str, Any]) -> list[report.Score]:
     if results["miou"] is None:
         return []
     references = [
-        report.Score(_REFERENCES[name], value) for name, value in results["references"].items()
+        report.Score(_REFERENCES[name], value, is_reference=True)
+        for name, value in results["references"].items()
     ]
-    ours = [report.Score("student", results["miou"], results["miou_std"], is_ours=True)]
+    student = [report.Score("student", results["miou"], results["miou_std"])]
     if refined := results.get("refined"):
         name = f"student, --refine={refined['refine']}"
-        ours.append(report.Score(name, refined["miou"], refined["miou_std"], is_ours=True))
-    return [*ours, *sorted(references, key=lambda score: -score.miou)]
+        student.append(report.Score(name, refined["miou"], refined["miou_std"]))
+    return [*student, *sorted(references, key=lambda score: -score.miou)]
 
 
 def _is_unseen(results: Mapping[str, Any]) -> bool:

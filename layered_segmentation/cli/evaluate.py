@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from layered_segmentation.evaluation.detectors import Detector
-    from layered_segmentation.evaluation.generated import Generated
+    from layered_segmentation.evaluation.generated import GeneratedScenes
     from layered_segmentation.evaluation.scoring import PredictPairs, Scores
     from layered_segmentation.images import Pair
 
@@ -168,12 +168,12 @@ def _measure_generated() -> None:
     scenes, _ = _open_generated()
 
     from layered_segmentation import sheets
-    from layered_segmentation.evaluation import detectors, generated, scene_record
+    from layered_segmentation.evaluation import detectors, generated
     from layered_segmentation.progress import Bar
 
     detector = _open_detector()
     if isinstance(detector, detectors.MaskFolderDetector):
-        scene_record.check(_DETECTOR.value, scenes)
+        generated.check_record(_DETECTOR.value, scenes)
     with Bar(_COUNT.value, "scoring", "scene") as bar:
         scores = generated.score(scenes, detector, _COUNT.value, progress=bar.update)
     first = scenes.layers(min(_SCENES, _COUNT.value))
@@ -196,12 +196,12 @@ def _measure_fid() -> None:
     out = _OUT.value or os.path.join(_RUN_DIR.value, "evaluation_fid")
     _require_free(out, [RESULTS])
 
-    from layered_segmentation.evaluation import fid, inception, real_images
+    from layered_segmentation.evaluation import fid, inception
     from layered_segmentation.progress import Bar
 
     scenes, config = _open_generated()
     features = inception.open_features(_INCEPTION.value)
-    real = real_images.RealImages(config, _COUNT.value, _IMAGES.value)
+    real = fid.RealImages(config, _COUNT.value, _IMAGES.value)
     with Bar(_COUNT.value + len(real), "features", "image") as bar:
         measured = fid.measure(
             features,
@@ -209,7 +209,7 @@ def _measure_fid() -> None:
             real.batches(fid.BATCH),
             progress=bar.update,
         )
-    protocol = fid.PROTOCOL + real_images.PROTOCOL + features.protocol
+    protocol = fid.PROTOCOL + features.protocol
     _write(out, {**measured.to_results(), "protocol": protocol}, None, {})
     print(
         f"FID {measured.value:.2f} ({measured.features}), {measured.images:,} composites against "
@@ -245,14 +245,14 @@ def default_out(segmenter: str, predictions: str = "") -> str:
 def _open_pairs() -> "tuple[Sequence[Pair], str]":
     """Opens photos with their truth, and says what they are."""
     if not (_IMAGES.value or _MASKS.value or _DETECTOR.value):
-        from layered_segmentation.evaluation import held_out
+        from layered_segmentation.evaluation import scoring
 
-        scenes, about = held_out.scenes(_SEGMENTER.value, _LIMIT.value)
-        if not scenes:
+        pairs, about = scoring.test_set_of(_SEGMENTER.value, _LIMIT.value)
+        if not pairs:
             raise UserError(
                 "--images is needed, with --masks or --detector (layerseg evaluate --help)"
             )
-        return scenes, about
+        return pairs, about
     _require_flags({"images": _IMAGES.value})
     if bool(_MASKS.value) == bool(_DETECTOR.value):
         raise UserError("name the truth: either --masks or --detector")
@@ -264,8 +264,7 @@ def _open_pairs() -> "tuple[Sequence[Pair], str]":
 
     from layered_segmentation.data import folder
 
-    pairs = folder.pairs(_IMAGES.value, _MASKS.value, _IGNORE.value or None)
-    return pairs, ""  # type: ignore[return-value]
+    return folder.pairs(_IMAGES.value, _MASKS.value, _IGNORE.value or None), ""  # type: ignore[return-value]
 
 
 def _open_method(pairs: "Sequence[Pair]", count: int) -> "PredictPairs":
@@ -293,15 +292,15 @@ def _open_detector() -> "Detector":
     return detectors.open_detector(_DETECTOR.value, _CLASS.value, _SCORE.value, _INSTANCES.value)
 
 
-def _open_generated() -> "tuple[Generated, Any]":
+def _open_generated() -> "tuple[GeneratedScenes, Any]":
     """Opens the scenes of a run's generator; also returns the run's config."""
     from layered_segmentation.run_directory import RunDirectory
 
     run = RunDirectory.open(_RUN_DIR.value)
 
-    from layered_segmentation.evaluation.generated import Generated
+    from layered_segmentation.evaluation.generated import GeneratedScenes
 
-    return Generated(run.load_generator(), _SEED.value), run.config()
+    return GeneratedScenes(run.load_generator(), _SEED.value), run.config()
 
 
 def _write(

@@ -24,7 +24,7 @@ from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
 if TYPE_CHECKING:
-    from layered_segmentation.evaluation.generated import Generated
+    from layered_segmentation.evaluation.generated import GeneratedScenes
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
 _OUT = flags.DEFINE_string("out", "", "PNG file to write the sheet to.")
@@ -67,9 +67,9 @@ def main(argv: list[str]) -> None:
     generator = run.load_generator()
 
     from layered_segmentation import sheets
-    from layered_segmentation.evaluation.generated import Generated
+    from layered_segmentation.evaluation.generated import GeneratedScenes
 
-    generated = Generated(generator, _SEED.value, _TRUNCATION.value)
+    generated = GeneratedScenes(generator, _SEED.value, _TRUNCATION.value)
     if _OUT.value:
         layers = generated.layers(_COUNT.value)
         sheets.save_png(sheets.layers_sheet(layers, columns=_COLUMNS), _OUT.value)
@@ -80,21 +80,21 @@ def main(argv: list[str]) -> None:
         print(f"{_COUNT.value:,} scenes of {run.path}, seed {_SEED.value}: {folders}")
 
 
-def _write_scenes(generated: "Generated", directory: str, run: str) -> None:
+def _write_scenes(generated: "GeneratedScenes", directory: str, run: str) -> None:
     from layered_segmentation import images
-    from layered_segmentation.evaluation import scene_record
+    from layered_segmentation.evaluation.generated import write_record
     from layered_segmentation.progress import Bar
 
     for name in _FOLDERS:
         os.makedirs(os.path.join(directory, name), exist_ok=True)
     _remove_earlier(directory)
     with Bar(_COUNT.value, "drawing", "scene") as bar:
-        for scene in generated.scenes(_COUNT.value):
+        for scene in generated.first(_COUNT.value):
             image, mask = (os.path.join(directory, name, f"{scene.name}.png") for name in _FOLDERS)
             images.write(image, scene.image)
             images.write_mask(mask, scene.mask >= 0.5)
             bar.update()
-    scene_record.write(directory, generated, _COUNT.value, run)
+    write_record(directory, generated, _COUNT.value, run)
 
 
 def _check_sheet(out: str) -> None:
@@ -139,9 +139,9 @@ def _check_directory(directory: str) -> None:
 
 
 def _record_path(directory: str) -> str:
-    from layered_segmentation.evaluation import scene_record
+    from layered_segmentation.evaluation.generated import RECORD
 
-    return os.path.join(directory, scene_record.FILE)
+    return os.path.join(directory, RECORD)
 
 
 def _remove_earlier(directory: str) -> None:

@@ -1,4 +1,4 @@
-"""What a method must beat without having learnt anything: full mask, centre box, GrabCut."""
+"""Reference methods that need no learning: full mask, centre box, GrabCut."""
 
 import dataclasses
 
@@ -10,13 +10,13 @@ from layered_segmentation.segmenter.refine import GRABCUT_ITERATIONS, run_grabcu
 
 @dataclasses.dataclass(frozen=True)
 class GrabCutSettings:
-    """How GrabCut is started and run; its score depends on all of it.
+    """Settings of GrabCut; its score depends on all of them.
 
     Attributes:
-        margin: Of each side, left free around the rectangle, in [0, 0.5); 0.05 is the strongest
-            of 0.02, 0.05 and 0.10 on scenes and on photos.
-        iterations: Of GrabCut.
-        side: Longest side it works at, pixels; its time grows faster than the pixels.
+        margin: Share of each side outside the rectangle, in [0, 0.5). Of 0.02, 0.05 and 0.10, 0.05
+            scores best on scenes and on photos.
+        iterations: Iterations of GrabCut.
+        side: Longest side to work at, pixels; the time grows faster than the number of pixels.
     """
 
     margin: float = 0.05
@@ -30,7 +30,7 @@ class GrabCutSettings:
             "grabcut: OpenCV's GrabCut started from a centred rectangle that leaves "
             f"{self.margin * 100:.3g}% of each side free (at least 1 pixel), {self.iterations} "
             f"iterations, random seed 0, photos reduced to at most {self.side} pixels on the "
-            "longer side; an empty result counts as it is."
+            "longer side; an empty result is scored as it is."
         )
 
 
@@ -61,7 +61,7 @@ def grabcut(image: np.ndarray, settings: GrabCutSettings = DEFAULT_GRABCUT) -> n
         settings: Rectangle, iterations and size.
 
     Returns:
-        bool [H, W], empty where GrabCut finds nothing; the rectangle itself where it cannot start,
+        bool [H, W]: empty if GrabCut finds nothing; the rectangle itself if GrabCut cannot start,
         as in a photo of a few pixels.
     """
     height, width = image.shape[:2]

@@ -1,4 +1,4 @@
-"""A TensorFlow detection SavedModel as a source of masks: its signature, boxes and instances."""
+"""A TensorFlow detection SavedModel as a detector: its signature, boxes and instances."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,31 +8,30 @@ import numpy as np
 
 from layered_segmentation.errors import UserError
 
-INSTANCES = ("union", "largest")
-CAR = 3  # COCO's number, as of the Object Detection API
+CAR = 3  # COCO's class number in the Object Detection API
 
 _THRESHOLD = 0.5
 _BOXES, _SCORES, _CLASSES = "detection_boxes", "detection_scores", "detection_classes"
 _REFRAMED, _MASKS = "detection_masks_reframed", "detection_masks"
-# How the lines of TensorFlow's errors begin that only say where in a graph they arose.
-_WHERE = ("Graph execution error", "Detected at node", "<stack traces", "File ", "[[")
-_SLACK = 0.5  # how far beyond the photo a normalised box may reach, in photo sides
+# Beginnings of the lines of TensorFlow's errors that only locate the error in a graph.
+_LOCATION = ("Graph execution error", "Detected at node", "<stack traces", "File ", "[[")
+_SLACK = 0.5  # how far a normalised box may extend beyond the photo, in photo sides
 
 
 class SavedModelDetector:
-    """A TensorFlow detection SavedModel with masks, as of the Object Detection API or TF Hub.
+    """A TensorFlow detection SavedModel with masks, from the Object Detection API or TF Hub.
 
-    It takes uint8 [1, H, W, 3] and returns `detection_boxes` [1, N, 4] (ymin, xmin, ymax, xmax as
+    The model maps uint8 [1, H, W, 3] to `detection_boxes` [1, N, 4] (ymin, xmin, ymax, xmax as
     fractions of the photo), `detection_scores` and `detection_classes` [1, N], and masks: either
     `detection_masks` [1, N, h, w], each over its box, or `detection_masks_reframed` [1, N, H, W].
-    `detection_masks` of exactly the photo's size are taken as masks of the photo.
+    `detection_masks` of exactly the photo's size are used as masks of the photo.
 
     Args:
         path: Directory that holds saved_model.pb.
-        class_id: The kind of thing, in the model's own numbers; COCO's car is 3.
-        score: Least score of a detection, in [0, 1].
-        instances: `union` takes all detections, since a layer's mask knows no instances and a
-            second car that it covers is no mistake; `largest` only the one with most pixels.
+        class_id: The class, in the model's own numbers; COCO's car is 3.
+        score: Minimum score of a detection, in [0, 1].
+        instances: `union` uses all detections: a layer's mask does not separate instances, so
+            covering a second car is not an error. `largest` uses only the one with most pixels.
 
     Raises:
         UserError: The model cannot be loaded or has another signature.
@@ -60,8 +59,8 @@ class SavedModelDetector:
     def _detect(self, image: np.ndarray, name: str) -> np.ndarray:
         outputs = self._outputs(image, name)
         height, width = image.shape[:2]
-        wanted = np.rint(outputs[_CLASSES]) == self._class
-        kept = np.flatnonzero(wanted & (outputs[_SCORES] >= self._score))
+        is_of_class = np.rint(outputs[_CLASSES]) == self._class
+        kept = np.flatnonzero(is_of_class & (outputs[_SCORES] >= self._score))
         masks = np.asarray(outputs.get(_REFRAMED, outputs.get(_MASKS)), np.float32)[kept]
         boxes = outputs[_BOXES][kept]
         if masks.shape[1:] == (height, width):
@@ -76,10 +75,11 @@ class SavedModelDetector:
         if self._instances == "largest":
             largest = np.argmax(instances.sum(axis=(1, 2)))
             instances = instances[largest : largest + 1]
-        return np.logical_or.reduce(instances, axis=0)
+        union: np.ndarray = np.logical_or.reduce(instances, axis=0)
+        return union
 
     def _outputs(self, image: np.ndarray, name: str) -> dict[str, np.ndarray]:
-        """Runs the model on one photo; returns its arrays of [N, …], of either masks only."""
+        """Runs the model on one photo; returns arrays [N, …], only one of the two mask outputs."""
         import tensorflow as tf
 
         try:
@@ -88,50 +88,50 @@ class SavedModelDetector:
             height, width = image.shape[:2]
             raise UserError(
                 f"--detector={self._path}: the model fails on {name} ({width} × {height} px): "
-                f"{_reason(error)}; take a model that works on any one photo, uint8 [1, H, W, 3]"
+                f"{_reason(error)}; use a model that takes photos of any size, uint8 [1, H, W, 3]"
             ) from error
         masks = _REFRAMED if _REFRAMED in found else _MASKS
         arrays = {key: np.asarray(found[key]) for key in (_SCORES, _CLASSES, _BOXES, masks)}
         count = arrays[_SCORES].shape[1] if arrays[_SCORES].ndim == 2 else -1
-        wanted = {_SCORES: "1, N", _CLASSES: "1, N", _BOXES: "1, N, 4", masks: "1, N, h, w"}
+        shapes = {_SCORES: "1, N", _CLASSES: "1, N", _BOXES: "1, N, 4", masks: "1, N, h, w"}
         fits = all(
-            array.ndim == wanted[key].count(",") + 1
+            array.ndim == shapes[key].count(",") + 1
             and array.shape[:2] == (1, count)
             and array.dtype != object  # text
             for key, array in arrays.items()
         )
         if not fits or arrays[_BOXES].shape[2] != 4 or (count and 0 in arrays[masks].shape):
             received = (
-                f"{key} {found[key].dtype.name} {list(arrays[key].shape)}" for key in wanted
+                f"{key} {found[key].dtype.name} {list(arrays[key].shape)}" for key in shapes
             )
-            needed = (f"{key} [{shape}]" for key, shape in wanted.items())
+            needed = (f"{key} [{shape}]" for key, shape in shapes.items())
             raise UserError(
                 f"--detector={self._path}: it returned {', '.join(received)}; numbers of "
-                f"{', '.join(needed)} are needed, as of the Object Detection API: one mask for "
-                "each of N detections in a batch of one photo"
+                f"{', '.join(needed)} are needed, as the Object Detection API returns: one mask "
+                "for each of N detections in a batch of one photo"
             )
         return {key: array[0] for key, array in arrays.items()}
 
     def _check(self, boxes: np.ndarray) -> None:
         if boxes.size and not (boxes.min() > -_SLACK and boxes.max() < 1 + _SLACK):
             raise UserError(
-                f"--detector={self._path}: {_BOXES} reach from {boxes.min():g} to "
+                f"--detector={self._path}: {_BOXES} range from {boxes.min():g} to "
                 f"{boxes.max():g}; they must be fractions of the photo (ymin, xmin, ymax, xmax), "
-                "as the Object Detection API gives them"
+                "as the Object Detection API returns them"
             )
 
 
 def paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
     """Pastes a mask that covers a box into the photo and thresholds it.
 
-    A pixel belongs to the box if its centre does; its value is interpolated bilinearly between
-    the centres of the mask's cells, whose outermost values continue to the box's edge.
+    A pixel is in the box if its centre is. Its value is interpolated bilinearly between the
+    centres of the mask's cells; the outermost values extend to the edge of the box.
 
     Args:
         mask: Float [h, w] in [0, 1] over the box.
         box: Float [4]: ymin, xmin, ymax, xmax, fractions of the photo.
-        height: Of the photo, pixels.
-        width: Of the photo, pixels.
+        height: Height of the photo, pixels.
+        width: Width of the photo, pixels.
 
     Returns:
         bool [height, width].
@@ -156,17 +156,17 @@ def paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndar
 
 
 def _reason(error: Exception) -> str:
-    """Returns what a TensorFlow error says, without where in the graph it arose, as one line."""
+    """Returns the message of a TensorFlow error on one line, without its place in the graph."""
     lines = (line.strip() for line in str(error).splitlines())
-    said = " ".join(line for line in lines if line and not line.startswith(_WHERE))
-    return said[:300] or type(error).__name__
+    message = " ".join(line for line in lines if line and not line.startswith(_LOCATION))
+    return message[:300] or type(error).__name__
 
 
 def _load_signature(path: str) -> tuple[Any, Any]:
     """Loads a SavedModel and its detection signature, after checking inputs and outputs.
 
     Returns:
-        The model, which keeps its variables alive, and a function of uint8 [1, H, W, 3].
+        The model, which must be kept for its variables, and a function of uint8 [1, H, W, 3].
     """
     import tensorflow as tf
 
@@ -178,9 +178,9 @@ def _load_signature(path: str) -> tuple[Any, Any]:
     signatures = dict(model.signatures)
     signature = signatures.get("serving_default")
     if signature is None:
-        held = ", ".join(sorted(signatures)) or "none"
+        names = ", ".join(sorted(signatures)) or "none"
         raise UserError(
-            f"--detector={path}: no signature 'serving_default' (signatures: {held}); export the "
+            f"--detector={path}: no signature 'serving_default' (signatures: {names}); export the "
             "model with the Object Detection API's exporter"
         )
     inputs = signature.structured_input_signature[1]
@@ -191,15 +191,15 @@ def _load_signature(path: str) -> tuple[Any, Any]:
     if lacking:
         raise UserError(
             f"--detector={path}: its signature has no output {', '.join(lacking)} (outputs: "
-            f"{', '.join(sorted(outputs))}); take an instance segmentation model, such as Mask "
+            f"{', '.join(sorted(outputs))}); use an instance segmentation model, such as Mask "
             "R-CNN"
         )
     spec = next(iter(inputs.values()), None)
     fits = spec is not None and spec.dtype == tf.uint8 and spec.shape.rank in (None, 4)
     if len(inputs) != 1 or not fits:
-        held = ", ".join(f"{name}: {one.dtype.name} {one.shape}" for name, one in inputs.items())
+        found = ", ".join(f"{name}: {one.dtype.name} {one.shape}" for name, one in inputs.items())
         raise UserError(
-            f"--detector={path}: it takes {held or 'nothing'}; one input of uint8 [1, H, W, 3] is "
+            f"--detector={path}: it takes {found or 'nothing'}; one input of uint8 [1, H, W, 3] is "
             "needed (exported with the input type image_tensor)"
         )
     name = next(iter(inputs))

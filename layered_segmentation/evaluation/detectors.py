@@ -1,35 +1,42 @@
-"""Pseudo-true masks: what a detector finds in photos nobody labelled (section 4.1).
+"""Pseudo-true masks: what a detector finds in unlabelled photos (section 4.1).
 
 The paper scores generated composites and LSUN cars against Mask R-CNN. Here a detector is a
-directory of masks that any program wrote, a TensorFlow detection SavedModel, or one of our own
-segmenters.
+directory of masks that any program wrote, a TensorFlow detection SavedModel, or a segmenter of this
+package. For the procedural scenes, `train_grey` trains one.
 """
 
 import os
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from layered_segmentation import images as photos
+from layered_segmentation.config import StudentConfig
 from layered_segmentation.data import folder
 from layered_segmentation.data.mask_folder import MaskFolder
+from layered_segmentation.data.scenes import Shapes
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import detection_model
 from layered_segmentation.images import Pair
 from layered_segmentation.segmenter import presets
 
-SAVED_MODEL, SEGMENTER, MASKS = "a SavedModel", "one of our segmenters", "a directory of masks"
-LEAST_COVER = 0.01  # a smaller mask of a segmenter says that it found nothing
+if TYPE_CHECKING:
+    from layered_segmentation.segmenter.segmenter import LayeredSegmenter
+
+SAVED_MODEL, SEGMENTER, MASKS = "a SavedModel", "a segmenter", "a directory of masks"
+GREY_SEED = 1_000_003  # of no run, so that no scene is shared with a run's training
+LEAST_COVER = 0.01  # share of the photo below which a segmenter's mask counts as nothing found
 
 _THRESHOLD = 0.5
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # of RGB (ITU-R BT.601)
 
 
 class Detector(Protocol):
-    """Finds the things of one kind in photos.
+    """Finds the objects of one class in photos.
 
     Attributes:
-        protocol: What it is and how it decides, a sentence.
+        protocol: A sentence that describes the detector and its criteria.
     """
 
     protocol: str
@@ -48,7 +55,7 @@ class Detector(Protocol):
 
 
 class MaskFolderDetector:
-    """Masks that some program wrote, looked up by the photos' names; 0 where nothing is found.
+    """Masks that another program wrote, found by the photos' names; 0 where nothing is found.
 
     Args:
         path: Directory of masks, each of its photo's size.
@@ -76,10 +83,10 @@ class MaskFolderDetector:
 
 
 class SegmenterDetector:
-    """One of our own segmenters; what covers less than 1 % of a photo at 0.5 is nothing.
+    """A segmenter of this package; a mask that covers less than 1 % of a photo counts as nothing.
 
     Args:
-        path: Run or preset, as `models.segmenter.load` takes it.
+        path: Run or preset, as for `segmenter.load`.
     """
 
     def __init__(self, path: str):
@@ -101,11 +108,11 @@ class SegmenterDetector:
 
 
 class DetectedFolder(Sequence[Pair]):
-    """The photos of a directory with a detector's masks as their truth; read one at a time.
+    """The photos of a directory with a detector's masks as true masks; read one at a time.
 
     Args:
         images: Directory of photos; sub-directories named `masks` are left out.
-        detector: Whose masks.
+        detector: Provides the masks.
 
     Raises:
         UserError: There is no photo, or the detector has no mask for some.
@@ -119,7 +126,7 @@ class DetectedFolder(Sequence[Pair]):
             detector.require(self.files)
 
     def __len__(self) -> int:
-        """Returns how many photos there are."""
+        """Returns the number of photos."""
         return len(self.files)
 
     def __getitem__(self, index: Any) -> Any:
@@ -132,16 +139,17 @@ class DetectedFolder(Sequence[Pair]):
 def open_detector(
     path: str, class_id: int = detection_model.CAR, score: float = 0.5, instances: str = "union"
 ) -> Detector:
-    """Opens a detector; what it is, the path tells.
+    """Opens a detector of the kind that its path indicates.
 
     Args:
-        path: A SavedModel's directory, a run or preset of ours, or a directory of masks.
-        class_id: Of a SavedModel; see `detection_model.SavedModelDetector`.
-        score: Of a SavedModel.
-        instances: Of a SavedModel.
+        path: A directory with a SavedModel, a run or preset of this package, or a directory of
+            masks.
+        class_id: For a SavedModel; see `detection_model.SavedModelDetector`.
+        score: For a SavedModel.
+        instances: For a SavedModel.
 
     Raises:
-        UserError: It is none of them, or cannot be used.
+        UserError: The path is none of them, or cannot be used.
     """
     kind = kind_of(path)
     if kind == MASKS:
@@ -152,10 +160,10 @@ def open_detector(
 
 
 def kind_of(path: str) -> str:
-    """Returns what a detector is, `SAVED_MODEL`, `SEGMENTER` or `MASKS`; loads nothing.
+    """Returns the kind of a detector, `SAVED_MODEL`, `SEGMENTER` or `MASKS`; loads nothing.
 
     Raises:
-        UserError: It is none of them.
+        UserError: The path is none of them.
     """
     if "://" in path or (not os.path.isdir(path) and path in presets.names()):
         return SEGMENTER
@@ -166,8 +174,8 @@ def kind_of(path: str) -> str:
         )
     if _saved_model(path):
         return SAVED_MODEL
-    ours = ("task.json", "config.yaml", os.path.join("segmenter", "task.json"))
-    if any(os.path.isfile(os.path.join(path, name)) for name in ours):
+    markers = ("task.json", "config.yaml", os.path.join("segmenter", "task.json"))
+    if any(os.path.isfile(os.path.join(path, name)) for name in markers):
         return SEGMENTER
     if not photos.find(path):
         raise UserError(
@@ -178,8 +186,54 @@ def kind_of(path: str) -> str:
 
 
 def _saved_model(path: str) -> str:
-    """Returns the directory of a SavedModel in or under a path, or an empty text."""
+    """Returns the directory of a SavedModel in or under a path, or an empty string."""
     for candidate in (path, os.path.join(path, "saved_model")):
         if os.path.isfile(os.path.join(candidate, "saved_model.pb")):
             return candidate
     return ""
+
+
+def train_grey(resolution: int, steps: int, scenes: int, width: int = 24) -> "LayeredSegmenter":
+    """Trains a detector for generated procedural scenes that sees no colour.
+
+    Table 1 scores generated masks with a detector that was trained elsewhere, with labels. For the
+    procedural scenes, one is trained on other scenes and their true masks. It sees luminance only,
+    so it has to find objects by outline and texture and cannot repeat a mask that merely follows
+    the palette. It is used for scoring alone; nothing that is scored ever sees it.
+
+    Args:
+        resolution: Side of the scenes, pixels.
+        steps: Training steps, of 64 scenes each.
+        scenes: Number of scenes to learn from.
+        width: Channels of its first level.
+
+    Returns:
+        A segmenter of RGB photos whose output depends on their luminance alone.
+    """
+    from layered_segmentation.segmenter import distill
+    from layered_segmentation.segmenter import segmenter as segmenters
+
+    images, masks = Shapes(GREY_SEED, scenes).load_pairs(resolution)
+    pool = distill.Pool.from_pairs(to_grey(images), masks)
+    detector = segmenters.create(width, resolution)
+    distill.initialise(detector, GREY_SEED)
+    settings = StudentConfig(width=width, steps=steps, augment=0.0)
+    distill.fit(detector, pool, settings, GREY_SEED)
+    fold_grey(detector)
+    return detector
+
+
+def to_grey(images: np.ndarray) -> np.ndarray:
+    """Returns uint8 [..., 3] RGB with each pixel's three values replaced by its luminance."""
+    grey = np.rint(images.astype(np.float32) @ _LUMINANCE)
+    return np.repeat(grey[..., None], 3, axis=-1).astype(np.uint8)
+
+
+def fold_grey(segmenter: "LayeredSegmenter") -> None:
+    """Folds the conversion to grey into the first convolution of a student, in place.
+
+    The output on grey images does not change; on coloured ones it becomes that of their luminance.
+    """
+    first = next(layer for layer in segmenter.backbone.layers if hasattr(layer, "kernel"))
+    kernel = np.asarray(first.kernel).sum(axis=2, keepdims=True)
+    first.kernel.assign(kernel * _LUMINANCE[:, None])

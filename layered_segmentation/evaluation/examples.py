@@ -1,4 +1,4 @@
-"""Sheets of examples: the best, the middle and the worst by score, or some photos of many."""
+"""Sheets of examples: the best, median and worst by score, or photos of a directory."""
 
 import dataclasses
 import os
@@ -9,7 +9,7 @@ import numpy as np
 from layered_segmentation import images as photos
 from layered_segmentation import sheets
 from layered_segmentation.errors import UserError
-from layered_segmentation.evaluation import report, scoring
+from layered_segmentation.evaluation import scoring
 from layered_segmentation.images import Pair
 
 
@@ -32,20 +32,20 @@ def scored_sheet(
     indices: Sequence[int],
     columns: int,
 ) -> np.ndarray:
-    """Shows scored pairs with their IoU; masks as they are, or refined as for the score.
+    """Shows scored pairs with their IoU; masks are refined if the scores are.
 
     Args:
         predict: As for `scoring.score`.
         pairs: Photos and masks.
         scores: Their scores.
-        indices: Which of them.
-        columns: Photos side by side.
+        indices: Indices of the pairs to show.
+        columns: Photos in a band.
 
     Returns:
         uint8 [height, width, 3].
     """
-    some = [pairs[index] for index in indices]
-    images = [pair.image for pair in some]
+    shown = [pairs[index] for index in indices]
+    images = [pair.image for pair in shown]
     masks = predict(images)
     if scores.refine != "none":
         masks = [
@@ -54,23 +54,23 @@ def scored_sheet(
         ]
     ious = [scores.rows[index].iou for index in indices]
     return sheets.segmentation_sheet(
-        images, [pair.mask for pair in some], masks, ious, columns=columns
+        images, [pair.mask for pair in shown], masks, ious, columns=columns
     )
 
 
 def overview_sheet(
     predict: scoring.PredictPairs, pairs: Sequence[Pair], scores: scoring.Scores, count: int
 ) -> np.ndarray:
-    """Shows the best, the middle and the worst pairs, `count` of each, one band a kind.
+    """Shows the best, median and worst pairs, `count` of each, in one band each.
 
-    Where there is nothing in the truth, the IoU is 0 or 1 and the sheet would show only that, so
-    these pairs are left out, unless there are no others.
+    Pairs with an empty true mask are left out, unless there are no others: their IoU is 0 or 1, and
+    the sheet would show only these.
 
     Args:
         predict: As for `scoring.score_pairs`.
         pairs: Photos and masks; only those shown are read.
         scores: Their scores.
-        count: Photos side by side.
+        count: Photos in a band.
 
     Returns:
         uint8 [height, width, 3].
@@ -80,24 +80,28 @@ def overview_sheet(
     rows = [scores.rows[index] for index in found]
     parts = ranked(dataclasses.replace(scores, rows=rows), count).values()
     chosen = list(dict.fromkeys(found[place] for part in parts for place in part))
-    some = [pairs[index] for index in chosen]
-    theirs = dataclasses.replace(scores, rows=[scores.rows[index] for index in chosen])
+    shown = [pairs[index] for index in chosen]
+    shown_scores = dataclasses.replace(scores, rows=[scores.rows[index] for index in chosen])
     return scored_sheet(
-        lambda images: predict(some), some, theirs, range(len(some)), min(count, len(some))
+        lambda images: predict(shown),
+        shown,
+        shown_scores,
+        range(len(shown)),
+        min(count, len(shown)),
     )
 
 
 def photo_sheet(
     predict: scoring.Predict, directory: str, names: Sequence[str], count: int, columns: int
 ) -> np.ndarray:
-    """Shows photos spread evenly over a directory; those that cannot be read are left out.
+    """Shows photos spaced evenly over a directory; those that cannot be read are left out.
 
     Args:
         predict: As for `scoring.score`.
-        directory: Of the photos.
-        names: Their paths relative to it.
-        count: How many.
-        columns: Photos side by side.
+        directory: Directory of the photos.
+        names: Paths of the photos relative to `directory`.
+        count: Number of photos.
+        columns: Photos in a band.
 
     Returns:
         uint8 [height, width, 3].
@@ -110,18 +114,7 @@ def photo_sheet(
         try:
             images.append(photos.read(os.path.join(directory, names[index])))
         except photos.UnreadableImage:
-            continue  # whoever read them all has named it
+            continue  # training has reported it
     if not images:
-        raise UserError(f"{directory}: none of {count} photos tried can be read as an image")
+        raise UserError(f"{directory}: none of {count} photos can be read as an image")
     return sheets.segmentation_sheet(images, None, predict(images), columns=columns)
-
-
-def pictures(directory: str) -> list[report.Picture]:
-    """Returns a directory's sheets NAME.png for the page, captioned NAME, in the page's order."""
-    found = []
-    for name in ("best", "median", "worst", "photos"):
-        path = os.path.join(directory, f"{name}.png")
-        if os.path.exists(path):
-            with open(path, "rb") as file:
-                found.append(report.Picture(name, file.read()))
-    return found

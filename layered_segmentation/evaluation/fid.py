@@ -2,27 +2,68 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import scipy.linalg
 
+from layered_segmentation import sheets
+from layered_segmentation.config import Config
+from layered_segmentation.data import batches as pipeline
+from layered_segmentation.data import folder
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation.inception import Features
 
-BATCH = 32  # images the feature network sees at once
-PROTOCOL = "FID (Heusel et al. 2017) of uint8 images; composites unshifted; unbiased covariances. "
+BATCH = 32  # images per call of the feature network
+PROTOCOL = (
+    "FID (Heusel et al. 2017) of uint8 images; composites unshifted; unbiased covariances. "
+    "Real images: each photo once, prepared and cropped at random as for training, at the run's "
+    "resolution. "
+)
+
+
+class RealImages:
+    """The photos of a run or of a directory, each once, prepared as for training.
+
+    Args:
+        config: The run's config.
+        count: How many photos to use at most; the first so many.
+        directory: Directory of other photos; empty for the run's own.
+
+    Raises:
+        UserError: There are no usable photos.
+    """
+
+    def __init__(self, config: Config, count: int, directory: str = ""):
+        data = config.data
+        if directory:
+            folder.find_images(directory, "--images", excluded=[folder.MASKS])
+            data = dataclasses.replace(data, name="folder", path=directory, limit=0)
+        limit = min(data.limit, count) if data.limit else count
+        source = pipeline.open_source(dataclasses.replace(data, limit=limit), config.train.seed)
+        cache = pipeline.PhotoCache.open(source, [config.gan.resolution], data.crop_margin)
+        self._crops = cache.crops(config.gan.resolution, config.train.seed, data.mirror)
+
+    def __len__(self) -> int:
+        """Returns the number of photos, without unreadable ones."""
+        return len(self._crops.images)
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        """Yields each photo once, in batches of uint8 [size or fewer, R, R, 3]."""
+        for first in range(0, len(self), size):
+            count = min(size, len(self) - first)
+            yield sheets.to_uint8(self._crops.batch_at(first, count))
 
 
 class Moments:
-    """Mean and covariance of vectors that pass by in batches (Chan et al. 1979), in float64.
+    """Mean and covariance of vectors that arrive in batches (Chan et al. 1979), in float64.
 
     Args:
         size: Length of a vector.
 
     Attributes:
-        count: Vectors seen.
+        count: Vectors so far.
         mean: Float64 [size].
     """
 
@@ -32,14 +73,14 @@ class Moments:
         self._scatter = np.zeros((size, size))
 
     def update(self, vectors: np.ndarray) -> None:
-        """Takes a batch, float [B, size].
+        """Adds a batch, float [B, size].
 
         Raises:
-            UserError: Some value is not finite.
+            UserError: A value is not finite.
         """
         vectors = np.asarray(vectors, np.float64)
         if not np.isfinite(vectors).all():
-            raise UserError("the features of some image are not finite; is --inception damaged?")
+            raise UserError("the features of an image are not finite; is --inception damaged?")
         batch = len(vectors)
         centre = vectors.mean(axis=0)
         deviations = vectors - centre
@@ -60,15 +101,15 @@ class Moments:
 
 @dataclasses.dataclass(frozen=True)
 class FID:
-    """A distance and what it is of.
+    """A Fréchet inception distance.
 
     Attributes:
         value: The distance; smaller is better.
-        images: Generated images.
-        real_images: Real images.
+        images: Number of generated images.
+        real_images: Number of real images.
         size: Length of a feature vector.
-        features: Which features; only the same compare.
-        seconds: Of all.
+        features: Name of the features; only distances with the same name are comparable.
+        seconds: Time it took.
     """
 
     value: float
@@ -80,17 +121,17 @@ class FID:
 
     @property
     def warning(self) -> str:
-        """What makes the figure doubtful, or an empty text."""
+        """Why the distance is unreliable, or an empty string."""
         least = min(self.images, self.real_images)
         if least > self.size:
             return ""
         return (
-            f"{least:,} images for {self.size:,} features: the covariance is singular and FID "
-            "biased upwards; take more images (the paper took 10,000)"
+            f"{least:,} images for {self.size:,} features: the covariance is singular and FID is "
+            "biased upwards; use more images (the paper uses 10,000)"
         )
 
     def to_results(self) -> dict[str, Any]:
-        """Returns what goes into results.json."""
+        """Returns the contents of results.json."""
         return {
             "measure": "fid",
             "fid": self.value,
@@ -114,20 +155,18 @@ def measure(
     Args:
         features: The feature network.
         generated: Batches of uint8 [B, H, W, 3].
-        real: Likewise; sizes may differ.
+        real: The same for real images; their size may differ.
         progress: Called after each batch with the number of images in it.
 
     Raises:
-        UserError: There are fewer than two images of a kind, or features are not finite.
+        UserError: There are fewer than two generated or real images, or features are not finite.
     """
     started = time.perf_counter()
-    ours = _moments(features, generated, "generated", progress)
-    theirs = _moments(features, real, "real", progress)
-    value = frechet_distance(ours.mean, ours.covariance, theirs.mean, theirs.covariance)
-    return FID(
-        value, ours.count, theirs.count, len(ours.mean), features.name,
-        time.perf_counter() - started,
-    )  # fmt: skip
+    a = _moments(features, generated, "generated", progress)
+    b = _moments(features, real, "real", progress)
+    value = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    seconds = time.perf_counter() - started
+    return FID(value, a.count, b.count, len(a.mean), features.name, seconds)
 
 
 def frechet_distance(
@@ -135,10 +174,10 @@ def frechet_distance(
 ) -> float:
     """Returns the squared Fréchet distance of two Gaussians (Dowson and Landau 1982).
 
-    |μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½). The trace of the root is taken from the eigenvalues of
-    Σa^½ Σb Σa^½, which are those of Σa Σb, but real by construction, also where a covariance is
-    singular; the root of the product itself, as other implementations take it, may have none that
-    is finite or real, and takes three times as long.
+    |μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½). The trace of the root is computed from the eigenvalues
+    of Σa^½ Σb Σa^½. They equal those of Σa Σb but are real by construction, even if a covariance is
+    singular. The root of Σa Σb, which other implementations compute, may not be finite or real
+    then, and takes three times as long.
 
     Args:
         mean_a: Float [D].
@@ -158,7 +197,7 @@ def frechet_distance(
 def _moments(
     features: Features,
     batches: Iterable[np.ndarray],
-    what: str,
+    kind: str,
     progress: Callable[[int], Any] | None,
 ) -> Moments:
     moments: Moments | None = None
@@ -171,5 +210,5 @@ def _moments(
             progress(len(images))
     count = 0 if moments is None else moments.count
     if moments is None or count < 2:
-        raise UserError(f"FID needs at least two {what} images, there are {count}; raise --count")
+        raise UserError(f"FID needs at least two {kind} images, there are {count}; raise --count")
     return moments

@@ -1,11 +1,19 @@
 """Generated masks against a detector's on the same composites (section 4.1, table 1).
 
-Composites are unshifted, as the generator draws them. Scenes are drawn, shown to the detector and
-scored batch by batch; none is kept, since any of them can be drawn again.
+Composites are unshifted, as the generator draws them. Scenes are drawn, passed to the detector and
+scored batch by batch. None is kept, because any of them can be drawn again.
+
+Scenes are numbered from 000001 whatever their seed and generator, and so are the masks that a
+detector writes for them. `layerseg sample` therefore writes a record of its scenes, scenes.json,
+with which `check_record` rejects masks of other scenes.
 """
 
 import dataclasses
+import hashlib
 import itertools
+import json
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -19,14 +27,16 @@ from layered_segmentation.evaluation.iou import iou
 from layered_segmentation.gan import composite
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.images import Pair
+from layered_segmentation.run_directory import write_text
 
 REFERENCES = ("full_mask", "centre_box")
-_BATCH = 16  # scenes the detector is shown at once
+RECORD = "scenes.json"
 PROTOCOL = (
     "Generated composites, unshifted, at the generator's resolution; generated masks at "
     f"{scoring.THRESHOLD} against the detector's on the composite; miou over the composites in "
     "which something is found. "
 )
+_BATCH = 16  # scenes per call of the detector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Scene:
     """One generated scene.
 
     Attributes:
-        name: As `layerseg sample --images_out` names its files, less the extension.
+        name: The name that `layerseg sample --images_out` gives its files, without the extension.
         image: The composite, uint8 [R, R, 3].
         mask: Float32 [R, R] in [0, 1].
     """
@@ -45,11 +55,11 @@ class Scene:
 
 
 @dataclasses.dataclass(frozen=True)
-class Generated:
-    """The scenes of a generator, numbered; a pure function of weights, seed and truncation.
+class GeneratedScenes:
+    """The numbered scenes of a generator: a pure function of weights, seed and truncation.
 
     Attributes:
-        generator: Usually the averaged one.
+        generator: A `LayeredGenerator`, usually the averaged one.
         seed: Seed of the scenes.
         truncation: ψ in [0, 1]; 1 draws from the whole distribution.
     """
@@ -58,30 +68,42 @@ class Generated:
     seed: int
     truncation: float = 1.0
 
-    def scenes(self, count: int) -> Iterator[Scene]:
-        """Yields scenes 0 … count - 1, a batch in memory at a time."""
-        return self._scenes(range(count))
+    def first(self, count: int) -> Iterator[Scene]:
+        """Yields scenes 0 … count - 1, with one batch in memory at a time."""
+        return self._draw(range(count))
 
     def images(self, count: int, size: int) -> Iterator[np.ndarray]:
         """Yields the composites of scenes 0 … count - 1, uint8 [size or fewer, R, R, 3]."""
-        remaining = self.scenes(count)
+        remaining = self.first(count)
         while scenes := list(itertools.islice(remaining, size)):
             yield np.stack([scene.image for scene in scenes])
 
-    def some(self, indices: Iterable[int]) -> list[Scene]:
-        """Returns chosen scenes, in the order asked for."""
+    def select(self, indices: Iterable[int]) -> list[Scene]:
+        """Returns the scenes of these indices, in the given order."""
         indices = list(indices)
-        drawn = dict(zip(sorted(set(indices)), self._scenes(sorted(set(indices))), strict=True))
+        distinct = sorted(set(indices))
+        drawn = dict(zip(distinct, self._draw(distinct), strict=True))
         return [drawn[index] for index in indices]
 
     def layers(self, count: int) -> Layers:
-        """Returns the layers of the first scenes, float32 [count, R, R, C]."""
+        """Returns the layers of scenes 0 … count - 1, float32 [count, R, R, C]."""
         from layered_segmentation.gan import sampling
 
         return sampling.sample_layers(self.generator, self.seed, count, self.truncation)
 
-    def _scenes(self, indices: Iterable[int]) -> Iterator[Scene]:
-        """Yields scenes in ascending order of their indices."""
+    def identity(self) -> dict[str, Any]:
+        """Returns what determines the scenes: seed, truncation and a hash of the weights."""
+        digest = hashlib.sha256()
+        for weight in self.generator.get_weights():  # a file of the same weights may differ
+            digest.update(np.ascontiguousarray(weight).tobytes())
+        return {
+            "seed": self.seed,
+            "truncation": self.truncation,
+            "generator": digest.hexdigest()[:12],
+        }
+
+    def _draw(self, indices: Iterable[int]) -> Iterator[Scene]:
+        """Yields the scenes of ascending indices."""
         from layered_segmentation.gan import sampling
 
         places: dict[int, list[int]] = {}
@@ -96,21 +118,20 @@ class Generated:
 
 
 def score(
-    generated: Generated,
+    scenes: GeneratedScenes,
     detector: Detector,
     count: int,
     progress: Callable[[int], Any] | None = None,
 ) -> scoring.Scores:
-    """Scores generated masks against a detector's, and as a reference against another scene's.
+    """Scores generated masks against a detector's, and against its masks of another scene.
 
-    A generator that draws one shape in one place, whatever the scene, comes far by the agreement
-    of masks with detections alone; what it scores beyond `other_scene` says that masks follow
-    their scenes.
+    A generator that draws the same shape in the same place in every scene can score well. The
+    margin over `other_scene` shows how far masks follow their scenes.
 
     Args:
-        generated: The scenes.
-        detector: Gives the truth; asked by the scenes' names where it looks masks up.
-        count: How many scenes.
+        scenes: The scenes.
+        detector: Provides the true masks. A directory of masks is searched by scene name.
+        count: Number of scenes.
         progress: Called after each batch with the number of scenes in it.
 
     Returns:
@@ -119,32 +140,32 @@ def score(
     Raises:
         UserError: The generator draws no masks, or nothing is found in any scene.
     """
-    require_masks(generated.generator)
+    require_masks(scenes.generator)
     if isinstance(detector, MaskFolderDetector):
         detector.require([_name(index) for index in range(count)])
     masks: dict[str, np.ndarray] = {}
-    drawn, found = [], []  # bits of the masks and the truths, where something is found
+    drawn, found = [], []  # packed bits of generated and true masks where something is found
 
     def pairs() -> Iterator[Pair]:
-        remaining = generated.scenes(count)
-        while scenes := list(itertools.islice(remaining, _BATCH)):
-            names = [scene.name for scene in scenes]
-            truths = detector([scene.image for scene in scenes], names)
-            for scene, truth in zip(scenes, truths, strict=True):
+        remaining = scenes.first(count)
+        while batch := list(itertools.islice(remaining, _BATCH)):
+            names = [scene.name for scene in batch]
+            truths = detector([scene.image for scene in batch], names)
+            for scene, truth in zip(batch, truths, strict=True):
                 masks[scene.name] = scene.mask
                 if truth.any():
                     drawn.append(np.packbits(scene.mask >= scoring.THRESHOLD))
                     found.append(np.packbits(truth))
                 yield Pair(scene.name, scene.image, truth, None)
 
-    def predict(chunk: list[Pair]) -> list[np.ndarray]:
-        return [masks.pop(pair.name) for pair in chunk]
+    def predict(batch: list[Pair]) -> list[np.ndarray]:
+        return [masks.pop(pair.name) for pair in batch]
 
     scores = scoring.score_pairs(predict, pairs(), references=REFERENCES, progress=progress)
     if not scores.detected.rows:
         raise UserError(
             f"the detector finds nothing in any of {count} generated composites, so there is no "
-            "score; is --detector_class the kind of thing, is --detector_score too high?"
+            "score; check that --detector_class is the right class and lower --detector_score"
         )
     return _with_other_scenes(scores, drawn, found)
 
@@ -152,7 +173,7 @@ def score(
 def _with_other_scenes(
     scores: scoring.Scores, drawn: list[np.ndarray], found: list[np.ndarray]
 ) -> scoring.Scores:
-    """Adds what each mask scores with the next scene in which something is found."""
+    """Adds the IoU of each mask with the detection in the next scene that has one."""
     if len(found) < 2:
         return scores
     others = (
@@ -171,12 +192,12 @@ def require_masks(generator: Any) -> None:
     if getattr(generator, "variant", "") == "single_output":
         raise UserError(
             "gan.variant=single_output: this run draws images without layers, so it has no masks "
-            "to score; --measure=fid takes it"
+            "to score; `layerseg fid` measures its images"
         )
 
 
 def results(scores: scoring.Scores, detector: Detector) -> dict[str, Any]:
-    """Returns what goes into results.json: table 1's score first, all images beside it."""
+    """Returns the contents of results.json: the score of table 1, then that of all images."""
     everything = scores.to_results(split=True)
     return {
         "measure": "generated",
@@ -189,9 +210,9 @@ def results(scores: scoring.Scores, detector: Detector) -> dict[str, Any]:
 
 
 def sheet(
-    generated: Generated, detector: Detector, scores: scoring.Scores, columns: int
+    scenes: GeneratedScenes, detector: Detector, scores: scoring.Scores, columns: int
 ) -> np.ndarray:
-    """Shows the best, the middle and the worst scenes by agreement, where something is found.
+    """Shows the best, median and worst scenes by IoU among those in which something is found.
 
     Returns:
         uint8 [height, width, 3].
@@ -200,17 +221,86 @@ def sheet(
     parts = examples.ranked(found, columns).values()
     rows = [found.rows[index] for part in parts for index in part]
     rows = list({row.name: row for row in rows}.values())
-    scenes = generated.some(int(row.name) - 1 for row in rows)
-    images = [scene.image for scene in scenes]
-    truths = detector(images, [scene.name for scene in scenes])
+    shown = scenes.select(int(row.name) - 1 for row in rows)
+    images = [scene.image for scene in shown]
+    truths = detector(images, [scene.name for scene in shown])
     return sheets.segmentation_sheet(
         images,
         truths,
-        [scene.mask for scene in scenes],
+        [scene.mask for scene in shown],
         [row.iou for row in rows],
         columns=min(columns, len(rows)),
         labels=("composite", "detected", "generated mask", "cut-out"),
     )
+
+
+def write_record(directory: str, scenes: GeneratedScenes, count: int, run: str) -> None:
+    """Writes the record of scenes 0 … count - 1.
+
+    Args:
+        directory: Directory that holds images/ and masks/.
+        scenes: The scenes.
+        count: How many were written.
+        run: Directory of the run.
+    """
+    name = os.path.basename(os.path.abspath(run))
+    record = {"run": name, **scenes.identity(), "count": count}
+    write_text(os.path.join(directory, RECORD), json.dumps(record, indent=2) + "\n")
+
+
+def check_record(masks: str, scenes: GeneratedScenes) -> None:
+    """Rejects masks of other scenes than those to be scored; without a record, prints a note.
+
+    The record may lie in the directory of masks or next to it.
+
+    Args:
+        masks: The directory of masks.
+        scenes: The scenes to be scored.
+
+    Raises:
+        UserError: The masks are of other scenes, or the record cannot be read.
+    """
+    parent = os.path.dirname(os.path.abspath(masks))
+    for path in (os.path.join(masks, RECORD), os.path.join(parent, RECORD)):
+        if os.path.isfile(path):
+            _require_same(path, scenes, masks)
+            return
+    print(
+        f"--detector={masks}: assuming masks of this run's scenes with --seed={scenes.seed}; copy "
+        f"the {RECORD} of `layerseg sample --images_out` next to them to have that checked",
+        file=sys.stderr,
+    )
+
+
+def _require_same(path: str, scenes: GeneratedScenes, masks: str) -> None:
+    expected = scenes.identity()
+    try:
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+        found = {key: record[key] for key in expected}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--detector={masks}: {path} is not a record of `layerseg sample --images_out` "
+            f"({type(error).__name__}: {error}); copy it again, or remove it"
+        ) from error
+    if found["generator"] != expected["generator"]:
+        raise UserError(
+            f"--detector={masks}: the masks are of scenes of another generator, of the run "
+            f"{record.get('run')!r} with weights {found['generator']} ({path}); this run's weights "
+            f"are {expected['generator']}. Name that run with --run_dir, or detect on this run's "
+            "scenes"
+        )
+    if found["seed"] != expected["seed"]:
+        raise UserError(
+            f"--detector={masks}: the masks are of the scenes of --seed={found['seed']} ({path}), "
+            f"not of --seed={expected['seed']}; give --seed={found['seed']}"
+        )
+    if found["truncation"] != expected["truncation"]:
+        raise UserError(
+            f"--detector={masks}: the masks are of scenes of --truncation={found['truncation']} "
+            f"({path}), but those of {expected['truncation']} are scored; detect on scenes that "
+            "`layerseg sample` draws without --truncation"
+        )
 
 
 def _name(index: int) -> str:

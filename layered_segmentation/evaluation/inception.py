@@ -1,8 +1,8 @@
-"""Inception features of images, which FID compares; the network comes from a local file.
+"""Inception features of images for FID; the network is read from a local file.
 
 FID is defined with the network of 2015-12-05 (Heusel et al. 2017). Keras's InceptionV3 has other
-weights, so that its figures compare only with each other; every result names its features and the
-file they are from, by the start of its SHA-256 sum.
+weights, so its FIDs are comparable only with each other. Each result records the features and the
+start of their file's SHA-256 sum.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import numpy as np
 
 from layered_segmentation.errors import UserError
 
-SIDE = 299  # of the image that the networks see, pixels
+SIDE = 299  # of the networks' input, pixels
 SIZE = 2048  # features
 GRAPH_URL = "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz"
 KERAS_URL = (
@@ -25,9 +25,9 @@ GRAPH_NAME, KERAS_NAME = "inception-2015-12-05 pool_3", "keras-inception-v3 avg_
 _GRAPH_INPUT, _GRAPH_OUTPUT = "ExpandDims", "pool_3"
 _WEIGHTS = (".h5", ".keras")
 _HOW = (
-    f"for figures that compare with the paper's, unpack classify_image_graph_def.pb from "
-    f"{GRAPH_URL} and name it with --inception; Keras's network also serves ({KERAS_URL}), with "
-    "figures of its own"
+    f"for an FID that is comparable with the paper's, unpack classify_image_graph_def.pb from "
+    f"{GRAPH_URL} and name it with --inception. Keras's network ({KERAS_URL}) also works; its FIDs "
+    "are comparable only with each other"
 )
 
 
@@ -35,8 +35,8 @@ class Features(Protocol):
     """Maps images to vectors.
 
     Attributes:
-        name: Which features of which file these are; only FIDs of the same name compare.
-        protocol: How images are prepared, a sentence.
+        name: Names the features and their file; only FIDs with the same name are comparable.
+        protocol: A sentence on how images are prepared.
     """
 
     name: str
@@ -50,15 +50,15 @@ class Features(Protocol):
 class InceptionGraph:
     """FID's own network: the frozen graph classify_image_graph_def.pb, 2,048 features.
 
-    The graph takes values from 0 to 255 and resizes them to 299 × 299 itself, bilinearly as
-    TensorFlow 1 did. Its batch normalisation is an operation that current graphs may not hold, so
-    it runs in a session of its own.
+    The graph takes values from 0 to 255 and resizes images to 299 × 299 itself, bilinearly, as
+    TensorFlow 1 did. Its batch normalisation is an operation that current graphs may not contain,
+    so it runs in its own session.
 
     Args:
         path: The file.
 
     Raises:
-        UserError: It is not that graph.
+        UserError: The file is not that graph.
     """
 
     protocol = (
@@ -86,7 +86,7 @@ class InceptionGraph:
                 f"not FID's; {_HOW}"
             )
         with tf.Graph().as_default() as graph:
-            # In the place of the node that fixes the batch at one image.
+            # Replaces the node that fixes the batch at one image.
             self._images = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3])
             (self._features,) = tf.graph_util.import_graph_def(
                 definition,
@@ -99,7 +99,8 @@ class InceptionGraph:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Maps uint8 [B, H, W, 3] to float32 [B, 2048]."""
         features = self._session.run(self._features, {self._images: images.astype(np.float32)})
-        return features.reshape(len(images), -1)
+        vectors: np.ndarray = features.reshape(len(images), -1)
+        return vectors
 
 
 class KerasInception:
@@ -134,7 +135,7 @@ class KerasInception:
             raise UserError(
                 f"--inception={path}: not weights of InceptionV3(include_top=False): {reason}"
             ) from error
-        # A model that was subclassed or never called does not say what it takes.
+        # A subclassed model, or one that was never built, has no input shapes.
         inputs, outputs = (
             [tuple(tensor.shape) for tensor in getattr(model, name, None) or ()]
             for name in ("inputs", "outputs")
@@ -162,16 +163,16 @@ class KerasInception:
 
 
 def open_features(path: str) -> Features:
-    """Opens a feature network; which one, the file's ending tells.
+    """Opens the feature network that the file's extension indicates.
 
     Args:
         path: `.pb`, the original graph; `.h5` or `.keras`, Keras's network.
 
     Raises:
-        UserError: There is no such file, or it is neither; the message says where to get it.
+        UserError: There is no such file, or it is neither; the message tells where to get it.
     """
     if not path:
-        raise UserError(f"--inception is needed with --measure=fid: {_HOW}")
+        raise UserError(f"--inception is needed: {_HOW}")
     if not os.path.isfile(path):
         raise UserError(f"--inception={path}: there is no such file; {_HOW}")
     if path.endswith(".pb"):
@@ -182,16 +183,16 @@ def open_features(path: str) -> Features:
 
 
 def _named(name: str, content: bytes) -> str:
-    """Adds a file's sum, so that figures of other weights are seen to be others."""
+    """Adds the start of a file's hash, so that other weights have another name."""
     return f"{name} sha256:{hashlib.sha256(content).hexdigest()[:12]}"
 
 
 def _fits(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Whether a network of this input, where None is any size, takes what is wanted."""
+    """Whether an input shape, in which None is any size, accepts the wanted one."""
     return len(shape) == len(wanted) and all(
         size in (None, needed) for size, needed in zip(shape, wanted, strict=True)
     )
 
 
 def _shapes(shapes: list[tuple[int | None, ...]]) -> str:
-    return " and ".join(str(list(shape)) for shape in shapes) or "what it does not say"
+    return " and ".join(str(list(shape)) for shape in shapes) or "an unknown shape"

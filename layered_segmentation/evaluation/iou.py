@@ -9,11 +9,11 @@ def iou(prediction: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = N
     Args:
         prediction: bool [H, W].
         truth: bool [H, W].
-        ignore: bool [H, W], true on pixels that do not count; None counts all.
+        ignore: bool [H, W], true on pixels that are left out; None leaves out none.
 
     Returns:
-        |prediction ∩ truth| / |prediction ∪ truth| over the pixels that count; 1 where both are
-        empty, because they agree.
+        |prediction ∩ truth| / |prediction ∪ truth| over the remaining pixels; 1 if both are empty,
+        because they agree.
 
     Raises:
         ValueError: The masks are not boolean, or differ in shape.

@@ -1,22 +1,33 @@
-"""report.html: one self-contained page that tells a run's story.
+"""report.html: one self-contained page about a run.
 
-Pictures and styles are inside the file, nothing is fetched, and it reads on a phone.
+Pictures and styles are inside the file, nothing is fetched, and it is readable on a phone.
 """
 
 import base64
 import dataclasses
+import io
 import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layered_segmentation import config as configs
-from layered_segmentation.evaluation import curves
 
 if TYPE_CHECKING:
     from layered_segmentation.run_directory import RunDirectory
 
 _MOST_SHEETS = 6
+_AXIS = "#8a8f98"  # readable on a white and on a dark page
+_COLOURS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444")
+
+_PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    (
+        "Losses",
+        (("wasserstein", "Wasserstein distance"), ("gradient_penalty", "gradient penalty")),
+    ),
+    ("Masks", (("coverage", "mean coverage"), ("binarisation", "binarisation, eq. 4"))),
+    ("Speed", (("images_per_second", "images/s"),)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +35,7 @@ class Picture:
     """A picture of the page.
 
     Attributes:
-        caption: Shown below it, and read out in its place.
+        caption: Text below the picture, also its alternative text.
         data: The bytes of a PNG or SVG file.
     """
 
@@ -43,16 +54,16 @@ class Score:
     """A row of the table of scores.
 
     Attributes:
-        name: What was scored.
+        name: The method.
         miou: Mean IoU, in [0, 1].
-        spread: Standard deviation over images, or None where it is not known.
-        is_ours: Whether it is the student's, and not a reference's.
+        std: Standard deviation over images, or None if unknown.
+        is_reference: Whether it is a reference method, not the student.
     """
 
     name: str
     miou: float
-    spread: float | None = None
-    is_ours: bool = False
+    std: float | None = None
+    is_reference: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +73,7 @@ class Setting:
     Attributes:
         name: `section.field`.
         value: Its value.
-        default: The default's value.
+        default: Its default.
     """
 
     name: str
@@ -71,13 +82,13 @@ class Setting:
 
     @property
     def is_default(self) -> bool:
-        """Whether it was left as it is."""
+        """Whether the value is the default."""
         return bool(self.value == self.default)
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command to go on with.
+    """A command to run next.
 
     Attributes:
         purpose: What it does.
@@ -90,24 +101,24 @@ class Command:
 
 @dataclasses.dataclass
 class Page:
-    """What the page shows; empty sections are left out.
+    """The content of the page; empty sections are left out.
 
     Attributes:
         title: Heading.
         verdict: The outcome in a sentence.
         facts: Short (name, value) pairs under the verdict.
-        warnings: What went wrong on the way.
+        warnings: Warnings of the run.
         examples: Segmented photos.
-        examples_title: Heading above them.
-        examples_note: Which photos these are.
-        sheets: Generated layers, in the order of training.
-        scores: The student's score and the references'.
+        examples_title: Heading above the examples.
+        examples_note: A sentence on the examples.
+        sheets: Generated layers, the latest first.
+        scores: The scores of the student and of the references.
         scores_note: The protocol.
         curves: Curves of the log.
-        exports: Rows by column name, one an exported file.
+        exports: One row per exported file, by column name.
         settings: All settings of the run.
         phases: Seconds by phase.
-        commands: How to go on.
+        commands: Commands to run next.
     """
 
     title: str
@@ -115,7 +126,7 @@ class Page:
     facts: Sequence[tuple[str, str]] = ()
     warnings: Sequence[str] = ()
     examples: Sequence[Picture] = ()
-    examples_title: str = "Images it had never seen"
+    examples_title: str = "Unseen images"
     examples_note: str = ""
     sheets: Sequence[Picture] = ()
     scores: Sequence[Score] = ()
@@ -139,11 +150,12 @@ def render(page: Page) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["seconds"] = seconds
-    return environment.get_template("report.html").render(page=page)
+    text: str = environment.get_template("report.html").render(page=page)
+    return text
 
 
 def write(page: Page, path: str) -> str:
-    """Writes the page beside `path`, then renames it; returns `path`."""
+    """Writes the page; the file appears only when complete. Returns `path`."""
     partial = f"{path}.partial"
     with open(partial, "w", encoding="utf-8") as file:
         file.write(render(page))
@@ -166,10 +178,10 @@ def write_run_report(run: "RunDirectory") -> str:
     if coverage:
         facts.append(("Mask coverage at the end", f"{coverage[-1]:.2f}"))
     page = Page(
-        title="Layers learnt without a label",
+        title="Layers learned without labels",
         verdict=(
-            f"Trained on {seen:,} images{'' if finished else ' so far'}. Sheets show what the "
-            "averaged generator draws; masks should fit one object each."
+            f"Trained on {seen:,} images{'' if finished else ' so far'}. The sheets show scenes of "
+            "the averaged generator; each mask should fit one object."
         ),
         facts=facts,
         warnings=warnings_of(records),
@@ -187,7 +199,7 @@ def write_run_report(run: "RunDirectory") -> str:
 
 
 def sheets_of(run: "RunDirectory", most: int = _MOST_SHEETS) -> list[Picture]:
-    """Returns a run's sheets, the latest first, thinned out evenly to at most `most`."""
+    """Returns at most `most` of a run's sheets, evenly spaced, the latest first."""
     if not os.path.isdir(run.sheets):
         return []
     names = sorted(name for name in os.listdir(run.sheets) if re.fullmatch(r"\d+\.png", name))
@@ -203,18 +215,18 @@ def sheets_of(run: "RunDirectory", most: int = _MOST_SHEETS) -> list[Picture]:
 
 def curves_of(records: Sequence[Mapping[str, Any]], config: configs.Config) -> list[Picture]:
     """Returns the curves of a run's log."""
-    drawn = curves.panels(records, mask_size=config.gan.mask_size)
+    drawn = draw_curves(records, mask_size=config.gan.mask_size)
     return [Picture(title, data) for title, data in drawn.items()]
 
 
 def warnings_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the warnings of a run's log, without the word itself."""
+    """Returns the warnings of a run's log, without the prefix `warning: `."""
     found = [str(record["warning"]) for record in records if "warning" in record]
     return [text.removeprefix("warning: ") for text in found]
 
 
 def settings_of(config: configs.Config) -> list[Setting]:
-    """Returns all settings, those that differ from the defaults first."""
+    """Returns all settings, first those that differ from the defaults."""
     defaults = dataclasses.asdict(configs.Config())
     settings = [
         Setting(f"{section}.{field}", value, defaults[section][field])
@@ -225,8 +237,95 @@ def settings_of(config: configs.Config) -> list[Setting]:
 
 
 def seconds(value: float) -> str:
-    """Returns a time as `48 s` or `8 min 05 s`."""
+    """Formats a time as `48 s` or `8 min 05 s`."""
     if value < 100:
         return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes:,} min {rest:02d} s"
+
+
+def draw_curves(
+    records: Sequence[Mapping[str, Any]], mask_size: float | None = None
+) -> dict[str, bytes]:
+    """Draws the curves of a log as SVG, readable on light and dark pages.
+
+    Args:
+        records: Records of log.jsonl, with `images_seen`; those without metrics are ignored.
+        mask_size: η of eq. 3, drawn as a line in the panel of the masks; None leaves it out.
+
+    Returns:
+        The bytes of SVG files by title; panels without data are left out.
+    """
+    drawn = {}
+    for title, series in _PANELS:
+        curves = {
+            label: [
+                (record["images_seen"], record[key])
+                for record in records
+                if record.get(key) is not None
+            ]
+            for key, label in series
+        }
+        curves = {label: points for label, points in curves.items() if points}
+        if curves:
+            line = mask_size if title == "Masks" else None
+            drawn[title] = _panel(curves, _stage_starts(records), line)
+    return drawn
+
+
+def _panel(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    stages: Sequence[tuple[int, int]],
+    line: float | None,
+) -> bytes:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    # Text stays text: the file is smaller, sharp at any size, and searchable.
+    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}):
+        figure = Figure(figsize=(4.4, 2.9), layout="constrained")
+        FigureCanvasSVG(figure)
+        figure.patch.set_alpha(0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        for colour, (label, points) in zip(_COLOURS, curves.items(), strict=False):
+            axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1.6)
+        if line is not None:
+            axes.axhline(line, color=_AXIS, linestyle="--", linewidth=1)
+            axes.annotate(
+                f"η {line:g}", (1, line), xycoords=("axes fraction", "data"), color=_AXIS,
+                ha="right", va="bottom", fontsize=9,
+            )  # fmt: skip
+        for first, resolution in stages:
+            axes.axvline(first, color=_AXIS, linewidth=0.8, linestyle=":")
+            axes.annotate(
+                f" {resolution} px", (first, 1), xycoords=("data", "axes fraction"), color=_AXIS,
+                va="top", fontsize=9,
+            )  # fmt: skip
+        axes.set_xlabel("images seen", color=_AXIS)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.tick_params(colors=_AXIS)
+        axes.margins(x=0.01, y=0.15)
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        for side, spine in axes.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(_AXIS)
+        legend = axes.legend(
+            frameon=False, fontsize=9, labelcolor=_AXIS, ncols=2, loc="lower left",
+            bbox_to_anchor=(0, 1.0), borderaxespad=0,
+        )  # fmt: skip
+        legend.set_in_layout(True)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _stage_starts(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """Returns (images seen, resolution) of the first record of each stage."""
+    starts: dict[int, int] = {}
+    for record in records:
+        if "resolution" in record:
+            starts.setdefault(record["resolution"], record["images_seen"])
+    return [(first, resolution) for resolution, first in starts.items()]

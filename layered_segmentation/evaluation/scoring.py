@@ -1,4 +1,4 @@
-"""Scores masks against the truth: IoU per image, mean and spread, beside what costs nothing."""
+"""Scores masks against the truth: IoU per image, mean and spread, and reference methods."""
 
 import csv
 import dataclasses
@@ -11,24 +11,29 @@ from typing import Any
 import cv2
 import numpy as np
 
+from layered_segmentation.data import folder
+from layered_segmentation.data.scenes import Shapes
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import baselines
 from layered_segmentation.evaluation.baselines import DEFAULT_GRABCUT, GrabCutSettings
 from layered_segmentation.evaluation.iou import iou
 from layered_segmentation.images import Pair
+from layered_segmentation.run_directory import RunDirectory
 from layered_segmentation.segmenter.refine import refine as refine_mask
 
 REFERENCES = ("full_mask", "centre_box", "grabcut")
-OTHER_SCENE = "other_scene"  # of generated masks only, see `generated.score`
+OTHER_SCENE = "other_scene"  # for generated masks only, see `generated.score`
 THRESHOLD = 0.5
+HELD_OUT = 500  # procedural scenes that no run trains on
+_HELD_OUT_SEED = 0  # the same scenes whatever a run's seed, so that seeds can be compared
 PROTOCOL = (
     "Predictions resized bilinearly to the photo's own size, refined there if asked for, threshold "
     f"{THRESHOLD}; IoU per image over the pixels that are not ignored, 1 where prediction and "
     "truth are both empty; mean and standard deviation (of the population) over images. "
 )
 SPLIT_PROTOCOL = (
-    "detected: images in whose true mask there is something; all: the others too, with an empty "
-    "truth. "
+    "detected: images whose true mask is not empty; all: every image, including those with an "
+    "empty true mask. "
 )
 
 Predict = Callable[[list[np.ndarray]], Sequence[np.ndarray]]
@@ -37,16 +42,16 @@ PredictPairs = Callable[[list[Pair]], Sequence[np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One image's IoUs; those of the references are None where they were not asked for.
+    """The IoUs of one image with its true mask; None for a reference that was not requested.
 
     Attributes:
-        name: The image.
-        iou: Of the prediction.
-        full_mask: Of a mask of every pixel.
-        centre_box: Of a centred box.
-        grabcut: Of GrabCut.
-        found: Whether there is anything in the truth.
-        other_scene: Of the prediction with another scene's truth.
+        name: Name of the image.
+        iou: IoU of the prediction.
+        full_mask: IoU of a mask of every pixel.
+        centre_box: IoU of a centred box.
+        grabcut: IoU of GrabCut.
+        found: Whether the true mask has any pixel.
+        other_scene: IoU of the prediction with the true mask of another scene.
     """
 
     name: str
@@ -63,11 +68,11 @@ class Scores:
     """The scores of one method on one set of images.
 
     Attributes:
-        rows: One an image, in the order of the pairs.
-        seconds: All of it: reading, predicting, refining, references.
-        predict_seconds: Predicting and refining only.
+        rows: One per image, in the order of the pairs.
+        seconds: Total time: reading, prediction, refinement, references.
+        predict_seconds: Time of prediction and refinement alone.
         refine: The refinement that was applied.
-        grabcut: How the GrabCut reference was run.
+        grabcut: Settings of the GrabCut reference.
     """
 
     rows: list[Row]
@@ -93,7 +98,7 @@ class Scores:
 
     @property
     def references(self) -> dict[str, float]:
-        """Mean IoU of each reference; empty if none was asked for."""
+        """Mean IoU of each reference; empty if none was requested."""
         return {name: float(np.mean(values)) for name, values in self._reference_ious().items()}
 
     @property
@@ -103,7 +108,7 @@ class Scores:
 
     @property
     def detected(self) -> "Scores":
-        """The scores of the images in whose truth there is something; there may be none."""
+        """The scores of the images whose true mask is not empty; there may be none."""
         return dataclasses.replace(self, rows=[row for row in self.rows if row.found])
 
     def ranked(self) -> list[int]:
@@ -111,7 +116,7 @@ class Scores:
         return sorted(range(self.images), key=lambda index: (self.rows[index].iou, index))
 
     def summary(self) -> dict[str, Any]:
-        """Returns means, spreads and count, references' too; without an image, they are None."""
+        """Returns means, standard deviations and the number of images; None without images."""
         return {
             "miou": self.miou if self.rows else None,
             "miou_std": self.miou_std if self.rows else None,
@@ -121,15 +126,15 @@ class Scores:
         }
 
     def reference_lines(self) -> list[str]:
-        """Returns the references' scores as lines of text."""
-        spread = self.references_std
-        return [f"  {name} {m:.3f} ± {spread[name]:.3f}" for name, m in self.references.items()]
+        """Returns the scores of the references as lines of text."""
+        std = self.references_std
+        return [f"  {name} {m:.3f} ± {std[name]:.3f}" for name, m in self.references.items()]
 
     def lines(self, split: bool = False) -> list[str]:
         """Returns the scores as lines of text.
 
         Args:
-            split: As of `to_results`.
+            split: As for `to_results`.
         """
         seconds = self.predict_seconds / self.images
         lines = [
@@ -145,11 +150,11 @@ class Scores:
         return lines
 
     def to_results(self, split: bool = False) -> dict[str, Any]:
-        """Returns what goes into results.json.
+        """Returns the contents of results.json.
 
         Args:
-            split: Whether `detected` and `all` are told apart, as in table 2; they always are
-                where a truth is empty.
+            split: Whether to report `detected` and `all` separately, as in table 2. They always
+                are if a true mask is empty.
         """
         split = split or not all(row.found for row in self.rows)
         references = [_reference_protocol(name, self.grabcut) for name in self.references]
@@ -164,7 +169,7 @@ class Scores:
         }
 
     def write_csv(self, path: str) -> None:
-        """Writes one line an image, beside `path` first, then renamed."""
+        """Writes one line per image; the file appears only when complete."""
         partial = f"{path}.partial"
         names = [field.name for field in dataclasses.fields(Row)]
         if all(row.other_scene is None for row in self.rows):
@@ -180,20 +185,20 @@ class Scores:
         os.replace(partial, path)
 
     def _reference_ious(self) -> dict[str, list[float]]:
-        """Returns the IoUs of each reference that was asked for; none without an image."""
+        """Returns the IoUs of each reference that was requested; none without images."""
         names = (*REFERENCES, OTHER_SCENE)
         columns = {name: [getattr(row, name) for row in self.rows] for name in names}
         return {name: ious for name, ious in columns.items() if ious and None not in ious}
 
 
 def score(predict: Predict, pairs: Iterable[Pair], **options: Any) -> Scores:
-    """Scores a segmenter on photos with true masks; what else it takes and raises, `score_pairs`.
+    """Scores a segmenter on photos with true masks.
 
     Args:
-        predict: Takes photos, uint8 [H, W, 3] of any sizes; returns as many masks, float in
-            [0, 1], each [h, w] of its photo's size or smaller.
+        predict: Maps photos, uint8 [H, W, 3] of any sizes, to as many masks, float in [0, 1],
+            each [h, w] of its photo's size or smaller.
         pairs: Photos and masks.
-        **options: Of `score_pairs`.
+        **options: As for `score_pairs`, which also describes the exceptions.
     """
 
     def predict_pairs(chunk: list[Pair]) -> Sequence[np.ndarray]:
@@ -214,18 +219,18 @@ def score_pairs(
     """Scores a method on photos with true masks, a batch of photos at a time.
 
     Args:
-        predict: Takes pairs, so that it may look masks up by name; returns as many masks, float
-            in [0, 1], each [h, w] of its photo's size or smaller.
-        pairs: Photos and masks; read once, in order, never held all at once.
+        predict: Maps pairs, so that it may look masks up by name, to as many masks, float in
+            [0, 1], each [h, w] of its photo's size or smaller.
+        pairs: Photos and masks; read once, in order, one batch in memory at a time.
         refine: `none`, `guided`, `grabcut` or `consensus`, at each photo's own size.
         references: Which of `REFERENCES` to score too; True for all, False for none.
-        batch: Photos a call of `predict`.
+        batch: Photos per call of `predict`.
         progress: Called after each batch with the number of photos in it.
-        grabcut: How the GrabCut reference is run.
+        grabcut: Settings of the GrabCut reference.
 
     Raises:
-        UserError: There is no pair.
-        ValueError: `predict` returns another number of masks.
+        UserError: There are no pairs.
+        ValueError: `predict` returns another number of masks than it was given photos.
     """
     started = time.perf_counter()
     predict_seconds = 0.0
@@ -247,13 +252,52 @@ def score_pairs(
     return Scores(rows, time.perf_counter() - started, predict_seconds, refine, grabcut)
 
 
+def held_out_scenes(resolution: int, limit: int = 0) -> list[Pair]:
+    """Draws held-out procedural scenes with their masks.
+
+    Args:
+        resolution: Side of the scenes, pixels.
+        limit: Draw only the first so many of the `HELD_OUT`; 0 draws all.
+    """
+    count = min(limit or HELD_OUT, HELD_OUT)
+    return list(Shapes(_HELD_OUT_SEED, count, split="test").pairs(resolution))
+
+
+def test_set_of(segmenter: str, limit: int = 0) -> tuple[Sequence[Pair], str]:
+    """Returns the test set of a segmenter's run.
+
+    A run on procedural scenes is tested on the held-out ones; a run on photos, on
+    `data.test_path` and `data.test_masks`.
+
+    Args:
+        segmenter: A run, or a preset in it.
+        limit: How many scenes to draw; 0 draws all. Photos are only read when they are scored.
+
+    Returns:
+        The pairs and a sentence that describes them; both empty if the run has no test set.
+    """
+    places = (segmenter, os.path.dirname(os.path.abspath(segmenter))) if segmenter else ()
+    for run in map(RunDirectory, places):
+        if not os.path.isfile(run.config_path):
+            continue
+        config = run.config()
+        if config.data.name == "shapes":
+            pairs = held_out_scenes(config.gan.resolution, limit)
+            part = f"{len(pairs):,} of " if len(pairs) < HELD_OUT else ""
+            return pairs, f"{part}{HELD_OUT:,} held-out scenes at {config.gan.resolution} px. "
+        if config.data.test_path and config.data.test_masks:
+            photos = folder.PairFolder(config.data.test_path, config.data.test_masks)
+            return photos, f"The run's test photos, {config.data.test_path}. "  # type: ignore[return-value]
+    return [], ""
+
+
 def binary(image: np.ndarray, mask: np.ndarray, refine: str = "none") -> np.ndarray:
-    """Brings a predicted mask to its photo's size, refines it there and thresholds it.
+    """Resizes a predicted mask to its photo's size, refines it there and thresholds it.
 
     Args:
         image: uint8 [H, W, 3].
         mask: float [h, w] or [h, w, 1] in [0, 1].
-        refine: A method of `evaluation.refine`.
+        refine: A method of `segmenter.refine`.
 
     Returns:
         bool [H, W].
@@ -283,6 +327,6 @@ def _reference_protocol(name: str, grabcut: GrabCutSettings) -> str:
         "full_mask": baselines.FULL_MASK_PROTOCOL,
         "centre_box": baselines.CENTRE_BOX_PROTOCOL,
         "grabcut": grabcut.protocol,
-        OTHER_SCENE: "other_scene: the mask against what is found in another scene, which is what "
-        "masks score that do not depend on their scene. ",
+        OTHER_SCENE: "other_scene: the mask against the detection in another scene, which is the "
+        "score of masks that do not depend on their scene. ",
     }[name]

@@ -1,10 +1,12 @@
-"""The paper's tables beside our figures, which are read from results.
+"""The paper's tables next to the scores of own runs, as Markdown, CSV and PNG.
 
-The paper's figures are those of Bielski and Favaro, NeurIPS 2019 (arXiv 1905.12663), tables 1 to
-3. Ours come from the results.json files of `layerseg evaluate`.
+The paper's figures are from tables 1 to 3 of Bielski and Favaro, NeurIPS 2019 (arXiv 1905.12663).
+The scores come from the results.json files of `layerseg evaluate`, `evaluate_generated` and `fid`.
 """
 
+import csv
 import dataclasses
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,14 +16,14 @@ import numpy as np
 
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation.scoring import OTHER_SCENE
-from layered_segmentation.evaluation.table import Cell, Table
 
-KINDS = {
+DIRECTORIES = {  # in a run, by measure
     "segmentation": "evaluation",
     "generated": "evaluation_generated",
     "fid": "evaluation_fid",
 }
-_OF_ENCODER = "evaluation_encoder"
+_ENCODER_DIRECTORY = "evaluation_encoder"
+_ABSENT = "—"
 
 # Table 1, LSUN Car: mIoU and full-mask reference at 64 px, the same at 128 px.
 SETTINGS: dict[str, tuple[str, tuple[float, ...]]] = {
@@ -53,17 +55,119 @@ Results = Mapping[str, Any]
 Runs = Mapping[str, Sequence[Mapping[str, Results]]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """An entry of a table: the mean over runs, and the standard deviation if there are several.
+
+    Attributes:
+        values: One per run; may be empty.
+        digits: Decimal places.
+    """
+
+    values: tuple[float, ...] = ()
+    digits: int = 3
+
+    @property
+    def text(self) -> str:
+        """The text of the entry: `0.859`, `0.859 ± 0.004` for several runs, or a dash."""
+        if not self.values:
+            return _ABSENT
+        mean = f"{np.mean(self.values):.{self.digits}f}"
+        if len(self.values) == 1:
+            return mean
+        return f"{mean} ± {np.std(self.values):.{self.digits}f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table, ready to be rendered.
+
+    Attributes:
+        title: Title above the table.
+        columns: Headings; the first is the heading of the row names.
+        rows: Names and entries.
+        notes: Paragraphs below the table.
+        missing: A sentence for each result that was not found.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+    notes: Sequence[str] = ()
+    missing: Sequence[str] = ()
+
+    def markdown(self) -> str:
+        """Returns the table as Markdown."""
+        lines = [f"**{self.title}**", "", _line(self.columns)]
+        lines.append(_line(["---", *["---:"] * (len(self.columns) - 1)]))
+        lines += [_line([name, *(cell.text for cell in cells)]) for name, cells in self.rows]
+        lines += [line for note in self.notes for line in ("", note)]
+        return "\n".join(lines) + "\n"
+
+    def csv(self) -> str:
+        """Returns the table as CSV: mean, standard deviation and number of runs per column."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        parts = [(column, f"{column}, std", f"{column}, runs") for column in self.columns[1:]]
+        writer.writerow([self.columns[0], *(name for part in parts for name in part)])
+        for name, cells in self.rows:
+            values = [value for cell in cells for value in _csv_values(cell)]
+            writer.writerow([name, *values])
+        return buffer.getvalue()
+
+    def png(self) -> bytes:
+        """Returns the table as the bytes of a PNG file."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        texts = [[name, *(cell.text for cell in cells)] for name, cells in self.rows]
+        # As tall as the rows, so that the title is directly above them.
+        figure = Figure(figsize=(8, 0.32 * (len(texts) + 3)), dpi=150)
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        axes.axis("off")
+        headings = [column.replace(": ", ":\n") for column in self.columns]
+        lines = 1 + max(heading.count("\n") for heading in headings)
+        drawn = axes.table(texts, colLabels=headings, cellLoc="right", loc="upper center")
+        drawn.auto_set_font_size(False)
+        drawn.set_fontsize(9)
+        drawn.auto_set_column_width(list(range(len(self.columns))))
+        drawn.scale(1, 1.6)
+        for (row, column), cell in drawn.get_celld().items():
+            cell.set_linewidth(0.4)
+            if row == 0:
+                cell.set_height((0.4 + 0.65 * lines) * cell.get_height())
+                cell.set_text_props(weight="bold", ha="left" if column == 0 else "right")
+            elif column == 0:
+                cell.set_text_props(ha="left")
+        axes.set_title(self.title, fontsize=10, weight="bold")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
+        return buffer.getvalue()
+
+
+def _csv_values(cell: Cell) -> list[str]:
+    if not cell.values:
+        return ["", "", "0"]
+    mean, std = float(np.mean(cell.values)), float(np.std(cell.values))
+    return [f"{mean:.6g}", f"{std:.6g}", str(len(cell.values))]
+
+
+def _line(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
 def read_runs(named: Sequence[tuple[str, str]]) -> Runs:
     """Reads the results of runs.
 
     Args:
-        named: (name, directory) pairs; a name may come several times, once for each seed. A
-            directory is a run, whose evaluation/, evaluation_generated/ and evaluation_fid/ are
-            looked through, or holds a results.json itself. Of a run named `encoder` it is
-            evaluation_encoder/; its evaluation/ is the student's.
+        named: (name, directory) pairs; a name may occur several times, once for each seed. A
+            directory is a run, with results in evaluation/, evaluation_generated/ and
+            evaluation_fid/, or has a results.json itself. For the name `encoder`, results are in
+            evaluation_encoder/, because evaluation/ is the student's.
 
     Returns:
-        For each name its runs, each as results by measure; a run without results is empty.
+        The runs of each name; a run maps measures to results and may be empty.
 
     Raises:
         UserError: There is no such directory, or its results cannot be read.
@@ -73,21 +177,25 @@ def read_runs(named: Sequence[tuple[str, str]]) -> Runs:
         if not os.path.isdir(directory):
             raise UserError(f"--runs={name}={directory}: there is no such directory")
         found = {}
-        for place in ("", *KINDS.values(), *([_OF_ENCODER] if name == "encoder" else [])):
+        for place in (
+            "",
+            *DIRECTORIES.values(),
+            *([_ENCODER_DIRECTORY] if name == "encoder" else []),
+        ):
             path = os.path.join(directory, place, "results.json")
             if os.path.isfile(path):
                 results = _read(path)
                 if name == "encoder" and place and not _is_of_encoder(results):
                     continue
                 measure = results.get("measure") or ("miou" in results and "segmentation")
-                if measure in KINDS:  # other verbs write results, too
+                if measure in DIRECTORIES:  # other verbs write results.json too
                     found[measure] = results
         runs.setdefault(name, []).append(found)
     return runs
 
 
 def _is_of_encoder(results: Results) -> bool:
-    """Whether results are the encoder's, or of masks that a whole directory of encoders drew."""
+    """Whether results are those of an encoder, or of a directory of masks."""
     settings = results.get("settings") or {}
     segmenter = str(settings.get("segmenter") or "")
     return bool(settings.get("predictions")) or os.path.basename(segmenter) == "encoder"
@@ -98,8 +206,8 @@ def build(number: int, runs: Runs) -> Table:
 
     Args:
         number: 1, 2 or 3.
-        runs: Results by row. Table 1 takes the settings `a` to `h`, table 3 `single_output` and
-            `layered`, table 2 any method's name; `encoder` is the paper's.
+        runs: Results by row. The rows of table 1 are the settings `a` to `h`, those of table 3
+            `single_output` and `layered`, those of table 2 any methods; `encoder` is the paper's.
 
     Raises:
         UserError: A name is not a row of the table, or the results do not fit together.
@@ -129,7 +237,7 @@ def _ablations(runs: Runs) -> Table:
             missing += _missing(runs, key, kind)
         rows.append((f"({key}) {name}", cells))
     missing += [f"{key}: no results" for key in runs if not shown]
-    missing = list(dict.fromkeys(missing))  # both columns miss a run that was not given
+    missing = list(dict.fromkeys(missing))  # a run that was not given is missing in both columns
     notes = [
         "Paper: LSUN Car, mIoU of generated masks against Mask R-CNN on the composites.",
         *_protocols(runs, shown),
@@ -140,8 +248,8 @@ def _ablations(runs: Runs) -> Table:
 def _methods(runs: Runs) -> Table:
     for name in set(runs) & set(REFERENCES):
         raise UserError(
-            f"--runs={name}=…: {name} is a reference, whose score every method's results hold; "
-            "name the method otherwise"
+            f"--runs={name}=…: {name} is a reference, which every method's results include; give "
+            "the method another name"
         )
     kind = "segmentation"
     split = any("detected" in one.get(kind, {}) for several in runs.values() for one in several)
@@ -168,8 +276,8 @@ def _methods(runs: Runs) -> Table:
             rows.append((name, cells))
     if disagreeing:
         missing.append(
-            "references: the methods' results hold different ones, so they were not scored on the "
-            "same images in the same way"
+            "references: they differ between the methods' results, so the methods were not scored "
+            "on the same images in the same way"
         )
     notes = ["Paper: mIoU of real images.", *_protocols(runs, [kind])]
     return Table("Table 2: segmentation, mIoU", columns, rows, notes, missing)
@@ -182,8 +290,8 @@ def _distances(runs: Runs) -> Table:
     }
     if len(features) > 1:
         raise UserError(
-            f"--runs: FIDs of different features do not compare ({', '.join(sorted(features))}); "
-            "measure all with the same --inception"
+            "--runs: FIDs of different features are not comparable "
+            f"({', '.join(sorted(features))}); measure all runs with the same --inception"
         )
     rows: list[tuple[str, list[Cell]]] = []
     missing: list[str] = []
@@ -196,7 +304,9 @@ def _distances(runs: Runs) -> Table:
     counts = {key: (one.get("images"), one.get("real_images")) for key, one in measured.items()}
     missing += [f"{key}: {one['warning']}" for key, one in measured.items() if one.get("warning")]
     if len(set(counts.values())) > 1:
-        missing.append("FIDs of different numbers of images do not compare: it falls with more")
+        missing.append(
+            "FIDs of different numbers of images are not comparable: FID decreases with more images"
+        )
     notes = [
         f"Ours, {key}: {images} composites against {real} real images."
         for key, (images, real) in counts.items()
@@ -209,24 +319,24 @@ def _distances(runs: Runs) -> Table:
 
 
 def _cell(runs: Runs, key: str, kind: str, *path: str) -> Cell:
-    """Returns a figure of each of a row's runs that has it."""
-    values = [_figure(one, kind, path) for one in runs.get(key, [])]
+    """Returns the entry of a row: the value of each of its runs that has it."""
+    values = [_value(one, kind, path) for one in runs.get(key, [])]
     return Cell(tuple(value for value in values if value is not None))
 
 
-def _figure(run: Mapping[str, Results], kind: str, path: Sequence[str]) -> float | None:
+def _value(run: Mapping[str, Results], kind: str, path: Sequence[str]) -> float | None:
     value: Any = run.get(kind)
     if path and path[0] in ("detected", "all") and value and path[0] not in value:
-        path = path[1:]  # every truth has something in it, so both are the same
+        path = path[1:]  # no true mask is empty, so both are the same
     for step in path:
         value = value.get(step) if isinstance(value, Mapping) else None
     return None if value is None else float(value)
 
 
 def _agreed(runs: Runs, kind: str, path: tuple[str, ...]) -> Cell | None:
-    """Returns the reference that all runs hold, no figure if none does, None if they differ."""
-    figures = [_figure(one, kind, path) for several in runs.values() for one in several]
-    known = [figure for figure in figures if figure is not None]
+    """Returns the reference that all runs agree on, empty if none has it, None if they differ."""
+    values = [_value(one, kind, path) for several in runs.values() for one in several]
+    known = [value for value in values if value is not None]
     if not known:
         return Cell()
     return Cell((known[0],)) if np.ptp(known) < 1e-6 else None
@@ -234,27 +344,27 @@ def _agreed(runs: Runs, kind: str, path: tuple[str, ...]) -> Cell | None:
 
 def _missing(runs: Runs, key: str, kind: str) -> list[str]:
     count = len(runs.get(key, []))
-    held = sum(kind in one for one in runs.get(key, []))
-    if held == count:
+    complete = sum(kind in one for one in runs.get(key, []))
+    if complete == count:
         return [f"{key}: no run given"] if not count else []
-    return [f"{key}: {count - held} of {count} runs without {KINDS[kind]}/results.json"]
+    return [f"{key}: {count - complete} of {count} runs without {DIRECTORIES[kind]}/results.json"]
 
 
 def _some_have(runs: Runs, kind: str, *path: str) -> bool:
     return any(
-        _figure(one, kind, path) is not None if path else kind in one
+        _value(one, kind, path) is not None if path else kind in one
         for several in runs.values()
         for one in several
     )
 
 
 def _protocols(runs: Runs, kinds: Sequence[str]) -> list[str]:
-    """Returns each kind's protocols, as far as the results state them, without repetition."""
+    """Returns the protocols that the results of each kind state, without repetition."""
     notes = []
     for kind in kinds:
-        held = [one[kind] for several in runs.values() for one in several if kind in one]
-        told = dict.fromkeys(str(one["protocol"]).strip() for one in held if "protocol" in one)
-        notes += [f"Ours, {kind}: {protocol}" for protocol in told]
+        results = [one[kind] for several in runs.values() for one in several if kind in one]
+        stated = dict.fromkeys(str(one["protocol"]).strip() for one in results if "protocol" in one)
+        notes += [f"Ours, {kind}: {protocol}" for protocol in stated]
     if any(len(several) > 1 for several in runs.values()):
         notes.append("±: standard deviation (of the population) over runs.")
     return notes
@@ -270,13 +380,13 @@ def _require_known(runs: Runs, rows: Mapping[str, Any], number: int) -> None:
 
 
 def _distinct(columns: Sequence[str]) -> list[str]:
-    """Names the references' columns after the figures to their left."""
+    """Prefixes the headings of references with that of the score to their left."""
     named: list[str] = []
-    figure = ""
+    score = ""
     for column in columns:
         is_reference = column in ("full mask", "another scene's")
-        named.append(f"{figure}: {column}" if is_reference else column)
-        figure = figure if is_reference else column
+        named.append(f"{score}: {column}" if is_reference else column)
+        score = score if is_reference else column
     return named
 
 
@@ -287,5 +397,5 @@ def _read(path: str) -> Results:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(results, dict):
-        raise UserError(f"{path}: not results of `layerseg evaluate`; measure again")
+        raise UserError(f"{path}: not results of `layerseg evaluate`; run it again")
     return results

@@ -195,10 +195,10 @@ def test_a_run_on_scenes_is_scored_on_the_held_out_ones(layerseg, tmp_path, monk
     import dataclasses
 
     from layered_segmentation import config as configs
-    from layered_segmentation.cli import chain
+    from layered_segmentation.evaluation import scoring
     from layered_segmentation.segmenter import segmenter
 
-    monkeypatch.setattr(chain, "HELD_OUT", 5)
+    monkeypatch.setattr(scoring, "HELD_OUT", 5)
     config = configs.Config()
     config.data = dataclasses.replace(config.data, name="shapes")
     config.gan = dataclasses.replace(config.gan, resolution=16)
@@ -209,7 +209,7 @@ def test_a_run_on_scenes_is_scored_on_the_held_out_ones(layerseg, tmp_path, monk
     results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
     assert results["images"] == 5
     assert results["protocol"].startswith("5 held-out scenes at 16 px. ")
-    pairs = list(Shapes(chain.HELD_OUT_SEED, 5, "test").pairs(16))
+    pairs = list(Shapes(0, 5, "test").pairs(16))
     assert results["references"]["full_mask"] == pytest.approx(
         np.mean([pair.mask.mean() for pair in pairs])
     )
@@ -243,7 +243,7 @@ def test_a_run_on_scenes_is_scored_on_the_held_out_ones(layerseg, tmp_path, monk
         ),
         (
             ["--masks=", "--detector={preset}", "--detector_class=1"],
-            "--detector_class: it goes with a SavedModel, and --detector={preset} is one of our",
+            "--detector_class: it goes with a SavedModel, and --detector={preset} is a seg",
         ),
         (
             ["--segmenter=", "--predictions={set}/masks", "--looks=2"],

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from layered_segmentation.data.scenes import Shapes
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import detectors
 from layered_segmentation.segmenter import presets
@@ -73,3 +74,45 @@ def test_what_is_no_detector_is_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("data: {name: shapes}")
     with pytest.raises(UserError, match="no segmenter in"):
         detectors.open_detector(str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def grey_detector():
+    return detectors.train_grey(resolution=8, steps=30, scenes=64, width=8)
+
+
+def scenes():
+    return Shapes(7, 12).load(8)
+
+
+def test_the_luminance_of_pure_colours():
+    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [90, 90, 90]]], np.uint8)
+    assert detectors.to_grey(colours)[0, :, 0].tolist() == [76, 150, 29, 90]
+
+
+def test_colour_makes_no_difference_to_it(grey_detector):
+    images = scenes()
+    grey = detectors.to_grey(images)
+    assert np.abs(images.astype(int) - grey).max() > 50
+    of_colour = np.stack(grey_detector.predict_masks(images))
+    of_grey = np.stack(grey_detector.predict_masks(grey))
+    np.testing.assert_allclose(of_colour, of_grey, atol=0.02)  # the grey images are rounded
+    assert of_grey.std() > 0.05
+
+
+def test_folding_changes_nothing_for_grey_images():
+    segmenter = segmenters.create(8, 8)
+    grey = detectors.to_grey(scenes())
+    before = np.stack(segmenter.predict_masks(grey))
+    detectors.fold_grey(segmenter)
+    np.testing.assert_allclose(np.stack(segmenter.predict_masks(grey)), before, atol=1e-5)
+
+
+def test_the_verb_scores_and_writes_it(layerseg, tmp_path):
+    out = tmp_path / "detector"
+    flags = ["--resolution=8", "--steps=2", "--scenes=64"]
+    result = layerseg("grey_detector", f"--out={out}", *flags)
+    assert result.status == 0, result.stderr
+    assert "held-out scenes" in result.stdout and (out / "task.json").exists()
+    result = layerseg("grey_detector", f"--out={out}", *flags)
+    assert result.status == 2 and "it exists" in result.stderr

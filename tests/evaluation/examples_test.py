@@ -74,9 +74,3 @@ def test_a_sheet_of_photos_leaves_out_what_cannot_be_read(tmp_path):
     assert 144 < sheet.shape[1] < 3 * 144
     with pytest.raises(UserError, match="can be read"):
         examples.photo_sheet(predict, str(tmp_path), ["b.png"], 4, columns=4)
-
-
-def test_pictures_come_in_the_pages_order(tmp_path):
-    for name in ("worst", "best"):
-        Image.new("RGB", (2, 2)).save(tmp_path / f"{name}.png")
-    assert [picture.caption for picture in examples.pictures(str(tmp_path))] == ["best", "worst"]

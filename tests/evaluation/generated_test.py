@@ -12,7 +12,7 @@ from PIL import Image
 
 from layered_segmentation import sheets
 from layered_segmentation.errors import UserError
-from layered_segmentation.evaluation import generated, inception, real_images
+from layered_segmentation.evaluation import fid, generated, inception
 from layered_segmentation.evaluation.iou import iou
 from layered_segmentation.gan import sampling
 from layered_segmentation.gan.composite import compose
@@ -27,7 +27,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scenes(run):
-    return generated.Generated(run.load_generator(), seed=3)
+    return generated.GeneratedScenes(run.load_generator(), seed=3)
 
 
 class Halves:
@@ -44,7 +44,7 @@ class Halves:
 
 def test_scenes_are_those_of_a_sheet_unshifted(scenes):
     layers = sampling.sample_layers(scenes.generator, 3, COUNT)
-    drawn = list(scenes.scenes(COUNT))
+    drawn = list(scenes.first(COUNT))
     assert [scene.name for scene in drawn] == [f"{number:06d}" for number in range(1, COUNT + 1)]
     np.testing.assert_array_equal(
         [scene.image for scene in drawn], sheets.to_uint8(compose(layers))
@@ -53,8 +53,8 @@ def test_scenes_are_those_of_a_sheet_unshifted(scenes):
 
 
 def test_any_scene_can_be_drawn_again(scenes):
-    drawn = list(scenes.scenes(COUNT))
-    some = scenes.some([65, 2, 65, 40])
+    drawn = list(scenes.first(COUNT))
+    some = scenes.select([65, 2, 65, 40])
     assert [scene.name for scene in some] == ["000066", "000003", "000066", "000041"]
     for scene, index in zip(some, [65, 2, 65, 40], strict=True):
         np.testing.assert_array_equal(scene.image, drawn[index].image)
@@ -68,7 +68,7 @@ def test_the_score_is_over_scenes_in_which_something_is_found(scenes):
     scores = generated.score(scenes, Halves(), COUNT, progress=done.append)
     assert sum(done) == COUNT
     upper = np.arange(64).reshape(8, 8) < 32
-    expected = [iou(scene.mask >= 0.5, upper) for scene in scenes.scenes(COUNT)][::2]
+    expected = [iou(scene.mask >= 0.5, upper) for scene in scenes.first(COUNT)][::2]
     results = generated.results(scores, Halves())
     assert results["miou"] == results["detected"]["miou"] == pytest.approx(np.mean(expected))
     assert results["miou_std"] == pytest.approx(np.std(expected))
@@ -86,7 +86,7 @@ def test_the_score_is_over_scenes_in_which_something_is_found(scenes):
 
 def test_masks_are_held_against_other_scenes_too(scenes):
     """Of a perfect detector the reference is what the masks have in common."""
-    masks = {scene.name: scene.mask >= 0.5 for scene in scenes.scenes(COUNT)}
+    masks = {scene.name: scene.mask >= 0.5 for scene in scenes.first(COUNT)}
 
     class Perfect(Halves):
         def __call__(self, images, names):
@@ -107,7 +107,7 @@ def test_what_has_no_score(scenes):
 
     with pytest.raises(UserError, match=r"nothing in any of 4 .* --detector_class"):
         generated.score(scenes, Nothing(), 4)
-    plain = generated.Generated(tiny_runs.generator("single_output"), 0)
+    plain = generated.GeneratedScenes(tiny_runs.generator("single_output"), 0)
     with pytest.raises(UserError, match="no masks"):
         generated.score(plain, Halves(), 4)
     assert next(plain.images(4, 4)).shape == (4, 8, 8, 3)  # FID takes it
@@ -115,18 +115,18 @@ def test_what_has_no_score(scenes):
 
 def test_real_images_are_the_photos_once_each(run, tmp_path):
     config = run.config()
-    real = real_images.RealImages(config, 12)
+    real = fid.RealImages(config, 12)
     batches = list(real.batches(5))
     assert len(real) == 12 and [len(batch) for batch in batches] == [5, 5, 2]
     assert batches[0].dtype == np.uint8 and batches[0].shape[1:] == (8, 8, 3)
-    assert len(real_images.RealImages(config, 50)) == 20  # data.limit
+    assert len(fid.RealImages(config, 50)) == 20  # data.limit
     for level in range(3):
         Image.new("RGB", (30, 20), (80 * level,) * 3).save(tmp_path / f"{level}.png")
-    other = real_images.RealImages(config, 10, str(tmp_path))
+    other = fid.RealImages(config, 10, str(tmp_path))
     (batch,) = other.batches(10)
     assert sorted(batch[:, 0, 0, 0].tolist()) == [0, 80, 160]
     with pytest.raises(UserError, match="--images=nowhere"):
-        real_images.RealImages(config, 10, "nowhere")
+        fid.RealImages(config, 10, "nowhere")
 
 
 def test_sample_writes_scenes_that_evaluate_scores(layerseg, run, scenes, tmp_path):
@@ -135,7 +135,7 @@ def test_sample_writes_scenes_that_evaluate_scores(layerseg, run, scenes, tmp_pa
     result = layerseg("sample", *flags, "--count=5")
     assert result.status == 0, result.stderr
     assert str(out / "images") in result.stdout
-    for scene in scenes.scenes(4):
+    for scene in scenes.first(4):
         image = np.asarray(Image.open(out / "images" / f"{scene.name}.png"))
         mask = np.asarray(Image.open(out / "masks" / f"{scene.name}.png"))
         np.testing.assert_array_equal(image, scene.image)
@@ -187,7 +187,7 @@ def test_sample_refuses_what_it_cannot_do(layerseg, run, tmp_path, flags, words)
 
 
 def test_evaluating_generated_masks(layerseg, run, scenes, tmp_path):
-    for scene in scenes.scenes(12):
+    for scene in scenes.first(12):
         (mask,) = Halves()([None], [scene.name])
         Image.fromarray(np.uint8(mask) * 255).save(tmp_path / f"{scene.name}.png")
     flags = ["--measure=generated", f"--run_dir={run.path}", f"--detector={tmp_path}", "--seed=3"]

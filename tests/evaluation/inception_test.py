@@ -126,7 +126,7 @@ def test_models_of_other_shapes_are_refused(tmp_path):
         ("vector", "maps [None, 7] to [None, 2048]"),
         ("maps", "maps [None, 299, 299, 3] to [None, 2, 2, 3]"),
         ("two", "maps [None, 299, 299, 3] and [None, 299, 299, 3] to"),
-        ("unbuilt", "maps what it does not say to"),
+        ("unbuilt", "maps an unknown shape to"),
         ("classes", "to [None, 10]"),
         ("small", "maps [None, 32, 32, 3] to"),
     ):

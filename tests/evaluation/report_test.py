@@ -10,7 +10,7 @@ import pytest
 from layered_segmentation import config as configs
 from layered_segmentation import sheets
 from layered_segmentation.cli import chain_page
-from layered_segmentation.evaluation import curves, report
+from layered_segmentation.evaluation import report
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.run_directory import RunDirectory
 
@@ -115,10 +115,10 @@ def full_page(run):
         examples_note="Best, middle and worst by score.",
         sheets=report.sheets_of(run),
         scores=[
-            report.Score("student", 0.851, 0.11, is_ours=True),
-            report.Score("GrabCut", 0.54),
-            report.Score("centre box", 0.46),
-            report.Score("full mask", 0.27),
+            report.Score("student", 0.851, 0.11),
+            report.Score("GrabCut", 0.54, is_reference=True),
+            report.Score("centre box", 0.46, is_reference=True),
+            report.Score("full mask", 0.27, is_reference=True),
         ],
         curves=report.curves_of(run.read_log(), run.config()),
         exports=[{"file": "student.tflite", "greatest difference": "3.1e-07", "size": "0.6 MB"}],
@@ -181,9 +181,9 @@ def test_sheets_are_thinned_evenly_with_first_and_last(run):
 
 def test_curves_leave_out_what_was_not_finite():
     records = [{"images_seen": 1, "d_loss": 1.0, "wasserstein": None}, {"images_seen": 2}]
-    assert curves.panels(records) == {}
+    assert report.draw_curves(records) == {}
     records.append({"images_seen": 3, "wasserstein": 2.0, "coverage": 0.2})
-    assert list(curves.panels(records)) == ["Losses", "Masks"]
+    assert list(report.draw_curves(records)) == ["Losses", "Masks"]
 
 
 @pytest.mark.parametrize(("value", "text"), [(3.21, "3.2 s"), (48.0, "48 s"), (485, "8 min 05 s")])

@@ -9,11 +9,11 @@ from PIL import Image
 
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import tables
-from layered_segmentation.evaluation.table import Cell, Table
+from layered_segmentation.evaluation.tables import Cell, Table
 
 
 def write(directory, measure, **results):
-    place = directory / {**tables.KINDS, "": ""}[measure]
+    place = directory / {**tables.DIRECTORIES, "": ""}[measure]
     place.mkdir(parents=True, exist_ok=True)
     (place / "results.json").write_text(json.dumps({"measure": measure, **results}))
     return str(directory)
@@ -172,7 +172,7 @@ def test_distances(tmp_path):
     assert "Ours, single_output: 4 composites against 6 real images." in table.notes
     assert "single_output: of 4 images an FID says little" in table.missing
     assert any("different numbers of images" in line for line in table.missing)
-    with pytest.raises(UserError, match=r"do not compare \(x, y\)"):
+    with pytest.raises(UserError, match=r"are not comparable \(x, y\)"):
         tables.build(3, tables.read_runs([("layered", layered), ("single_output", plain)]))
 
 

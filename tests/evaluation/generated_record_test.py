@@ -1,4 +1,4 @@
-"""Masks of generated scenes are known again by the record that `sample` writes."""
+"""The record that `sample` writes identifies the scenes of a detector's masks."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import tiny_runs
 from PIL import Image
 
 from layered_segmentation.errors import UserError
-from layered_segmentation.evaluation import generated, scene_record
+from layered_segmentation.evaluation import generated
 
 COUNT = 4
 
@@ -72,7 +72,7 @@ def test_masks_of_another_seed_are_refused(layerseg, run, scenes):
     assert refused.status == 2 and f"--detector={masks}: " in refused.stderr
     assert "--seed=1" in refused.stderr and str(scenes / "scenes.json") in refused.stderr
     right = evaluate(layerseg, run, masks, "--seed=1")
-    assert right.status == 0 and "taken to be" not in right.stderr, right.stderr
+    assert right.status == 0 and "assuming masks" not in right.stderr, right.stderr
 
 
 def test_a_copy_of_the_record_counts_where_the_masks_are(layerseg, run, scenes, tmp_path):
@@ -86,7 +86,7 @@ def test_a_copy_of_the_record_counts_where_the_masks_are(layerseg, run, scenes, 
 def test_without_a_record_the_masks_are_taken_to_be_of_the_seed(layerseg, run, scenes, tmp_path):
     result = evaluate(layerseg, run, tmp_path / "elsewhere" / "detected", "--seed=0")
     assert result.status == 0
-    said = [line for line in result.stderr.splitlines() if "taken to be" in line]
+    said = [line for line in result.stderr.splitlines() if "assuming masks" in line]
     assert len(said) == 1 and "--seed=0" in said[0] and "scenes.json" in said[0]
 
 
@@ -100,22 +100,24 @@ def test_without_a_record_the_masks_are_taken_to_be_of_the_seed(layerseg, run, s
     ],
 )
 def test_what_differs_is_named(tmp_path, changed, words):
-    ours = generated.Generated(tiny_runs.generator(), 3)
-    scene_record.write(str(tmp_path), ours, 10, "runs/run_a/")
-    scene_record.check(str(tmp_path), ours)
+    scenes = generated.GeneratedScenes(tiny_runs.generator(), 3)
+    generated.write_record(str(tmp_path), scenes, 10, "runs/run_a/")
+    generated.check_record(str(tmp_path), scenes)
     # The same weights, whatever file or object holds them; others are others.
-    scene_record.check(str(tmp_path), generated.Generated(tiny_runs.generator(), 3))
+    generated.check_record(str(tmp_path), generated.GeneratedScenes(tiny_runs.generator(), 3))
     with pytest.raises(UserError, match="another generator"):
-        scene_record.check(str(tmp_path), generated.Generated(tiny_runs.generator(first=1), 3))
+        generated.check_record(
+            str(tmp_path), generated.GeneratedScenes(tiny_runs.generator(first=1), 3)
+        )
     record = json.loads((tmp_path / "scenes.json").read_text())
     (tmp_path / "scenes.json").write_text(json.dumps({**record, **changed}))
     with pytest.raises(UserError) as error:
-        scene_record.check(str(tmp_path), ours)
+        generated.check_record(str(tmp_path), scenes)
     assert words in str(error.value) and f"--detector={tmp_path}: " in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"seed": 3}'])
 def test_a_record_that_is_none_is_refused(tmp_path, text):
     (tmp_path / "scenes.json").write_text(text)
-    with pytest.raises(UserError, match="is not what `layerseg sample --images_out` writes"):
-        scene_record.check(str(tmp_path), generated.Generated(tiny_runs.generator(), 3))
+    with pytest.raises(UserError, match="is not a record of `layerseg sample --images_out`"):
+        generated.check_record(str(tmp_path), generated.GeneratedScenes(tiny_runs.generator(), 3))
