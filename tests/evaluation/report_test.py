@@ -9,7 +9,6 @@ import pytest
 
 from layered_segmentation import config as configs
 from layered_segmentation import sheets
-from layered_segmentation.cli import chain_page
 from layered_segmentation.evaluation import report
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.run_directory import RunDirectory
@@ -189,26 +188,3 @@ def test_curves_leave_out_what_was_not_finite():
 @pytest.mark.parametrize(("value", "text"), [(3.21, "3.2 s"), (48.0, "48 s"), (485, "8 min 05 s")])
 def test_seconds(value, text):
     assert report.seconds(value) == text
-
-
-def results(miou, references):
-    return {
-        "miou": miou,
-        "references": references,
-        "images": 500,
-        "student": {"parameters": 93_665},
-    }
-
-
-@pytest.mark.parametrize(
-    ("miou", "references", "words"),
-    [
-        (0.9, {"full_mask": 0.28, "centre_box": 0.46, "grabcut": 0.68},
-         "mean IoU is 0.900. Without learning: GrabCut 0.680, centre box 0.460 and full mask 0.28"),
-        (0.5, {"full_mask": 0.28, "grabcut": 0.68}, "is 0.500: no better than GrabCut. The sheets"),
-        (0.2, {"full_mask": 0.28, "grabcut": 0.68}, "no better than GrabCut and full mask."),
-        (None, {}, "there is no score"),
-    ],
-)  # fmt: skip
-def test_the_verdict_is_honest(miou, references, words):
-    assert words in chain_page.verdict(results(miou, references), is_shapes=True)

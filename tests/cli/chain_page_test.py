@@ -1,0 +1,34 @@
+import pytest
+from PIL import Image
+
+from layered_segmentation.cli import chain_page
+
+
+def results(miou, references):
+    return {
+        "miou": miou,
+        "references": references,
+        "images": 500,
+        "student": {"parameters": 93_665},
+    }
+
+
+@pytest.mark.parametrize(
+    ("miou", "references", "words"),
+    [
+        (0.9, {"full_mask": 0.28, "centre_box": 0.46, "grabcut": 0.68},
+         "mean IoU is 0.900. Without learning: GrabCut 0.680, centre box 0.460 and full mask 0.28"),
+        (0.5, {"full_mask": 0.28, "grabcut": 0.68}, "is 0.500: no better than GrabCut. The sheets"),
+        (0.2, {"full_mask": 0.28, "grabcut": 0.68}, "no better than GrabCut and full mask."),
+        (None, {}, "there is no score"),
+    ],
+)  # fmt: skip
+def test_the_verdict_is_honest(miou, references, words):
+    assert words in chain_page.verdict(results(miou, references), is_shapes=True)
+
+
+def test_examples_come_in_the_order_of_the_page(tmp_path):
+    for name in ("worst", "best"):
+        Image.new("RGB", (2, 2)).save(tmp_path / f"{name}.png")
+    captions = [picture.caption for picture in chain_page.read_examples(str(tmp_path))]
+    assert captions == ["The best by score.", "The worst."]
