@@ -1,24 +1,103 @@
 """The settings of one experiment: typed, strict about names, loaded from YAML differences.
 
 The defaults are the paper's (section 4 and the supplement of Bielski & Favaro 2019); a YAML file
-holds only what differs. `load` merges defaults, file and `--set` overrides, and `validate` refuses
-impossible settings before anything is computed.
+holds only what differs. `load` merges defaults, file and `--set` overrides, and refuses impossible
+settings before anything is computed.
 """
 
 import dataclasses
-import difflib
+import enum
 import os
 from collections.abc import Sequence
-from typing import Any
 
-import omegaconf
 from omegaconf import OmegaConf
 
+from layered_segmentation import config_files
 from layered_segmentation.errors import UserError
-from layered_segmentation.validation import validate
+from layered_segmentation.validation import (
+    POWER_OF_TWO,
+    bounded,
+    check_bounds,
+    is_power_of_two,
+    require,
+)
 
-# Where and how photos are kept; it changes nothing of what a run computes.
-STORAGE = ("data.cache_dir", "data.cache_memory")
+# Fields that change nothing of what a training computes.
+NOT_TRAINED = ("data.cache_dir", "data.cache_memory", "data.test_path", "data.test_masks")
+
+
+class Choice(enum.StrEnum):
+    """A setting with a few values.
+
+    Members have the names that YAML files use, since OmegaConf reads and writes them by name.
+    """
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+class SourceName(Choice):
+    """Where photos come from: a directory, procedural scenes, or TensorFlow Datasets."""
+
+    folder = enum.auto()
+    shapes = enum.auto()
+    tfds = enum.auto()
+
+
+class Aspect(Choice):
+    """How a photo becomes a square.
+
+    `squash` changes the aspect ratio (the paper), `centre_crop` cuts off the ends of the longer
+    side, `pad` continues the edges.
+    """
+
+    squash = enum.auto()
+    centre_crop = enum.auto()
+    pad = enum.auto()
+
+
+class Variant(Choice):
+    """Architecture of the generator.
+
+    `two_generators` (the paper) has two mapping and two synthesis networks fed with the same
+    latent, `one_generator` (ablation h) one network with 7 outputs, `shared_mapping` one mapping
+    and two synthesis networks, `single_output` is a plain StyleGAN without a mask.
+    """
+
+    two_generators = enum.auto()
+    one_generator = enum.auto()
+    shared_mapping = enum.auto()
+    single_output = enum.auto()
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the generator draws a mask."""
+        return self is not Variant.single_output
+
+
+class Refinement(Choice):
+    """How a mask is fitted to the edges of its photo; `segmenter/refine.py` describes each."""
+
+    none = enum.auto()
+    guided = enum.auto()
+    grabcut = enum.auto()
+    consensus = enum.auto()
+
+
+class Precision(Choice):
+    """Keras dtype policies."""
+
+    float32 = enum.auto()
+    mixed_bfloat16 = enum.auto()
+    mixed_float16 = enum.auto()
+
+
+class Strategy(Choice):
+    """Which devices train: one, all of one machine, or those of several machines."""
+
+    one_device = enum.auto()
+    mirrored = enum.auto()
+    multi_worker = enum.auto()
 
 
 @dataclasses.dataclass
@@ -26,34 +105,35 @@ class DataConfig:
     """Where the photos come from and how they reach the network.
 
     Attributes:
-        name: `folder` (a directory of photos), `shapes` (procedural scenes) or `tfds`.
+        name: Kind of source; see `SourceName`.
         path: Directory of photos, for `folder`.
         dataset: Prepared TensorFlow Datasets, for `tfds`: `lsun_objects/car[:100000]`, several
-            of them joined by `+`; `data/tfds_source.py` has the grammar.
-        data_dir: Directory that these were prepared in; empty takes TFDS's own.
-        limit: Use only the first so many images; 0 uses all. For `shapes`: how many are drawn.
-        test_path: Directory of photos to score on.
-        test_masks: Directory of their masks; only ever used for scoring.
+            of them joined by `+`; `data/tfds.py` has the grammar.
+        data_dir: Directory that these were prepared in; empty for that of TFDS.
+        limit: Number of images to use, the first ones; 0 for all. For `shapes`: number to draw.
+        test_path: Directory of photos to score on. Only `layerseg quickstart` reads it; `train`
+            refuses it.
+        test_masks: Directory of their masks, for `test_path`.
         mirror: Whether to mirror images left to right at random.
         crop_margin: Images are resized to this times the resolution, then cropped at random, so
             that real objects move as the generated ones do.
-        aspect: `squash` to a square (the paper), `centre_crop` or `pad`.
-        cache_memory: Photos resized for all stages stay in memory if they take no more than so
-            many megabytes, else they go to disk.
-        cache_dir: Directory for those on disk, which runs may share; empty takes RUN/cache.
+        aspect: How a photo becomes a square; see `Aspect`.
+        cache_memory: Megabytes that the resized photos may take in memory; above that they are
+            kept on disk.
+        cache_dir: Directory for those on disk, which runs may share; empty for RUN/cache.
     """
 
-    name: str = "folder"
+    name: SourceName = SourceName.folder
     path: str = ""
     dataset: str = ""
     data_dir: str = ""
-    limit: int = 0
+    limit: int = bounded(0, "at least 0")
     test_path: str = ""
     test_masks: str = ""
     mirror: bool = True
-    crop_margin: float = 1.125
-    aspect: str = "squash"
-    cache_memory: int = 2_000
+    crop_margin: float = bounded(1.125, "in [1, 2]")
+    aspect: Aspect = Aspect.squash
+    cache_memory: int = bounded(2_000, "at least 0")
     cache_dir: str = ""
 
 
@@ -62,10 +142,9 @@ class GANConfig:
     """The layered generator, the perturbation and the losses (eq. 1 to 6).
 
     Attributes:
-        variant: `two_generators`, `one_generator` (7 outputs), `shared_mapping` or
-            `single_output` (a plain StyleGAN).
-        resolution: Final image side, pixels; a power of two.
-        initial_resolution: Side of the first stage, pixels; a power of two.
+        variant: Architecture of the generator; see `Variant`.
+        resolution: Final image side, pixels.
+        initial_resolution: Image side of the first stage, pixels.
         latent_dim: Length of the latent and of the style.
         mapping_layers: Dense layers of the mapping network.
         max_channels: Cap on the channels of every layer; 512 is StyleGAN's width.
@@ -74,38 +153,39 @@ class GANConfig:
         shift: δ of eq. 2, fraction of the image side.
         contrast_jitter: Half width of the background's contrast factor around 1; 0 is off, the
             paper's setting (d) is 0.3.
-        mask_size: η of eq. 3, the least mean coverage a mask is not punished for.
-        mask_size_most: The most mean coverage a mask is not punished for; 1 is off, as in the
+        mask_size: η of eq. 3, the mean coverage below which a mask is penalised.
+        mask_size_most: The mean coverage above which a mask is penalised; 1 is off, as in the
             paper. It keeps small and short trainings from masks that cover everything.
         mask_size_weight: γ1 of eq. 5.
         mask_binary_weight: γ2 of eq. 5.
         gradient_penalty: λ of eq. 6.
         drift: ε of eq. 6.
         minibatch_std: Whether the discriminator sees the batch's standard deviation.
-        r1: Weight of R1, half the squared gradient of the real images' scores; 0 is off.
+        r1: Weight of R1, half the squared gradient of the real images' scores; 0 is off, as in
+            the paper.
         augment: Strength of differentiable augmentation of all that the discriminator sees; 0 is
-            off, 1 the strength its authors give. The paper has neither.
+            off, as in the paper, 1 the published strength.
     """
 
-    variant: str = "two_generators"
-    resolution: int = 128
-    initial_resolution: int = 8
-    latent_dim: int = 512
-    mapping_layers: int = 8
-    max_channels: int = 512
-    mixing: float = 0.9
-    average_decay: float = 0.999
-    shift: float = 0.125
-    contrast_jitter: float = 0.0
-    mask_size: float = 0.25
+    variant: Variant = Variant.two_generators
+    resolution: int = bounded(128, POWER_OF_TWO)
+    initial_resolution: int = bounded(8, POWER_OF_TWO)
+    latent_dim: int = bounded(512, "at least 1")
+    mapping_layers: int = bounded(8, "at least 1")
+    max_channels: int = bounded(512, "at least 1")
+    mixing: float = bounded(0.9, "in [0, 1]")
+    average_decay: float = bounded(0.999, "in [0, 1)")
+    shift: float = bounded(0.125, "in [0, 1): a shift as large as the image hides the object")
+    contrast_jitter: float = bounded(0.0, "in [0, 1)")
+    mask_size: float = bounded(0.25, "in (0, 1)")
     mask_size_most: float = 1.0
-    mask_size_weight: float = 2.0
-    mask_binary_weight: float = 2.0
-    gradient_penalty: float = 10.0
-    drift: float = 0.001
+    mask_size_weight: float = bounded(2.0, "at least 0")
+    mask_binary_weight: float = bounded(2.0, "at least 0")
+    gradient_penalty: float = bounded(10.0, "at least 0")
+    drift: float = bounded(0.001, "at least 0")
     minibatch_std: bool = True
-    r1: float = 0.0
-    augment: float = 0.0
+    r1: float = bounded(0.0, "at least 0")
+    augment: float = bounded(0.0, "in [0, 1]")
 
 
 @dataclasses.dataclass
@@ -116,14 +196,14 @@ class ScheduleConfig:
         images_per_stage: Real images shown at each resolution.
         images_at: Exceptions to `images_per_stage`, by resolution.
         fade_fraction: Share of a stage in which the new resolution fades in.
-        batch: Global batch size by resolution; a resolution that is not listed takes the value
-            of the next smaller one.
+        batch: Global batch size by resolution; a resolution that is not listed has that of the
+            next smaller one.
         learning_rate: `default`, and exceptions by resolution.
     """
 
-    images_per_stage: int = 1_200_000
+    images_per_stage: int = bounded(1_200_000, "at least 1")
     images_at: dict[int, int] = dataclasses.field(default_factory=dict)
-    fade_fraction: float = 0.5
+    fade_fraction: float = bounded(0.5, "in [0, 1]")
     batch: dict[int, int] = dataclasses.field(
         default_factory=lambda: {8: 256, 16: 128, 32: 64, 64: 32, 128: 32}
     )
@@ -138,31 +218,30 @@ class StudentConfig:
 
     Attributes:
         width: Channels of the U-Net's first level.
-        resolution: Side of its input, pixels; 0 takes the generator's resolution.
+        resolution: Side of its input, pixels; 0 for the generator's resolution.
         steps: Training steps.
-        batch: Pairs a step.
+        batch: Pairs per step.
         learning_rate: Peak of Adam's cosine schedule.
-        augment: Strength of shift, colour and geometric augmentation; 0 is none, 1 the default.
+        augment: Strength of shift, colour and geometric augmentation; 0 is none.
         truncation: ψ of the styles the pairs are drawn with; 1 draws from the whole
             distribution.
-        self_training: Rounds in which the student, once distilled, learns from its own masks of
-            the unlabelled training photos; 0 is none.
-        self_training_steps: Training steps a round.
-        self_training_refine: `none`, `guided`, `grabcut` or `consensus`: how those masks are first
-            fitted to the edges of the photos, at 128 px or more; worth it where photos have crisp
-            objects.
+        self_training: Rounds in which the distilled student learns from its own masks of the
+            unlabelled training photos; 0 is none.
+        self_training_steps: Training steps per round.
+        self_training_refine: How those masks are first fitted to the edges of the photos, at
+            128 px or more; it helps where objects have crisp edges.
     """
 
-    width: int = 24
+    width: int = bounded(24, "at least 1")
     resolution: int = 0
-    steps: int = 1_000
-    batch: int = 64
-    learning_rate: float = 0.005
-    augment: float = 1.6
-    truncation: float = 1.0
-    self_training: int = 3
-    self_training_steps: int = 300
-    self_training_refine: str = "none"
+    steps: int = bounded(1_000, "at least 1")
+    batch: int = bounded(64, "at least 1")
+    learning_rate: float = bounded(0.005, "more than 0")
+    augment: float = bounded(1.6, "at least 0")
+    truncation: float = bounded(1.0, "in (0, 1]")
+    self_training: int = bounded(3, "at least 0")
+    self_training_steps: int = bounded(300, "at least 1")
+    self_training_refine: Refinement = Refinement.none
 
 
 @dataclasses.dataclass
@@ -170,25 +249,25 @@ class EncoderConfig:
     """The paper's encoder (eq. 7).
 
     Attributes:
-        chunk: Images a separately trained encoder sees.
-        iterations: Training steps a chunk.
-        learning_rate: Adam's.
-        batch: Images a step, at most the chunk; the paper does not say how many.
-        input_resolution: Side that its input is resized to, pixels; 0 takes the generator's
+        chunk: Number of images that each encoder is trained on.
+        iterations: Training steps per chunk.
+        learning_rate: Learning rate of Adam.
+        batch: Images per step, at most the chunk; the paper does not give it. Batch norm needs 2.
+        input_resolution: Side that its input is resized to, pixels; 0 for the generator's
             resolution.
-        max_channels: Cap on the channels of the ResNet's stages; 512 is ResNet-18, 64 the least.
-        together: Chunks whose encoders train at once, in one graph; the results do not depend on
-            it. Each takes as much memory as one alone, so more pay only where networks are small
-            and cores idle.
+        max_channels: Cap on the channels of the ResNet's stages; 512 is ResNet-18.
+        together: Number of chunks whose encoders train at once, in one graph. The results do not
+            depend on it. Each encoder takes as much memory as one alone, so more than 1 pays only
+            where networks are small and cores idle.
     """
 
-    chunk: int = 100
-    iterations: int = 1_000
-    learning_rate: float = 0.0001
-    batch: int = 32
+    chunk: int = bounded(100, "at least 1")
+    iterations: int = bounded(1_000, "at least 1")
+    learning_rate: float = bounded(0.0001, "more than 0")
+    batch: int = bounded(32, "at least 2")
     input_resolution: int = 64
-    max_channels: int = 512
-    together: int = 1
+    max_channels: int = bounded(512, "at least 64")
+    together: int = bounded(1, "at least 1")
 
 
 @dataclasses.dataclass
@@ -197,21 +276,21 @@ class TrainConfig:
 
     Attributes:
         seed: Seed of everything that is drawn.
-        precision: `float32`, `mixed_bfloat16` or `mixed_float16`.
+        precision: Keras dtype policy of the networks.
         jit_compile: Whether XLA compiles the step; slower on CPU.
-        strategy: `one_device`, `mirrored` or `multi_worker`.
+        strategy: Which devices train; see `Strategy`.
         checkpoint_every: Images between checkpoints.
         sheet_every: Images between image sheets.
-        keep_checkpoints: How many checkpoints stay on disk.
+        keep_checkpoints: Number of checkpoints to keep on disk.
     """
 
-    seed: int = 0
-    precision: str = "float32"
+    seed: int = bounded(0, "in [0, 2147483648)")
+    precision: Precision = Precision.float32
     jit_compile: bool = False
-    strategy: str = "one_device"
-    checkpoint_every: int = 50_000
-    sheet_every: int = 20_000
-    keep_checkpoints: int = 3
+    strategy: Strategy = Strategy.one_device
+    checkpoint_every: int = bounded(50_000, "at least 1")
+    sheet_every: int = bounded(20_000, "at least 1")
+    keep_checkpoints: int = bounded(3, "at least 1")
 
 
 @dataclasses.dataclass
@@ -226,6 +305,9 @@ class Config:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
 
+_KEY_TYPES = {"schedule.learning_rate": str, "schedule.batch": int, "schedule.images_at": int}
+
+
 def load(name_or_path: str = "", overrides: Sequence[str] = ()) -> Config:
     """Loads a config: the defaults, then the YAML file, then the overrides; validated.
 
@@ -237,85 +319,24 @@ def load(name_or_path: str = "", overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: An unknown name, field or type, or an impossible setting.
     """
-    merged = OmegaConf.structured(Config)
-    if name_or_path:
-        path = find(name_or_path)
-        try:
-            merged = _merge(merged, OmegaConf.load(path), source=path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read as a config: {error}") from error
-        except Exception as error:
-            if type(error).__module__.startswith("yaml"):
-                reason = " ".join(str(error).split())
-                raise UserError(f"{path}: not valid YAML: {reason}") from error
-            raise
-    for override in overrides:
-        if "=" not in override or override.startswith("="):
-            raise UserError(f"--set={override}: write it as --set=section.field=value")
-        try:
-            difference = OmegaConf.from_dotlist([override])
-        except Exception as error:
-            raise UserError(f"--set={override}: the value is not valid YAML: {error}") from error
-        merged = _merge(merged, difference, source=f"--set={override}")
-    try:
-        config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
-    except omegaconf.errors.OmegaConfBaseException as error:  # `???`, or `${…}` of nothing
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{error.full_key}: no usable value: {reason}") from error
-    validate(config)
+    path = config_files.find(name_or_path) if name_or_path else ""
+    config: Config = config_files.read(Config, path, overrides, _KEY_TYPES)
+    check_bounds(config)
+    _check_combinations(config)
     return config
 
 
 def section_overrides(name_or_path: str, section: str) -> list[str]:
-    """Returns what a config says of one section alone, as `section.field=value` strings.
+    """Returns the settings of one section of a config, as `section.field=value` strings.
 
     Raises:
-        UserError: As of `load`, or it says nothing of that section.
+        UserError: As of `load`, or the config does not have that section.
     """
     load(name_or_path)  # refuses what is no config
-    settings = OmegaConf.select(OmegaConf.load(find(name_or_path)), section)
+    settings = OmegaConf.select(OmegaConf.load(config_files.find(name_or_path)), section)
     if not settings:
         raise UserError(f"--config={name_or_path}: it has no section {section!r}")
     return [f"{section}.{field}={value}" for field, value in settings.items()]
-
-
-def find(name_or_path: str) -> str:
-    """Returns the path of a config, by packaged name or by path.
-
-    Raises:
-        UserError: There is no such config; the message lists the packaged names.
-    """
-    if os.path.isfile(name_or_path):
-        return name_or_path
-    packaged = os.path.join(_packaged_directory(), name_or_path + ".yaml")
-    if os.path.isfile(packaged):
-        return packaged
-    names = packaged_names()
-    close = difflib.get_close_matches(name_or_path, names, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UserError(
-        f"--config={name_or_path}: neither a file nor a packaged config; {hint}"
-        f"packaged configs: {', '.join(names)}"
-    )
-
-
-def packaged_names() -> list[str]:
-    """Returns the names of the configs that come with the package, sorted."""
-    root = _packaged_directory()
-    names = []
-    for folder, _, files in os.walk(root):
-        for file in files:
-            if file.endswith(".yaml"):
-                relative = os.path.relpath(os.path.join(folder, file), root)
-                names.append(relative.removesuffix(".yaml").replace(os.sep, "/"))
-    return sorted(names)
-
-
-def _packaged_directory() -> str:
-    """Returns configs/: inside the installed package, beside it in a checkout."""
-    package = os.path.dirname(os.path.abspath(__file__))
-    installed = os.path.join(package, "configs")
-    return installed if os.path.isdir(installed) else os.path.join(package, "..", "configs")
 
 
 def save(config: Config, path: str) -> None:
@@ -342,64 +363,29 @@ def with_absolute_paths(config: Config) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(data, **paths))
 
 
-def differences(ours: Config, theirs: Config) -> list[str]:
-    """Returns one `section.field: ours != theirs` line for each field that differs."""
-    left, right = _flatten(dataclasses.asdict(ours)), _flatten(dataclasses.asdict(theirs))
-    absent = "(absent)"
-    return [
-        f"{key}: {left.get(key, absent)!r} != {right.get(key, absent)!r}"
-        for key in sorted(set(left) | set(right))
-        if left.get(key, absent) != right.get(key, absent)
-    ]
-
-
-def _merge(merged: Any, difference: Any, source: str) -> Any:
-    if difference is None:
-        return merged
-    if not isinstance(difference, omegaconf.DictConfig):
-        raise UserError(f"{source}: a config is a mapping of sections ({', '.join(_sections())})")
-    try:
-        # YAML reads `128:` as a number, a --set as text; each table has one kind of key.
-        for table, kind in (("learning_rate", str), ("batch", int), ("images_at", int)):
-            rows = OmegaConf.select(difference, f"schedule.{table}")
-            if isinstance(rows, omegaconf.DictConfig):
-                keyed = {
-                    kind(str(key)) if str(key).isdigit() else key: value
-                    for key, value in rows.items()
-                }
-                OmegaConf.update(difference, f"schedule.{table}", keyed, merge=False)
-        return OmegaConf.merge(merged, difference)
-    except omegaconf.errors.ConfigKeyError as error:
-        raise UserError(f"{source}: {_unknown_field(str(error.full_key))}") from error
-    except omegaconf.errors.OmegaConfBaseException as error:
-        field = getattr(error, "full_key", "") or ""
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{source}: {field}: {reason}") from error
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{source}: a config is a mapping of sections ({', '.join(_sections())})"
-        ) from error
-
-
-def _sections() -> list[str]:
-    return [field.name for field in dataclasses.fields(Config)]
-
-
-def _unknown_field(key: str) -> str:
-    section, _, field = key.partition(".")
-    names = _sections()
-    if section in names and field:
-        names = [f"{section}.{name}" for name in dataclasses.asdict(Config())[section]]
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown field {key!r}; {hint}known: {', '.join(names)}"
-
-
-def _flatten(tree: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+def _check_combinations(config: Config) -> None:
+    """Refuses what the bounds of a single field cannot express."""
+    gan, schedule = config.gan, config.schedule
+    first, last = gan.initial_resolution, gan.resolution
+    require(first <= last, "gan.initial_resolution", first, f"at most gan.resolution ({last})")
+    pixels = round(gan.shift * first)
+    possible = f"less than the whole image at {first} px, where it rounds to {pixels} pixels"
+    require(pixels < first, "gan.shift", gan.shift, possible)
+    is_more = gan.mask_size < gan.mask_size_most <= 1
+    possible = f"more than gan.mask_size ({gan.mask_size:g}) and at most 1"
+    require(is_more, "gan.mask_size_most", gan.mask_size_most, possible)
+    for table in ("images_at", "batch"):
+        for key, value in getattr(schedule, table).items():
+            is_power = is_power_of_two(key)
+            require(is_power, f"schedule.{table}", key, "keyed by powers of two, at least 8")
+            require(value >= 1, f"schedule.{table}.{key}", value, "at least 1")
+    require(bool(schedule.batch), "schedule.batch", schedule.batch, "a size for a resolution")
+    for name, rate in schedule.learning_rate.items():
+        is_known = name == "default" or name.isdigit()
+        require(is_known, "schedule.learning_rate", name, "keyed by `default` or a resolution")
+        require(rate > 0, f"schedule.learning_rate.{name}", rate, "more than 0")
+    side = config.student.resolution
+    is_side = side == 0 or (side >= 8 and side % 8 == 0)
+    require(is_side, "student.resolution", side, "0 or a multiple of 8")
+    side = config.encoder.input_resolution
+    require(side == 0 or side >= 8, "encoder.input_resolution", side, "0 or at least 8")

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from layered_segmentation import config as configs
+from layered_segmentation import config_files
 from layered_segmentation.errors import UserError
 
 # What may lie in a directory that is still free to become a run.
@@ -362,8 +363,8 @@ class RunDirectory:
             ) from error
         lines = [
             line
-            for line in configs.differences(theirs, config)
-            if not line.startswith(configs.STORAGE)
+            for line in config_files.differences(theirs, config)
+            if not line.startswith(configs.NOT_TRAINED)
         ]
         # A run that stopped before its first step, over unusable photos say, may be mended.
         if lines and (self._has_begun() or not configs.is_saved(self.config_path)):

@@ -69,14 +69,6 @@ def stages(config: Config) -> list[Stage]:
     return result
 
 
-def stage_at(run: list[Stage], images_seen: int) -> Stage:
-    """Returns the stage that the next batch belongs to; the last one when the run is over."""
-    for stage in run:
-        if images_seen < stage.end_image:
-            return stage
-    return run[-1]
-
-
 def alpha(stage: Stage, images_seen: int) -> float:
     """Returns the weight of the stage's own resolution, in [0, 1], rising over the fade."""
     if stage.fade_images == 0:

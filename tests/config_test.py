@@ -4,6 +4,7 @@ import os
 import pytest
 
 from layered_segmentation import config as configs
+from layered_segmentation import config_files
 from layered_segmentation.errors import UserError
 
 
@@ -26,10 +27,10 @@ def test_the_defaults_are_the_papers():
     assert (config.encoder.chunk, config.encoder.iterations) == (100, 1000)
 
 
-@pytest.mark.parametrize("name", configs.packaged_names())
+@pytest.mark.parametrize("name", config_files.packaged_names())
 def test_every_packaged_config_is_valid_and_says_how_to_run_it(name):
     configs.load(name)
-    with open(configs.find(name), encoding="utf-8") as file:
+    with open(config_files.find(name), encoding="utf-8") as file:
         header = [line for line in file if line.startswith("#")]
     assert any("layerseg " in line for line in header)
 
@@ -38,8 +39,8 @@ def test_packaged_names_reach_into_sub_folders(tmp_path, monkeypatch):
     (tmp_path / "ablations").mkdir()
     (tmp_path / "ablations" / "b.yaml").write_text("gan: {shift: 0}\n")
     (tmp_path / "a.yaml").write_text("")
-    monkeypatch.setattr(configs.importlib.resources, "files", lambda package: tmp_path)
-    assert configs.packaged_names() == ["a", "ablations/b"]
+    monkeypatch.setattr(config_files, "_packaged_directory", lambda: str(tmp_path))
+    assert config_files.packaged_names() == ["a", "ablations/b"]
     assert configs.load("ablations/b").gan.shift == 0
     assert configs.load("a") == configs.Config()  # an empty file changes nothing
 
@@ -60,14 +61,39 @@ def test_save_and_load_are_inverse(tmp_path):
     assert os.listdir(tmp_path) == ["config.yaml"]
 
 
+def test_choices_are_saved_and_read_by_their_names(tmp_path):
+    config = configs.load("", ["gan.variant=one_generator", "student.self_training_refine=none"])
+    assert config.gan.variant is configs.Variant.one_generator
+    path = tmp_path / "config.yaml"
+    configs.save(config, str(path))
+    lines = path.read_text().splitlines()
+    for line in (
+        "name: folder",
+        "aspect: squash",
+        "variant: one_generator",
+        "self_training_refine: none",
+        "precision: float32",
+        "strategy: one_device",
+    ):
+        assert f"  {line}" in lines
+    assert configs.is_saved(str(path))
+    path.write_text("gan:\n  variant: one_generator\n")
+    assert not configs.is_saved(str(path))
+
+
+@pytest.mark.parametrize("choice", configs.Choice.__subclasses__())
+def test_a_choice_has_one_spelling(choice):
+    assert [member.name for member in choice] == [member.value for member in choice]
+
+
 def test_differences_name_the_fields():
-    ours = configs.load("", ["schedule.images_at={8: 5}"])
-    theirs = dataclasses.replace(configs.load(), gan=configs.GANConfig(shift=0.0))
-    assert configs.differences(ours, theirs) == [
+    left = configs.load("", ["schedule.images_at={8: 5}"])
+    right = dataclasses.replace(configs.load(), gan=configs.GANConfig(shift=0.0))
+    assert config_files.differences(left, right) == [
         "gan.shift: 0.125 != 0.0",
         "schedule.images_at.8: 5 != '(absent)'",
     ]
-    assert configs.differences(ours, ours) == []
+    assert config_files.differences(left, left) == []
 
 
 @pytest.mark.parametrize(
@@ -94,7 +120,7 @@ def test_differences_name_the_fields():
         ("", ["gan.variant=three"], ("'three'", "two_generators")),
         ("", ["data.name=foldr"], ("'foldr'", "folder, shapes")),
         ("", ["data.crop_margin=0.5"], ("data.crop_margin=0.5",)),
-        ("", ["data.cache_memory=-1"], ("data.cache_memory=-1", "not negative")),
+        ("", ["data.cache_memory=-1"], ("data.cache_memory=-1", "at least 0")),
         ("", ["schedule.batch={8: 0}"], ("schedule.batch.8=0", "at least 1")),
         ("", ["schedule.learning_rate={default: 0}"], ("learning_rate.default=0",)),
         ("", ["student.resolution=20"], ("student.resolution=20", "multiple of 8")),
@@ -151,7 +177,7 @@ def test_paths_of_photos_and_caches_become_absolute(tmp_path, monkeypatch):
 def test_a_config_for_each_size_of_student():
     sizes = {
         tuple(configs.section_overrides(name, "student"))
-        for name in configs.packaged_names()
+        for name in config_files.packaged_names()
         if name.startswith("students/")
     }
     assert sizes == {

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from layered_segmentation import config as configs
+from layered_segmentation import config_files
 from layered_segmentation.data import tfds
 
 CATEGORIES = ("car", "horse", "chair", "bird")
@@ -46,7 +47,7 @@ def changed(name, base):
     """Returns the fields in which a packaged config differs from another one, with its values."""
     ours, theirs = configs.load(name), configs.load(base)
     values = dataclasses.asdict(ours)
-    fields = [line.partition(":")[0] for line in configs.differences(theirs, ours)]
+    fields = [line.partition(":")[0] for line in config_files.differences(theirs, ours)]
     return {field: values[field.split(".")[0]][field.split(".")[1]] for field in fields}
 
 
@@ -85,7 +86,7 @@ def test_each_set_of_photos_has_the_quickstarts_settings(photos):
 
 
 def test_every_ablation_is_there():
-    names = configs.packaged_names()
+    names = config_files.packaged_names()
     for data in ("ablations", "shapes"):
         ours = [name.partition("/")[2] for name in names if name.startswith(f"{data}/")]
         assert ours == sorted(ABLATIONS)

@@ -86,7 +86,8 @@ def test_an_installed_package_finds_its_configs(wheel, tmp_path):
 
 
 def test_a_checkout_works_without_an_install(tmp_path):
-    program = "from layered_segmentation import config, export; print(config.find('quickstart'))"
+    program = "from layered_segmentation import config_files, export; "
+    program += "print(config_files.find('quickstart'))"
     done = subprocess.run(
         [sys.executable, "-S", "-c", f"import sys; sys.path += {sys.path!r}; {program}"],
         capture_output=True, text=True, cwd=ROOT,

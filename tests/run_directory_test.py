@@ -57,7 +57,9 @@ def test_where_photos_are_kept_may_change(tmp_path, config):
     run = RunDirectory(tmp_path)
     run.create_or_resume(config)
     run.append_log({"images_seen": 0})
-    data = dataclasses.replace(config.data, cache_dir="elsewhere", cache_memory=0)
+    data = dataclasses.replace(
+        config.data, cache_dir="elsewhere", cache_memory=0, test_path="photos"
+    )
     assert run.create_or_resume(dataclasses.replace(config, data=data)) is True
     data = dataclasses.replace(data, aspect="pad")
     with pytest.raises(UserError) as error:

@@ -1,5 +1,3 @@
-import pytest
-
 from layered_segmentation import config as configs
 from layered_segmentation import schedule
 
@@ -52,16 +50,3 @@ def test_exceptions_by_resolution():
 def test_a_resolution_that_is_not_listed_takes_the_next_smaller_batch():
     config = configs.load("", ["gan.resolution=512"])
     assert [s.batch for s in schedule.stages(config)][-2:] == [32, 32]
-
-
-@pytest.mark.parametrize("seen, index", [(0, 0), (99, 0), (100, 1), (199, 1), (10_000, 2)])
-def test_stage_at(seen, index):
-    config = configs.load(
-        "",
-        [
-            "gan.resolution=32",
-            "schedule.images_per_stage=100",
-            "schedule.batch={8: 10, 16: 10, 32: 10}",
-        ],
-    )
-    assert schedule.stage_at(schedule.stages(config), seen).index == index

@@ -128,7 +128,7 @@ def _dataset(run: "RunDirectory", config: configs.Config) -> int:
 def _chunks(run: "RunDirectory", config: configs.Config) -> int:
     if not _OUT.value:
         raise UserError("--out is needed with --mode=chunks: name a directory for the masks")
-    if not _IMAGES.value and config.data.name != "shapes":
+    if not _IMAGES.value and config.data.name != configs.SourceName.shapes:
         raise UserError("--images is needed with --mode=chunks: name the photos to segment")
     from layered_segmentation.run_directory import write_text
     from layered_segmentation.segmenter import chunks

@@ -28,6 +28,7 @@ from absl import flags, logging
 
 from layered_segmentation import quiet
 from layered_segmentation.cli import app
+from layered_segmentation.config import Precision, SourceName
 from layered_segmentation.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ _BATCH = flags.DEFINE_integer(
 )
 _LATENT = flags.DEFINE_integer("latent_dim", 128, "Length of latents.", lower_bound=1)
 _PRECISION = flags.DEFINE_enum(
-    "mixed", "mixed_bfloat16", ["mixed_bfloat16", "mixed_float16"], "The mixed precision to time."
+    "mixed",
+    Precision.mixed_bfloat16,
+    [Precision.mixed_bfloat16, Precision.mixed_float16],
+    "The mixed precision to time.",
 )
 _STEPS = flags.DEFINE_integer("steps", 4, "Steps of a round.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds; the median is reported.", lower_bound=1)
@@ -142,7 +146,7 @@ def _photos() -> "Iterator[DataConfig]":
             data_dir = os.path.join(directory, "data")
             dataset = data_benchmark.prepare_drawn(_IMAGES.value or 10_000, data_dir)
         yield DataConfig(
-            name="tfds",
+            name=SourceName.tfds,
             dataset=dataset,
             data_dir=data_dir,
             limit=_IMAGES.value,

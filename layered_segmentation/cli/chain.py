@@ -26,7 +26,8 @@ from layered_segmentation.images import Pair
 from layered_segmentation.progress import Bar
 from layered_segmentation.run_directory import RunDirectory, write_text
 
-REFINE = "grabcut"  # of the second score that photos get: they are larger than the student's masks
+# Of the second score that photos get: they are larger than the student's masks.
+REFINE = configs.Refinement.grabcut
 EXAMPLES = 6  # photos a sheet
 
 PHASES = {
@@ -152,7 +153,7 @@ def test_pairs(chain: Chain) -> Sequence[Pair] | None:
     if test.images:
         _photo_paths(test.images, "--test_images")
         return None
-    if chain.config.data.name == "shapes":
+    if chain.config.data.name == configs.SourceName.shapes:
         return scoring.held_out_scenes(chain.config.gan.resolution)
     return None
 
@@ -199,7 +200,7 @@ def _score(chain: Chain, directory: RunDirectory, pairs: Sequence[Pair] | None) 
     os.makedirs(chain.path("examples"))
     if pairs is None:
         folder_path = chain.test.images or chain.config.data.path
-        if chain.config.data.name == "tfds" and not chain.test.images:
+        if chain.config.data.name == configs.SourceName.tfds and not chain.test.images:
             sheet = _dataset_sheet(chain, segmenter.predict_masks)
         else:
             names = _photo_paths(folder_path, "--images")

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from layered_segmentation.config import SourceName
 from layered_segmentation.evaluation import report
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def page(
     """
     config = run.config()
     records = run.read_log()
-    is_shapes = config.data.name == "shapes"
+    is_shapes = config.data.name == SourceName.shapes
     miou = results["miou"]
     facts = [
         ("Resolution", f"{results['resolution']} px"),

@@ -42,10 +42,10 @@ def main(argv: list[str]) -> None:
     run = run_directory.RunDirectory.open(_RUN_DIR.value)
     sized = configs.section_overrides(_CONFIG.value, "student") if _CONFIG.value else []
     config = run.config_with("student", [*sized, *_SET.value])
-    if config.gan.variant == "single_output":  # its masks are empty: a student would learn that
+    if not config.gan.variant.has_mask:  # its masks are empty: a student would learn that
         raise UserError(
-            f"--run_dir={run.path}: gan.variant='single_output' draws no mask, so there is nothing "
-            "for a student to learn; take a run of another variant"
+            f"--run_dir={run.path}: gan.variant={config.gan.variant!r} draws no mask, so "
+            "there is nothing for a student to learn; take a run of another variant"
         )
     out = os.path.normpath(_OUT.value or run.segmenter)
     if os.path.lexists(out) and not _OVERWRITE.value:

@@ -31,6 +31,7 @@ from absl import flags
 
 from layered_segmentation import quiet
 from layered_segmentation.cli import app
+from layered_segmentation.config import Refinement
 from layered_segmentation.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ _IGNORE = flags.DEFINE_string(
 )
 _REFINE = flags.DEFINE_enum(
     "refine",
-    "none",
-    ["none", "guided", "grabcut", "consensus"],
+    Refinement.none,
+    list(Refinement),
     "How the mask is fitted to the photo's edges at the photo's own size.",
 )
 _LOOKS = flags.DEFINE_integer(

@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
 def _load_config() -> configs.Config:
     if not _IMAGES.value:
         config = configs.load(_CONFIG.value or "quickstart", _SET.value)
-        if config.data.name == "folder" and not config.data.path:
+        if config.data.name == configs.SourceName.folder and not config.data.path:
             raise UserError(f"--config={_CONFIG.value}: it takes photos; name them with --images")
         return config
     overrides = ["data.name=folder", *_SET.value]

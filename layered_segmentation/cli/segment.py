@@ -15,6 +15,7 @@ from absl import flags
 
 from layered_segmentation import quiet
 from layered_segmentation.cli import app
+from layered_segmentation.config import Refinement
 from layered_segmentation.errors import UserError
 from layered_segmentation.segmenter import outputs
 
@@ -25,8 +26,8 @@ _INPUT = flags.DEFINE_string("input", None, "A photo, or a directory of photos."
 _OUT = flags.DEFINE_string("out", None, "Directory to write to.", required=True)
 _REFINE = flags.DEFINE_enum(
     "refine",
-    "none",
-    ["none", "guided", "grabcut", "consensus"],
+    Refinement.none,
+    list(Refinement),
     "How the mask is fitted to the photo's edges at the photo's own size.",
 )
 _LOOKS = flags.DEFINE_integer(

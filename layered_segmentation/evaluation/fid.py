@@ -9,7 +9,7 @@ import numpy as np
 import scipy.linalg
 
 from layered_segmentation import sheets
-from layered_segmentation.config import Config
+from layered_segmentation.config import Config, SourceName
 from layered_segmentation.data import batches as pipeline
 from layered_segmentation.data import folder
 from layered_segmentation.errors import UserError
@@ -39,7 +39,7 @@ class RealImages:
         data = config.data
         if directory:
             folder.find_images(directory, "--images", excluded=[folder.MASKS])
-            data = dataclasses.replace(data, name="folder", path=directory, limit=0)
+            data = dataclasses.replace(data, name=SourceName.folder, path=directory, limit=0)
         limit = min(data.limit, count) if data.limit else count
         source = pipeline.open_source(dataclasses.replace(data, limit=limit), config.train.seed)
         cache = pipeline.PhotoCache.open(source, [config.gan.resolution], data.crop_margin)

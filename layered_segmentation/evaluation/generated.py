@@ -189,10 +189,10 @@ def _with_other_scenes(
 
 def require_masks(generator: Any) -> None:
     """Raises a UserError if a generator draws single images without masks."""
-    if getattr(generator, "variant", "") == "single_output":
+    if not generator.has_mask:
         raise UserError(
-            "gan.variant=single_output: this run draws images without layers, so it has no masks "
-            "to score; `layerseg fid` measures its images"
+            f"gan.variant={generator.variant}: this run draws images without layers, so it "
+            "has no masks to score; `layerseg fid` measures its images"
         )
 
 

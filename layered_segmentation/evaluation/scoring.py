@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from layered_segmentation.config import SourceName
 from layered_segmentation.data import folder
 from layered_segmentation.data.scenes import Shapes
 from layered_segmentation.errors import UserError
@@ -281,7 +282,7 @@ def test_set_of(segmenter: str, limit: int = 0) -> tuple[Sequence[Pair], str]:
         if not os.path.isfile(run.config_path):
             continue
         config = run.config()
-        if config.data.name == "shapes":
+        if config.data.name == SourceName.shapes:
             pairs = held_out_scenes(config.gan.resolution, limit)
             part = f"{len(pairs):,} of " if len(pairs) < HELD_OUT else ""
             return pairs, f"{part}{HELD_OUT:,} held-out scenes at {config.gan.resolution} px. "

@@ -148,7 +148,7 @@ class CollapseWarning(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Looks at the recent coverage."""
-        if not logs or "coverage" not in logs or self.config.gan.variant == "single_output":
+        if not logs or "coverage" not in logs:
             return
         self._recent.append(float(logs["coverage"]))
         if len(self._recent) < (self._recent.maxlen or 0):

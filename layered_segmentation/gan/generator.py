@@ -5,10 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from layered_segmentation.config import Variant
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.synthesis import MappingNetwork, SynthesisNetwork
-
-VARIANTS = ("two_generators", "one_generator", "shared_mapping", "single_output")
 
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
@@ -16,10 +15,8 @@ class LayeredGenerator(keras.Model):
     """Draws the layers of scenes from latents.
 
     Args:
-        variant: `two_generators` (the paper: two mapping and two synthesis networks fed with the
-            same latent), `one_generator` (ablation h: one network with 7 outputs),
-            `shared_mapping` (one mapping network, two synthesis networks) or `single_output` (a
-            plain StyleGAN: its image is the background, its mask is 0).
+        variant: Architecture, one of `Variant`. The image of `single_output` is the background,
+            and its mask is 0.
         resolution: Final image side, a power of two from 8.
         latent_dim: Length of latents and styles.
         mapping_layers: Dense layers of a mapping network.
@@ -39,19 +36,19 @@ class LayeredGenerator(keras.Model):
     ):
         # Each layer casts for itself: alpha, styles and truncation stay float32.
         super().__init__(autocast=False, **kwargs)
-        if variant not in VARIANTS:
-            raise ValueError(f"variant={variant!r}: it must be one of {', '.join(VARIANTS)}")
+        if variant not in list(Variant):
+            raise ValueError(f"variant={variant!r}: it must be one of {', '.join(Variant)}")
         if resolution < 8 or resolution & (resolution - 1):
             raise ValueError(f"resolution={resolution}: it must be a power of two from 8")
-        self.variant = variant
+        self.variant = Variant(variant)
         self.resolution = resolution
         self.latent_dim = latent_dim
         self.mapping_layers = mapping_layers
         self.max_channels = max_channels
         self.fused = fused
         self.num_blocks = resolution.bit_length() - 2
-        outputs = {"one_generator": [7], "single_output": [3]}.get(variant, [3, 4])
-        mappings = 2 if variant == "two_generators" else 1
+        outputs = {Variant.one_generator: [7], Variant.single_output: [3]}.get(self.variant, [3, 4])
+        mappings = 2 if self.variant is Variant.two_generators else 1
         self.mappings = [MappingNetwork(latent_dim, mapping_layers) for _ in range(mappings)]
         self.syntheses = [
             SynthesisNetwork(
@@ -117,8 +114,7 @@ class LayeredGenerator(keras.Model):
             resolution: The stage's resolution; the final one if None.
 
         Returns:
-            Float32 [B, R, R, 7]: background, foreground, mask logits; [B, R, R, 3] of a
-            `single_output`.
+            Float32 [B, R, R, 7]: background, foreground, mask logits; [B, R, R, 3] without a mask.
         """
         last = (resolution or self.resolution).bit_length() - 3
         images = []
@@ -128,6 +124,11 @@ class LayeredGenerator(keras.Model):
             ]
             images.append(synthesis(styles, last=last))
         return ops.concatenate(images, axis=-1)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether it draws a mask."""
+        return self.variant.has_mask
 
     @property
     def codes_shape(self) -> tuple[int, int, int, int]:
@@ -143,7 +144,7 @@ class LayeredGenerator(keras.Model):
 
     def to_layers(self, output: Any) -> Layers:
         """Takes apart what `outputs_from_codes` gives; the mask goes through the sigmoid."""
-        if self.variant == "single_output":
+        if not self.has_mask:
             return Layers(output, output, ops.zeros_like(output[..., :1]))
         return Layers(output[..., :3], output[..., 3:6], ops.sigmoid(output[..., 6:7]))
 
@@ -185,7 +186,7 @@ class LayeredGenerator(keras.Model):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "variant": self.variant,
+            "variant": str(self.variant),
             "resolution": self.resolution,
             "latent_dim": self.latent_dim,
             "mapping_layers": self.mapping_layers,

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from layered_segmentation.config import Config
+from layered_segmentation.config import Config, Precision
 from layered_segmentation.gan import losses
 from layered_segmentation.gan.adam import ProgressiveAdam
 from layered_segmentation.gan.augment import augment
@@ -91,7 +91,7 @@ class LayeredGAN(keras.Model):
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
 
     def _scaled(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-        if self.config.train.precision != "mixed_float16":
+        if self.config.train.precision != Precision.mixed_float16:
             return optimizer
         return keras.optimizers.LossScaleOptimizer(optimizer)
 
@@ -179,7 +179,7 @@ class LayeredGAN(keras.Model):
             score = self.discriminator(fake, alpha=alpha)
             size = losses.mask_size(mask, gan.mask_size, gan.mask_size_most)
             binary = losses.mask_binary(mask)
-            if gan.variant == "single_output":  # a plain StyleGAN has no mask to shape
+            if not self.generator.has_mask:
                 size, binary = 0.0 * size, 0.0 * binary
             loss = losses.generator(
                 score, size, binary, gan.mask_size_weight, gan.mask_binary_weight
@@ -206,7 +206,7 @@ class LayeredGAN(keras.Model):
             alpha=alpha,
             resolution=self.stage.resolution,
         )
-        if self.config.gan.variant == "single_output":
+        if not self.generator.has_mask:
             return layers.background, layers.mask
         contrast = draws.contrast if self.config.gan.contrast_jitter else None
         moved = perturb(layers, draws.shifts, contrast)

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from layered_segmentation.config import Config
+from layered_segmentation.config import Config, Strategy
 from layered_segmentation.errors import UserError
 from layered_segmentation.schedule import stages
 
@@ -28,12 +28,12 @@ def open_strategy(config: Config, devices: Sequence[str] = ()) -> tf.distribute.
                 f"--devices={device}: there is no such device; there are {', '.join(known)}"
             )
     name = config.train.strategy
-    if name == "multi_worker":
+    if name == Strategy.multi_worker:
         raise UserError(
             "train.strategy=multi_worker is not available in this version; "
             "train.strategy=mirrored uses all devices of one machine"
         )
-    if name == "one_device":
+    if name == Strategy.one_device:
         if len(devices) > 1:
             raise UserError(
                 f"--devices={','.join(devices)}: train.strategy=one_device takes one; set "

@@ -110,7 +110,7 @@ def _run(
     watchers = [
         Advance(gan, progress),
         callbacks.FiniteLoss(run, progress),
-        callbacks.CollapseWarning(run, progress, config),
+        *([callbacks.CollapseWarning(run, progress, config)] if gan.generator.has_mask else []),
         callbacks.LogWriter(run, progress, events, seconds),
         callbacks.Sheets(run, progress, events, draw, every=config.train.sheet_every),
         keeper,  # after what it makes final: a resumed run writes no record of this step again

@@ -18,7 +18,7 @@ class EncoderGeneratorBackbone(keras_hub.models.Backbone):
     trained it is needed.
 
     Args:
-        variant: As of `LayeredGenerator`, with a mask: not `single_output`.
+        variant: As of `LayeredGenerator`; it must draw a mask.
         resolution: The generator's, and the side of the photos, pixels.
         latent_dim: The generator's.
         mapping_layers: The generator's.
@@ -46,8 +46,6 @@ class EncoderGeneratorBackbone(keras_hub.models.Backbone):
         dtype: Any = None,
         **kwargs: Any,
     ):
-        if variant == "single_output":
-            raise ValueError(f"variant={variant!r} draws no mask, so it cannot segment")
         sizes: dict[str, Any] = {
             "variant": variant,
             "resolution": resolution,
@@ -57,6 +55,8 @@ class EncoderGeneratorBackbone(keras_hub.models.Backbone):
             "fused": fused,
         }
         generator = LayeredGenerator(**sizes, dtype=dtype, name="generator")
+        if not generator.has_mask:
+            raise ValueError(f"variant={variant!r} draws no mask, so it cannot segment")
         generator.trainable = False
         encoder = Encoder(
             generator.codes_shape, encoder_resolution, encoder_channels, dtype=dtype, name="encoder"

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from layered_segmentation.config import Config, StudentConfig
+from layered_segmentation.config import Config, SourceName, StudentConfig
 from layered_segmentation.data import batches
 from layered_segmentation.data.folder import Folder
 from layered_segmentation.errors import UserError
@@ -158,7 +158,7 @@ def training_photos(config: Config, resolution: int) -> np.ndarray | None:
     # What was large enough to train on is enlarged here where it must be.
     margin = max(config.data.crop_margin, side / config.gan.resolution)
     data = dataclasses.replace(config.data, crop_margin=margin)
-    if data.name != "folder":
+    if data.name != SourceName.folder:
         data = dataclasses.replace(data, limit=min(data.limit or SELF_TRAINED, SELF_TRAINED))
     try:
         source = batches.open_source(data, config.train.seed)

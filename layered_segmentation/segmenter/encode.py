@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from layered_segmentation.config import Config
+from layered_segmentation.config import Config, SourceName, Variant
 from layered_segmentation.data import batches as pipeline
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.discriminator import Discriminator
@@ -237,15 +237,15 @@ class Autoencoder:
         return float(loss), float(pixel_loss)
 
 
-def require_mask(variant: str) -> None:
+def require_mask(variant: Variant) -> None:
     """Refuses a generator that draws no mask.
 
     Raises:
-        UserError: It is a `single_output`.
+        UserError: It is a plain StyleGAN.
     """
-    if variant == "single_output":
+    if not variant.has_mask:
         raise UserError(
-            "gan.variant='single_output' draws no mask, so its encoder cannot segment; take a run "
+            f"gan.variant={variant!r} draws no mask, so its encoder cannot segment; take a run "
             "of another variant"
         )
 
@@ -267,7 +267,7 @@ def dataset_photos(config: Config, resolution: int, images: str = "", limit: int
     """
     data = config.data
     if images:
-        data = dataclasses.replace(data, name="folder", path=images, limit=0)
+        data = dataclasses.replace(data, name=SourceName.folder, path=images, limit=0)
     try:
         source = pipeline.open_source(data, config.train.seed)
         most = limit or PHOTOS

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-METHODS = ("none", "guided", "grabcut", "consensus")
+from layered_segmentation.config import Refinement
+
 GRABCUT_ITERATIONS = 5
 
 _RADIUS = 1 / 16  # of the longer side: about two pixels of the mask of a student of 32 px
@@ -33,17 +34,19 @@ def refine(image: np.ndarray, probability: np.ndarray, method: str) -> np.ndarra
     Raises:
         ValueError: The method is unknown or the shapes differ.
     """
-    if method not in METHODS:
-        raise ValueError(f"refine={method!r}: one of {', '.join(METHODS)}")
+    if method not in list(Refinement):
+        raise ValueError(f"refine={method!r}: one of {', '.join(Refinement)}")
     if probability.shape != image.shape[:2]:
         raise ValueError(f"mask {list(probability.shape)} for photo {list(image.shape)}")
     probability = np.clip(np.asarray(probability, np.float32), 0, 1)
     is_object = probability >= 0.5
-    if method == "none" or is_object.all() or not is_object.any():
+    if method == Refinement.none or is_object.all() or not is_object.any():
         return probability
-    if method == "guided":
+    if method == Refinement.guided:
         return _guided(image, probability, max(image.shape) * _RADIUS)
-    return _at_grabcuts_size(_grabcut if method == "grabcut" else _consensus, image, probability)
+    return _at_grabcuts_size(
+        _grabcut if method == Refinement.grabcut else _consensus, image, probability
+    )
 
 
 def run_grabcut(

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from layered_segmentation.config import Refinement
 from layered_segmentation.evaluation.iou import iou
-from layered_segmentation.segmenter.refine import METHODS, refine
+from layered_segmentation.segmenter.refine import refine
 
 
 def scene(side):
@@ -64,7 +65,7 @@ def test_none_changes_nothing():
     assert np.array_equal(refine(image, probability, "none"), probability.astype(np.float32))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", Refinement)
 @pytest.mark.parametrize("value", [0.0, 0.2, 0.7, 1.0])
 def test_empty_and_full_masks_stay(method, value):
     image, _, _ = scene(40)
@@ -72,7 +73,7 @@ def test_empty_and_full_masks_stay(method, value):
     assert np.array_equal(refine(image, probability, method), np.full((40, 40), value, np.float32))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", Refinement)
 @pytest.mark.parametrize("shape", [(1, 2), (3, 5), (2, 300), (24, 24)])
 def test_tiny_plain_and_thin_photos(method, shape):
     image = np.full((*shape, 3), 128, np.uint8)

@@ -1,0 +1,156 @@
+"""Configs on disk: the packaged ones, and reading YAML differences strictly.
+
+Nothing here knows the settings themselves; `config.py` declares them.
+"""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import omegaconf
+from omegaconf import OmegaConf
+
+from layered_segmentation.errors import UserError
+
+
+def find(name_or_path: str) -> str:
+    """Returns the path of a config, by packaged name or by path.
+
+    Raises:
+        UserError: There is no such config; the message lists the packaged names.
+    """
+    if os.path.isfile(name_or_path):
+        return name_or_path
+    packaged = os.path.join(_packaged_directory(), name_or_path + ".yaml")
+    if os.path.isfile(packaged):
+        return packaged
+    names = packaged_names()
+    close = difflib.get_close_matches(name_or_path, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UserError(
+        f"--config={name_or_path}: neither a file nor a packaged config; {hint}"
+        f"packaged configs: {', '.join(names)}"
+    )
+
+
+def packaged_names() -> list[str]:
+    """Returns the names of the configs that come with the package, sorted."""
+    root = _packaged_directory()
+    names = []
+    for folder, _, files in os.walk(root):
+        for file in files:
+            if file.endswith(".yaml"):
+                relative = os.path.relpath(os.path.join(folder, file), root)
+                names.append(relative.removesuffix(".yaml").replace(os.sep, "/"))
+    return sorted(names)
+
+
+def _packaged_directory() -> str:
+    """Returns configs/: inside the installed package, beside it in a checkout."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    installed = os.path.join(package, "configs")
+    return installed if os.path.isdir(installed) else os.path.join(package, "..", "configs")
+
+
+def read(schema: type, path: str, overrides: Sequence[str], key_types: Mapping[str, type]) -> Any:
+    """Reads a dataclass: its defaults, then a YAML file, then overrides.
+
+    Args:
+        schema: The dataclass, whose fields are dataclasses.
+        path: A YAML file; empty for none.
+        overrides: `section.field=value` strings, later ones win.
+        key_types: Type of the keys of each field that is a dictionary, by `section.field`.
+
+    Raises:
+        UserError: An unknown field, a value of the wrong type, or something that is not YAML.
+    """
+    merged: Any = OmegaConf.structured(schema)
+    if path:
+        merged = _merge(merged, _load_yaml(path), path, key_types)
+    for override in overrides:
+        if "=" not in override or override.startswith("="):
+            raise UserError(f"--set={override}: write it as --set=section.field=value")
+        try:
+            difference = OmegaConf.from_dotlist([override])
+        except Exception as error:
+            raise UserError(f"--set={override}: the value is not valid YAML: {error}") from error
+        merged = _merge(merged, difference, f"--set={override}", key_types)
+    try:
+        return OmegaConf.to_object(merged)
+    except omegaconf.errors.OmegaConfBaseException as error:  # `???`, or `${…}` of nothing
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{error.full_key}: no usable value: {reason}") from error
+
+
+def differences(left: Any, right: Any) -> list[str]:
+    """Returns one `section.field: left != right` line for each field that differs."""
+    lefts, rights = _flatten(dataclasses.asdict(left)), _flatten(dataclasses.asdict(right))
+    absent = "(absent)"
+    return [
+        f"{key}: {lefts.get(key, absent)!r} != {rights.get(key, absent)!r}"
+        for key in sorted(lefts.keys() | rights.keys())
+        if lefts.get(key, absent) != rights.get(key, absent)
+    ]
+
+
+def _load_yaml(path: str) -> Any:
+    try:
+        return OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a config: {error}") from error
+    except Exception as error:
+        if type(error).__module__.startswith("yaml"):
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}: not valid YAML: {reason}") from error
+        raise
+
+
+def _merge(merged: Any, difference: Any, source: str, key_types: Mapping[str, type]) -> Any:
+    if difference is None:
+        return merged
+    sections = list(merged)
+    not_a_config = UserError(f"{source}: a config is a mapping of sections ({', '.join(sections)})")
+    if not isinstance(difference, omegaconf.DictConfig):
+        raise not_a_config
+    try:
+        # YAML reads `128:` as a number, a --set as text; each dictionary has one type of key.
+        for field, kind in key_types.items():
+            rows = OmegaConf.select(difference, field)
+            if isinstance(rows, omegaconf.DictConfig):
+                keyed = {
+                    kind(str(key)) if str(key).isdigit() else key: value
+                    for key, value in rows.items()
+                }
+                OmegaConf.update(difference, field, keyed, merge=False)
+        return OmegaConf.merge(merged, difference)
+    except omegaconf.errors.ConfigKeyError as error:
+        raise UserError(f"{source}: {_unknown_field(merged, str(error.full_key))}") from error
+    except omegaconf.errors.OmegaConfBaseException as error:
+        field = getattr(error, "full_key", "") or ""
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{source}: {field}: {reason}") from error
+    except (TypeError, ValueError) as error:
+        raise not_a_config from error
+
+
+def _unknown_field(merged: Any, key: str) -> str:
+    section, _, field = key.partition(".")
+    names = [str(name) for name in merged]
+    if section in names and field:
+        names = [f"{section}.{name}" for name in merged[section]]
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown field {key!r}; {hint}known: {', '.join(names)}"
+
+
+def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves of nested mappings by their dotted path."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
