@@ -27,7 +27,7 @@ def test_formats(tmp_path, picture, file):
     image = images.read(path)
     assert image.dtype == np.uint8 and image.shape == (24, 40, 3)
     assert closest(image, picture) < 3
-    assert images.size(path) == (40, 24)
+    assert images.header(path).upright_size == (40, 24)
 
 
 def test_grey_palette_and_cmyk(tmp_path, picture):
@@ -87,15 +87,26 @@ def test_photos_stand_upright(tmp_path, picture, orientation):
     path = str(tmp_path / "a.jpg")
     Image.fromarray(np.ascontiguousarray(stored)).save(path, quality=98, exif=exif)
     assert closest(images.read(path), picture) < 3
-    assert images.size(path) == (40, 24)
+    header = images.header(path)
+    assert header.upright_size == (40, 24) and header.orientation == orientation
+    assert np.array_equal(images.upright(np.ascontiguousarray(stored), orientation), picture)
 
 
 def test_the_bytes_of_a_file_are_as_good_as_its_path(tmp_path, picture):
     path = tmp_path / "a.png"
     Image.fromarray(picture).save(path)
-    data = io.BytesIO(path.read_bytes())
-    assert images.size(data) == images.size(str(path))
-    assert np.array_equal(np.asarray(images.open_rgb(data)), images.read(str(path)))
+    data = path.read_bytes()
+    assert images.header(data) == images.header(str(path)) == ("PNG", "RGB", (40, 24), 1)
+    assert np.array_equal(images.read(data), images.read(str(path)))
+
+
+def test_messages_do_not_show_buffers():
+    for read in (images.header, images.open_rgb, images.read_values):
+        with pytest.raises(
+            images.UnreadableImage, match=r"^photo 7: cannot be read as an image \(cannot identify"
+        ) as error:
+            read(b"no image", "photo 7")
+        assert "BytesIO" not in str(error.value)
 
 
 def test_damaged_files_are_named(tmp_path, picture):
@@ -163,7 +174,7 @@ def test_a_palette_in_the_reverse_order(tmp_path):
     assert np.array_equal(images.read_mask(str(tmp_path / "mask.png")), MASK)
 
 
-def test_masks_as_colours_and_cutouts(tmp_path):
+def test_masks_as_colours_and_in_alpha(tmp_path):
     colours = np.repeat(MASK[..., None] * np.uint8(255), 3, axis=2)
     Image.fromarray(colours).save(tmp_path / "rgb.png")
     assert np.array_equal(images.read_mask(str(tmp_path / "rgb.png")), MASK)
@@ -184,17 +195,28 @@ def test_a_label_map_is_no_mask(tmp_path):
         images.read_mask(str(tmp_path / "labels.png"))
 
 
-def test_masks_and_cutouts_round_trip(tmp_path, picture):
+def test_values_are_read_as_stored():
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert np.array_equal(images.read_values(images.encode_png(labels), ""), labels)
+    palette = Image.fromarray(labels % 2).convert("P")
+    palette.putpalette([0, 0, 0, 90, 90, 90])
+    file = io.BytesIO()
+    palette.save(file, format="PNG")
+    assert np.array_equal(images.read_values(file.getvalue(), ""), labels % 2)
+    luminance = images.read_values(file.getvalue(), "", luminance=True)
+    assert np.array_equal(luminance, labels % 2 * 90)
+    colours = np.repeat(labels[..., None], 3, axis=2)
+    assert np.array_equal(images.read_values(images.encode_png(colours), ""), labels)
+
+
+def test_masks_round_trip(tmp_path):
     soft = np.linspace(0, 1, 24 * 40, dtype=np.float32).reshape(24, 40)
     images.write_mask(str(tmp_path / "mask.png"), soft)
     written = np.asarray(Image.open(tmp_path / "mask.png"))
     assert written.dtype == np.uint8 and np.abs(written / 255 - soft).max() < 0.002
     images.write_mask(str(tmp_path / "hard.png"), soft > 0.3)
     assert np.array_equal(images.read_mask(str(tmp_path / "hard.png")), soft > 0.3)
-    images.write_cutout(str(tmp_path / "cutout.png"), picture, soft)
-    cutout = np.asarray(Image.open(tmp_path / "cutout.png"))
-    assert np.array_equal(cutout[..., :3], picture) and np.array_equal(cutout[..., 3], written)
-    assert sorted(os.listdir(tmp_path)) == ["cutout.png", "hard.png", "mask.png"]
+    assert sorted(os.listdir(tmp_path)) == ["hard.png", "mask.png"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -204,3 +226,34 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         images.write(path, np.zeros((4, 4, 3), np.complex64))
     assert np.all(np.asarray(Image.open(path)) == 7)
     assert os.listdir(tmp_path) == ["mask.png"]
+
+
+def test_aspects():
+    # Left third red, middle green, right blue; three times as wide as tall.
+    stripes = np.zeros((20, 60, 3), np.uint8)
+    for index in range(3):
+        stripes[:, 20 * index : 20 * index + 20, index] = 255
+    image = Image.fromarray(stripes)
+
+    squashed = images.to_square(image, 12, "squash")
+    assert np.array_equal(squashed[6, [1, 6, 10]], np.eye(3) * 255)
+    assert np.array_equal(squashed[0, [1, 6, 10]], np.eye(3) * 255)
+
+    cropped = images.to_square(image, 12, "centre_crop")
+    assert np.all(cropped[:, 2:-2] == (0, 255, 0))
+
+    padded = images.to_square(image, 12, "pad")
+    assert np.array_equal(padded[6, [1, 6, 10]], np.eye(3) * 255)
+    assert np.array_equal(padded[0], padded[4])  # the first row, continued
+    for array in (squashed, cropped, padded):
+        assert array.shape == (12, 12, 3) and array.dtype == np.uint8
+
+
+def test_pad_keeps_a_tall_photo_upright():
+    image = Image.fromarray(
+        np.repeat(np.arange(60, dtype=np.uint8)[:, None, None], 20, 1).repeat(3, 2)
+    )
+    padded = images.to_square(image, 30, "pad")
+    assert padded.shape == (30, 30, 3)
+    assert np.all(np.diff(padded[:, 15, 0].astype(int)) >= 1)
+    assert np.array_equal(padded[:, 0], padded[:, 29])

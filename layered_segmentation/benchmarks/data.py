@@ -213,12 +213,13 @@ def _serve(connection: Any, settings: dict[str, Any], resolutions: list[int]) ->
 def _make(data: DataConfig, resolutions: list[int]) -> "tuple[PhotoCache, Made]":
     from layered_segmentation.data import batches
     from layered_segmentation.data.cache import bytes_of
+    from layered_segmentation.data.source import open_source
 
     # TensorFlow and the first photo of the dataset: what every length of it has to hold.
-    first = batches.open_source(dataclasses.replace(data, limit=1), seed=0)
+    first = open_source(dataclasses.replace(data, limit=1), seed=0)
     for _ in first.squares([8]):
         pass
-    source = batches.open_source(data, seed=0)
+    source = open_source(data, seed=0)
     memory = data.cache_memory * 1_000_000
     before, start = _megabytes("VmRSS"), time.perf_counter()
     cache = batches.PhotoCache.open(

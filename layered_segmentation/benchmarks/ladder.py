@@ -24,7 +24,7 @@ from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
 if TYPE_CHECKING:
-    from layered_segmentation.images import Pair
+    from layered_segmentation.data.source import Pair
     from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
 RESUME = "nothing was written; run it again"
@@ -165,7 +165,7 @@ if __name__ == "__main__":
         }
         if len(loaded) < len(_SEGMENTERS.value):
             raise UserError("--segmenters: two of them have the same name; rename a directory")
-        pairs = list(folder.pairs(_IMAGES.value, _MASKS.value, _IGNORE.value or None))
+        pairs = list(folder.PairFolder(_IMAGES.value, _MASKS.value, _IGNORE.value))
         rungs = climb(loaded, _REPRESENTATIVE.value, pairs)
         write(rungs, _OUT.value)
         print(table(rungs) + f"table: {os.path.join(_OUT.value, TABLE)}, {JSON}")

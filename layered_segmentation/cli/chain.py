@@ -19,10 +19,10 @@ from layered_segmentation import config as configs
 from layered_segmentation import images as photos
 from layered_segmentation import sheets, versions
 from layered_segmentation.cli import chain_page
-from layered_segmentation.data import batches, folder, tfds
+from layered_segmentation.data import folder, tfds
+from layered_segmentation.data.source import Pair, open_source
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import examples, report, scoring
-from layered_segmentation.images import Pair
 from layered_segmentation.progress import Bar
 from layered_segmentation.run_directory import RunDirectory, write_text
 
@@ -92,7 +92,7 @@ def run(chain: Chain, devices: Sequence[str] = ()) -> dict[str, Any]:
             fit, or an export that does not compute what the model does.
     """
     _require_ours(chain)
-    batches.open_source(chain.config.data, chain.config.train.seed)
+    open_source(chain.config.data, chain.config.train.seed)
     pairs = test_pairs(chain)
     directory = chain.run
     directory.create_or_resume(chain.config)
@@ -149,7 +149,7 @@ def test_pairs(chain: Chain) -> Sequence[Pair] | None:
     if test.ignore and not test.masks:
         raise UserError(f"--test_ignore={test.ignore}: it goes with --test_masks")
     if test.masks:
-        return folder.pairs(test.images, test.masks, test.ignore)  # type: ignore[return-value]
+        return folder.PairFolder(test.images, test.masks, test.ignore)
     if test.images:
         _photo_paths(test.images, "--test_images")
         return None

@@ -37,10 +37,10 @@ from layered_segmentation.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+    from layered_segmentation.data.source import Pair
     from layered_segmentation.evaluation.detectors import Detector
     from layered_segmentation.evaluation.generated import GeneratedScenes
     from layered_segmentation.evaluation.scoring import PredictPairs, Scores
-    from layered_segmentation.images import Pair
 
 _MEASURE = flags.DEFINE_enum(
     "measure", "segmentation", ["segmentation", "generated", "fid"], "What is measured."
@@ -265,7 +265,7 @@ def _open_pairs() -> "tuple[Sequence[Pair], str]":
 
     from layered_segmentation.data import folder
 
-    return folder.pairs(_IMAGES.value, _MASKS.value, _IGNORE.value or None), ""  # type: ignore[return-value]
+    return folder.PairFolder(_IMAGES.value, _MASKS.value, _IGNORE.value), ""
 
 
 def _open_method(pairs: "Sequence[Pair]", count: int) -> "PredictPairs":
@@ -279,7 +279,7 @@ def _open_method(pairs: "Sequence[Pair]", count: int) -> "PredictPairs":
             predict, [pair.image for pair in chunk], _LOOKS.value
         )
 
-    from layered_segmentation.data.mask_folder import MaskFolder
+    from layered_segmentation.data.folder import MaskFolder
 
     predicted = MaskFolder(_PREDICTIONS.value, "--predictions")
     names = getattr(pairs, "files", None) or [pair.name for pair in pairs]

@@ -64,8 +64,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--mask_label={_MASK_LABEL.value}: it goes with --masks_out; name both")
 
     quiet.import_tensorflow()
-    from layered_segmentation.data import source
     from layered_segmentation.data.prepare import extract
+    from layered_segmentation.data.source import first_few
 
     out, masks_out = _OUT.value, _MASKS_OUT.value
     try:
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
     if done.skipped:
         total = done.photos + len(done.skipped)
         print(
-            f"left out {len(done.skipped):,} of {total:,}: {source.some(done.skipped)}",
+            f"left out {len(done.skipped):,} of {total:,}: {first_few(done.skipped)}",
             file=sys.stderr,
         )
     images, masks = (shlex.quote(os.fspath(path)) for path in (out, masks_out))

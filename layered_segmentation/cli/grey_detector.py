@@ -35,12 +35,12 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--resolution={side}: it must be a multiple of 8")
 
     quiet.import_tensorflow()
-    from layered_segmentation.data import scenes as shapes
+    from layered_segmentation.data.scenes import Scenes
     from layered_segmentation.evaluation import detectors, scoring
     from layered_segmentation.segmenter import segmenter as segmenters
 
     detector = detectors.train_grey(side, _STEPS.value, _SCENES.value)
-    scenes = shapes.Shapes(detectors.GREY_SEED, _HELD_OUT, split="test")
+    scenes = Scenes(detectors.GREY_SEED, _HELD_OUT, split="test")
     scores = scoring.score(detector.predict_masks, scenes.pairs(side), references=False)
     segmenters.save(detector, out)
     score = f"mIoU {scores.miou:.3f} ± {scores.miou_std:.3f}"

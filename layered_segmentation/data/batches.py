@@ -7,73 +7,18 @@ starts again meets the same batches (eq. 6's real images; the margin is the pape
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from layered_segmentation.config import DataConfig
-from layered_segmentation.data import scenes
 from layered_segmentation.data.cache import open_cache
-from layered_segmentation.data.folder import Folder
-from layered_segmentation.data.tfds import TFDSSource
+from layered_segmentation.data.source import Source
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 _COLUMN, _ROW, _MIRROR = 1, 2, 3  # streams of the stateless hash
-
-
-class Source(Protocol):
-    """Where photos come from: `folder.Folder`, `shapes.Shapes`, `tfds_source.TFDSSource`.
-
-    Attributes:
-        name: For logs and reports.
-        skipped: Names of the photos that could not be used; known when all `squares` were taken,
-            or from a cache of them.
-    """
-
-    name: str
-    skipped: list[str]
-
-    def __len__(self) -> int:
-        """Returns how many photos there are; some of them may turn out to be unusable."""
-        ...
-
-    def squares(self, sides: Sequence[int]) -> Iterator[tuple[np.ndarray, ...]]:
-        """Yields each usable photo, in order: uint8 [side, side, 3] RGB for each side."""
-        ...
-
-    def load(self, side: int) -> np.ndarray:
-        """Returns the photos, uint8 [N, side, side, 3] RGB."""
-        ...
-
-    def inventory(self) -> list[str]:
-        """Returns which photos are in use, once `skipped` is known; none where the config says."""
-        ...
-
-    def identity(self) -> list[str]:
-        """Returns lines that change if the squares might."""
-        ...
-
-
-def open_source(config: DataConfig, seed: int) -> Source:
-    """Opens the training photos that a config names.
-
-    Args:
-        config: The `data` section.
-        seed: Seed of procedural scenes; photos do not depend on it.
-
-    Raises:
-        UserError: The path is missing or empty, or the dataset is not prepared.
-    """
-    if config.name == "folder":
-        return Folder(config.path, config.limit, config.aspect, config.crop_margin)
-    if config.name == "shapes":
-        return scenes.Shapes(seed, config.limit or scenes.DEFAULT_COUNT)
-    return TFDSSource(
-        config.dataset, config.data_dir, config.limit, config.aspect, config.crop_margin
-    )
 
 
 class PhotoCache:
@@ -275,4 +220,5 @@ def _mix(values: np.ndarray) -> np.ndarray:
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    mixed: np.ndarray = values ^ (values >> np.uint64(31))
+    return mixed

@@ -14,11 +14,12 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from layered_segmentation import versions
+from layered_segmentation.data.source import Source
 from layered_segmentation.errors import UserError
 
 RECORD = "cache.json"
@@ -28,26 +29,8 @@ _VERSIONS = ("pillow", "numpy", "opencv-contrib-python-headless")  # that square
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Squares(Protocol):
-    """What is cached; `pipeline.Source` says more."""
-
-    skipped: list[str]
-
-    def __len__(self) -> int:
-        """Returns how many squares there are at most."""
-        ...
-
-    def squares(self, sides: Sequence[int]) -> Iterator[tuple[np.ndarray, ...]]:
-        """Yields uint8 [side, side, 3] for each side, a photo at a time."""
-        ...
-
-    def identity(self) -> list[str]:
-        """Returns lines that change if the squares might."""
-        ...
-
-
 def open_cache(
-    source: Squares, sides: Sequence[int], memory: int | None = None, directory: str = ""
+    source: Source, sides: Sequence[int], memory: int | None = None, directory: str = ""
 ) -> dict[int, np.ndarray]:
     """Returns all photos at all sides; each photo is decoded once at most.
 
@@ -74,7 +57,7 @@ def bytes_of(count: int, sides: Sequence[int]) -> int:
     return count * sum(3 * side * side for side in sides)
 
 
-def _in_memory(source: Squares, sides: Sequence[int]) -> dict[int, np.ndarray]:
+def _in_memory(source: Source, sides: Sequence[int]) -> dict[int, np.ndarray]:
     arrays = [np.empty((len(source), side, side, 3), np.uint8) for side in sides]
     count = 0
     for squares in source.squares(sides):
@@ -84,7 +67,7 @@ def _in_memory(source: Squares, sides: Sequence[int]) -> dict[int, np.ndarray]:
     return {side: array[:count] for side, array in zip(sides, arrays, strict=True)}
 
 
-def _on_disk(source: Squares, sides: Sequence[int], directory: str) -> dict[int, np.ndarray]:
+def _on_disk(source: Source, sides: Sequence[int], directory: str) -> dict[int, np.ndarray]:
     made_from = [
         f"format {_FORMAT}",
         f"sides {list(sides)}",
@@ -105,7 +88,7 @@ def _on_disk(source: Squares, sides: Sequence[int], directory: str) -> dict[int,
     return {side: np.asarray(np.load(_file(path, side), mmap_mode="r")) for side in sides}
 
 
-def _build(source: Squares, sides: Sequence[int], path: str, fingerprint: str) -> dict[str, Any]:
+def _build(source: Source, sides: Sequence[int], path: str, fingerprint: str) -> dict[str, Any]:
     """Writes a cache beside its name, then renames it; returns its record."""
     partial = f"{path}.partial"
     for leftover in (partial, path):  # of a process that was killed; damaged

@@ -1,26 +1,28 @@
-"""A directory of photos: found in a fixed order, decoded once, small; and photos with masks."""
+"""Directories of photos, of masks, and of both: found in a fixed order, matched by name."""
 
 import collections
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Self, overload
 
-from layered_segmentation import images as photos
-from layered_segmentation.data.source import Encoded, PhotoSource, some
+import numpy as np
+
+from layered_segmentation import images
+from layered_segmentation.config import DataConfig
+from layered_segmentation.data.source import Encoded, Pair, PhotoSource, first_few, register
 from layered_segmentation.errors import UserError
-from layered_segmentation.images import Pair
 
 MASKS = "masks"  # a sub-directory of this name holds true masks, for evaluation only
-SEGMENTED = ".mask"  # `layerseg segment` writes NAME.mask.png beside NAME.cutout.png
+SEGMENTED = ".mask"  # `layerseg segment` writes NAME.mask.png next to NAME.cutout.png
 
 
+@register
 class Folder(PhotoSource):
     """A source of training photos: a directory, searched with its sub-directories.
 
     Attributes:
-        name: `folder`, as in `data.name`.
         path: The directory.
         files: Paths of the photos, relative to `path`, in a fixed order.
-        skipped: After all `squares` were taken: the files left out, unreadable or too small.
     """
 
     name = "folder"
@@ -44,6 +46,12 @@ class Folder(PhotoSource):
         self.path = path
         self.files = files[:limit] if limit else files
 
+    @classmethod
+    def from_config(cls, config: DataConfig, seed: int) -> Self:
+        """Opens `data.path`."""
+        del seed
+        return cls(config.path, config.limit, config.aspect, config.crop_margin)
+
     def __len__(self) -> int:
         """Returns how many photos were found."""
         return len(self.files)
@@ -55,7 +63,7 @@ class Folder(PhotoSource):
     def inventory(self) -> list[str]:
         """Returns name and bytes of each photo in use, once `skipped` is known."""
         skipped = set(self.skipped)
-        return [  # quoted: a name may hold a line's end
+        return [  # quoted: a name may hold a line break
             f"{file!r}\t{os.path.getsize(os.path.join(self.path, file))}"
             for file in self.files
             if file not in skipped
@@ -69,134 +77,176 @@ class Folder(PhotoSource):
         ]
 
 
-class PairFolder:
+class MaskFolder:
+    """A directory of masks, each found by the name of its photo.
+
+    Attributes:
+        path: The directory.
+    """
+
+    def __init__(self, path: str, flag: str):
+        """Finds the masks; decodes nothing.
+
+        Args:
+            path: The directory, searched with its sub-directories.
+            flag: Its name in messages, such as `--masks`.
+
+        Raises:
+            UserError: There is no such directory or no image in it, or names are ambiguous.
+        """
+        self.path = path
+        self._flag = flag
+        files = find_images(path, flag)
+        stems = [os.path.splitext(file)[0] for file in files]
+        twice = [stem for stem, count in collections.Counter(stems).items() if count > 1]
+        if twice:
+            raise UserError(
+                f"{flag}={path}: several files differ only in their extension: "
+                f"{first_few(twice)}; keep one of each"
+            )
+        by_stem = dict(zip(stems, files, strict=True))
+        names = collections.Counter(map(os.path.basename, stems))
+        unique = {
+            os.path.basename(stem): file
+            for stem, file in by_stem.items()
+            if names[os.path.basename(stem)] == 1
+        }
+        # A path goes before a name, and a mask of its own name before one of `layerseg segment`.
+        found = unique | by_stem
+        segmented = {
+            stem.removesuffix(SEGMENTED): file
+            for stem, file in found.items()
+            if stem.endswith(SEGMENTED)
+        }
+        self._files = segmented | found
+
+    def find(self, name: str) -> str:
+        """Returns the path of the mask of a photo, or an empty string.
+
+        Args:
+            name: The photo's relative path. Its extension does not count; nor do its directories,
+                where the mask's file name occurs only once.
+        """
+        stem = os.path.splitext(name)[0]
+        file = self._files.get(stem) or self._files.get(os.path.basename(stem))
+        return os.path.join(self.path, file) if file else ""
+
+    def require(self, names: Sequence[str]) -> None:
+        """Checks that each photo has a mask.
+
+        Args:
+            names: As for `find`.
+
+        Raises:
+            UserError: Some photos have none.
+        """
+        lacking = [name for name in names if not self.find(name)]
+        if lacking:
+            raise UserError(
+                f"{self._flag}={self.path}: no mask of the same name for {len(lacking)} of "
+                f"{len(names)} photos ({first_few(lacking)}); write a mask of 0 for a photo "
+                "without an object"
+            )
+
+    def read(self, name: str) -> np.ndarray:
+        """Reads the mask of one photo, bool [h, w].
+
+        Raises:
+            UserError: There is none, or it cannot be read as a mask.
+        """
+        self.require([name])
+        return images.read_mask(self.find(name))
+
+
+class PairFolder(Sequence[Pair]):
     """Photos and their masks in two directories, matched by name; read one at a time.
 
     Attributes:
         files: Paths of the photos, relative to the directory.
     """
 
-    def __init__(self, images: str, masks: str, ignore: str = ""):
+    def __init__(self, photos: str, masks: str, ignore: str = ""):
         """Matches files; decodes nothing.
 
         Args:
-            images: Directory of photos.
-            masks: Directory of masks, each under its photo's path but for the extension; where
-                it is flat, under the photo's file name.
+            photos: Directory of photos.
+            masks: Directory of masks, see `MaskFolder`.
             ignore: Directory of masks of the pixels to leave out, or empty. A photo without one
                 is scored everywhere.
 
         Raises:
             UserError: A directory is missing or empty, photos lack masks, or names are ambiguous.
         """
-        # Masks that lie inside the photos' directory are not photos.
-        inside = {os.path.realpath(path) for path in (masks, ignore) if path}
+        # Masks inside the photos' directory are not photos.
+        inside = [os.path.realpath(path) for path in (masks, ignore) if path]
         self.files = [
             file
-            for file in find_images(images, "images", excluded=[MASKS])
-            if not any(_is_within(os.path.join(images, file), path) for path in inside)
+            for file in find_images(photos, "images", excluded=[MASKS])
+            if not any(_is_within(os.path.join(photos, file), path) for path in inside)
         ]
         if not self.files:
-            raise UserError(f"{images}: there are only masks in it")
-        mask_of = by_stem(masks, "masks")
-        ignore_of = by_stem(ignore, "ignore") if ignore else {}
-        self._images = images
-        self._masks = [match(file, mask_of) for file in self.files]
-        self._ignores = [match(file, ignore_of) for file in self.files]
-        lacking = [file for file, mask in zip(self.files, self._masks, strict=True) if not mask]
-        if lacking:
-            raise UserError(
-                f"{len(lacking)} of {len(self.files)} photos in {images} have no mask of the same "
-                f"name in {masks}: {some(lacking)}"
-            )
+            raise UserError(f"{photos}: there are only masks in it")
+        self._photos = photos
+        self._masks = MaskFolder(masks, "masks")
+        self._ignore = MaskFolder(ignore, "ignore") if ignore else None
+        self._masks.require(self.files)
 
     def __len__(self) -> int:
         """Returns how many pairs there are."""
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Pair:
-        """Reads one pair.
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Pair]: ...
+
+    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
+        """Reads one pair, or several.
 
         Raises:
             UserError: A file is unreadable, or photo and mask differ in size.
         """
-        path, mask_path = os.path.join(self._images, self.files[index]), self._masks[index]
-        image, mask = photos.read(path), photos.read_mask(mask_path)
-        ignore_path = self._ignores[index]
-        ignore = photos.read_mask(ignore_path) if ignore_path else None
+        if isinstance(index, slice):
+            return [self._read(file) for file in self.files[index]]
+        return self._read(self.files[index])
+
+    def _read(self, file: str) -> Pair:
+        path, mask_path = os.path.join(self._photos, file), self._masks.find(file)
+        ignore_path = self._ignore.find(file) if self._ignore else ""
+        image, mask = images.read(path), images.read_mask(mask_path)
+        ignore = images.read_mask(ignore_path) if ignore_path else None
         for other, name in ((mask, mask_path), (ignore, ignore_path)):
             if other is not None and other.shape != image.shape[:2]:
                 raise UserError(
                     f"{name} is {other.shape[1]} × {other.shape[0]} pixels, its photo {path} is "
                     f"{image.shape[1]} × {image.shape[0]}; a mask must have its photo's size"
                 )
-        return Pair(self.files[index].replace(os.sep, "/"), image, mask, ignore)
-
-    def __iter__(self) -> Iterator[Pair]:
-        """Reads all pairs in order."""
-        return (self[index] for index in range(len(self)))
+        return Pair(file.replace(os.sep, "/"), image, mask, ignore)
 
 
-def pairs(images_dir: str, masks_dir: str, ignore_dir: str | None = None) -> PairFolder:
-    """Returns the photos of a directory with their masks; see `PairFolder`."""
-    return PairFolder(images_dir, masks_dir, ignore_dir or "")
-
-
-def find_images(directory: str, what: str, excluded: list[str] | None = None) -> list[str]:
-    """Returns the image files under a directory, as `photos.find` does.
+def find_images(directory: str, flag: str, excluded: Iterable[str] = ()) -> list[str]:
+    """Returns the image files under a directory, as `images.find` does.
 
     Args:
         directory: Searched with its sub-directories.
-        what: What a message calls it: a field or a flag.
+        flag: Its name in messages: a flag or a field.
         excluded: Names of sub-directories to leave out.
 
     Raises:
         UserError: There is no such directory, or no image in it.
     """
     if not directory:
-        raise UserError(f"{what} is not set: name a directory of photos")
+        raise UserError(f"{flag} is not set: name a directory of photos")
     if not os.path.exists(directory):
-        raise UserError(f"{what}={directory}: there is no such directory")
+        raise UserError(f"{flag}={directory}: there is no such directory")
     if not os.path.isdir(directory):
-        raise UserError(f"{what}={directory} is a file; it must be a directory of images")
-    files = photos.find(directory, excluded or [])
+        raise UserError(f"{flag}={directory} is a file; it must be a directory of images")
+    files = images.find(directory, excluded)
     if not files:
-        kinds = " ".join(photos.EXTENSIONS)
-        raise UserError(f"{what}={directory}: there is no image in it ({kinds})")
+        kinds = " ".join(images.EXTENSIONS)
+        raise UserError(f"{flag}={directory}: there is no image in it ({kinds})")
     return files
-
-
-def by_stem(directory: str, what: str) -> dict[str, str]:
-    """Maps the extensionless relative paths, and the unique file names, to paths.
-
-    Raises:
-        UserError: There is no such directory, no image in it, or names are ambiguous.
-    """
-    files = find_images(directory, what)
-    stems = [os.path.splitext(file)[0] for file in files]
-    twice = [stem for stem, count in collections.Counter(stems).items() if count > 1]
-    if twice:
-        raise UserError(
-            f"{what}={directory}: several files differ only in their extension: {some(twice)}; "
-            "keep one of each"
-        )
-    names = collections.Counter(os.path.basename(stem) for stem in stems)
-    found = {}
-    for stem, file in zip(stems, files, strict=True):
-        if names[os.path.basename(stem)] == 1:
-            found[os.path.basename(stem)] = os.path.join(directory, file)
-    for stem, file in zip(stems, files, strict=True):
-        found[stem] = os.path.join(directory, file)
-    for stem, path in list(found.items()):
-        if stem.endswith(SEGMENTED):
-            found.setdefault(stem.removesuffix(SEGMENTED), path)
-    return found
-
-
-def match(file: str, by_stem: dict[str, str]) -> str:
-    """Returns the path that goes with a photo's path or name, or an empty text."""
-    stem = os.path.splitext(file)[0]
-    return by_stem.get(stem) or by_stem.get(os.path.basename(stem)) or ""
 
 
 def _is_within(path: str, directory: str) -> bool:
@@ -206,6 +256,6 @@ def _is_within(path: str, directory: str) -> bool:
 def _state(path: str) -> str:
     try:
         status = os.stat(path)
-    except OSError:  # a link to nowhere, say; decoding will name it
+    except OSError:  # a broken link, say; decoding names it
         return "missing"
     return f"{status.st_size}\t{status.st_mtime_ns}"

@@ -13,20 +13,23 @@ background that does not depend on them, so that a shifted object is as plausibl
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
+from PIL.Image import Resampling
 
 from layered_segmentation import versions
+from layered_segmentation.config import DataConfig
+from layered_segmentation.data.source import Pair, Source, register
 from layered_segmentation.errors import UserError
-from layered_segmentation.images import Pair
+from layered_segmentation.images import BICUBIC
 
 DEFAULT_COUNT = 20_000
 SPLITS = ("train", "test")
 KINDS = ("disc", "ellipse", "box", "triangle", "star", "blob")
-GROUNDS = ("stripes", "waves", "blotches", "gradient")
-COATS = ("spots", "bands", "patches")
+BACKGROUNDS = ("stripes", "waves", "blotches", "gradient")
+SURFACES = ("spots", "bands", "patches")
 
 _CANVAS = 72  # 2 × 36 = 4 × 18 = 8 × 9: whole multiples of 1.125 × a power of two
 _FINE = 4  # samples of the object's outline a canvas pixel, along each axis
@@ -47,36 +50,35 @@ class Scene:
     Attributes:
         kind: Outline of the object, one of `KINDS`.
         outline: float64 [V, 2], the object's vertices (x, y) in frame coordinates.
-        ground: Texture of the background, one of `GROUNDS`.
-        ground_wave: float [5]: frequency x and y (cycles a frame), phase, warp, sharpness.
-        ground_colours: uint8 [2, 3] RGB.
-        coat: Texture of the object, one of `COATS`.
-        coat_wave: float [4]: frequency x and y (cycles a frame), phase, threshold in [0, 1].
-        coat_colours: uint8 [2, 3] RGB: body, and the colour borrowed from the background.
+        background: Texture of the background, one of `BACKGROUNDS`.
+        background_wave: float [5]: frequency x and y (cycles a frame), phase, warp, sharpness.
+        background_colours: uint8 [2, 3] RGB.
+        surface: Texture of the object, one of `SURFACES`.
+        surface_wave: float [4]: frequency x and y (cycles a frame), phase, threshold in [0, 1].
+        surface_colours: uint8 [2, 3] RGB: body, and the colour borrowed from the background.
         light: float [2], change of brightness across the object, in levels a frame side.
         noise: float32 [2, L, L] in [0, 1], coarse noise of background and object.
     """
 
     kind: str
     outline: np.ndarray
-    ground: str
-    ground_wave: np.ndarray
-    ground_colours: np.ndarray
-    coat: str
-    coat_wave: np.ndarray
-    coat_colours: np.ndarray
+    background: str
+    background_wave: np.ndarray
+    background_colours: np.ndarray
+    surface: str
+    surface_wave: np.ndarray
+    surface_colours: np.ndarray
     light: np.ndarray
     noise: np.ndarray
 
 
-class Shapes:
+@register
+class Scenes(Source):
     """A source of procedural scenes.
 
     Attributes:
-        name: `shapes`, as in `data.name`.
         seed: Seed of all scenes.
         split: `train` or `test`; the two never share a scene.
-        skipped: Always empty; other sources list unreadable files here.
     """
 
     name = "shapes"
@@ -93,25 +95,26 @@ class Shapes:
             raise UserError(f"shapes: split={split!r} is unknown; one of {', '.join(SPLITS)}")
         self.seed = seed
         self.split = split
-        self.skipped: list[str] = []
+        self.skipped = []
         self._count = count
+
+    @classmethod
+    def from_config(cls, config: DataConfig, seed: int) -> Self:
+        """Opens `data.limit` scenes of a seed."""
+        return cls(seed, config.limit or DEFAULT_COUNT)
 
     def __len__(self) -> int:
         """Returns how many scenes there are."""
         return self._count
 
-    def load(self, side: int) -> np.ndarray:
-        """Returns all scenes, uint8 [N, side, side, 3] RGB."""
-        images = np.empty((len(self), side, side, 3), np.uint8)
-        for index in range(len(self)):
-            images[index], _ = render(self.scene(index), side)
-        return images
-
-    def squares(self, sides: Sequence[int]) -> Iterator[tuple[np.ndarray, ...]]:
+    def squares(
+        self, sides: Sequence[int], filter: Resampling = BICUBIC
+    ) -> Iterator[tuple[np.ndarray, ...]]:
         """Yields each scene at every side; the smaller ones are averaged down from the largest.
 
         Args:
             sides: Pixels.
+            filter: Has no effect: scenes are drawn.
 
         Yields:
             uint8 [side, side, 3] RGB for each side.
@@ -122,7 +125,7 @@ class Shapes:
             yield tuple(image if side == largest else _shrink(image, side) for side in sides)
 
     def inventory(self) -> list[str]:
-        """Returns nothing: seed and count say which scenes there are."""
+        """Returns nothing: seed and count determine the scenes."""
         return []
 
     def identity(self) -> list[str]:
@@ -139,7 +142,7 @@ class Shapes:
         return images, masks
 
     def pairs(self, side: int) -> Iterator[Pair]:
-        """Yields scene and mask one at a time, for `evaluation.scoring`."""
+        """Yields scene and mask one at a time."""
         for index in range(len(self)):
             image, mask = render(self.scene(index), side)
             yield Pair(f"{self.split}_{index:05d}", image, mask.astype(bool), None)
@@ -163,27 +166,29 @@ def render(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:
     vertices = np.rint((scene.outline * len(inside) - 0.5) * (1 << bits)).astype(np.int32)
     cv2.fillPoly(inside, [vertices], 255, lineType=cv2.LINE_8, shift=bits)
     cover = _shrink(inside, canvas).astype(np.float32) / 255
-    image = cv2.blendLinear(_coat(scene, canvas), _ground(scene, canvas), cover, 1 - cover)
+    image = cv2.blendLinear(
+        _draw_surface(scene, canvas), _draw_background(scene, canvas), cover, 1 - cover
+    )
     return _shrink(image, side), (_shrink(inside, side) >= 128).astype(np.uint8)
 
 
 def _draw(generator: np.random.Generator) -> Scene:
     uniform = generator.random
-    ground_colours = np.stack([_muted(uniform(3)), _muted(uniform(3))])
+    background_colours = np.stack([_muted(uniform(3)), _muted(uniform(3))])
     body = _vivid(uniform(3))
     # One of the background's two colours, a little tinted with the body's: it lies in light.
-    borrowed = 0.82 * ground_colours[int(uniform() * 2)] + 0.18 * body
-    ground, angle = GROUNDS[int(uniform() * len(GROUNDS))], 2 * np.pi * uniform()
+    borrowed = 0.82 * background_colours[int(uniform() * 2)] + 0.18 * body
+    background, angle = BACKGROUNDS[int(uniform() * len(BACKGROUNDS))], 2 * np.pi * uniform()
     cycles = {"stripes": (2.5, 5.0), "waves": (2.0, 3.5), "blotches": (0.0, 0.0)}
-    low, high = cycles.get(ground, (0.3, 0.6))
+    low, high = cycles.get(background, (0.3, 0.6))
     frequency = low + (high - low) * uniform()
-    warp = {"stripes": 0.3, "waves": 0.9, "blotches": 0.0}.get(ground, 0.3)
-    ground_wave = np.array(
+    warp = {"stripes": 0.3, "waves": 0.9, "blotches": 0.0}.get(background, 0.3)
+    background_wave = np.array(
         [frequency * np.cos(angle), frequency * np.sin(angle), uniform(), warp, 1 + 2 * uniform()]
     )
-    coat, angle = COATS[int(uniform() * len(COATS))], 2 * np.pi * uniform()
+    surface, angle = SURFACES[int(uniform() * len(SURFACES))], 2 * np.pi * uniform()
     frequency = 3.5 + 2.5 * uniform()
-    coat_wave = np.array(
+    surface_wave = np.array(
         [frequency * np.cos(angle), frequency * np.sin(angle), uniform(), 0.50 + 0.1 * uniform()]
     )
     angle = 2 * np.pi * uniform()
@@ -192,12 +197,12 @@ def _draw(generator: np.random.Generator) -> Scene:
     return Scene(
         kind=kind,
         outline=_place(_unit_outline(kind, uniform), uniform),
-        ground=ground,
-        ground_wave=ground_wave,
-        ground_colours=ground_colours,
-        coat=coat,
-        coat_wave=coat_wave,
-        coat_colours=np.stack([body, borrowed]),
+        background=background,
+        background_wave=background_wave,
+        background_colours=background_colours,
+        surface=surface,
+        surface_wave=surface_wave,
+        surface_colours=np.stack([body, borrowed]),
         light=light,
         noise=uniform((2, _LATTICE, _LATTICE), dtype=np.float32),
     )
@@ -229,14 +234,17 @@ def _unit_outline(kind: str, uniform: _Uniform) -> np.ndarray:
         points = 5 + int(2 * uniform())
         corners = np.pi * np.arange(2 * points) / points
         radius = np.where(np.arange(2 * points) % 2, 0.55 + 0.15 * uniform(), 1.0)
-        return radius[:, None] * np.stack([np.cos(corners), np.sin(corners)], axis=1)
+        star: np.ndarray = radius[:, None] * np.stack([np.cos(corners), np.sin(corners)], axis=1)
+        return star
     if kind == "ellipse":
-        return _ROUND * [1.0, 0.5 + 0.35 * uniform()]
+        ellipse: np.ndarray = _ROUND * [1.0, 0.5 + 0.35 * uniform()]
+        return ellipse
     if kind == "blob":
         radius = np.ones(_OUTLINE)
         for harmonic in (2, 3, 4):
             radius += 0.15 * uniform() * np.cos(harmonic * _TURN + 2 * np.pi * uniform())
-        return radius[:, None] * _ROUND
+        blob: np.ndarray = radius[:, None] * _ROUND
+        return blob
     return _ROUND
 
 
@@ -249,46 +257,48 @@ def _place(outline: np.ndarray, uniform: _Uniform) -> np.ndarray:
     low, high = outline.min(axis=0), outline.max(axis=0)
     first, last = -_SLACK - low, 1 + _SLACK - high  # centres that keep the object in the frame
     middle, half = (first + last) / 2, np.maximum((last - first) / 2, 0.0)
-    return outline + middle + half * (2 * uniform(2) - 1)
+    placed: np.ndarray = outline + middle + half * (2 * uniform(2) - 1)
+    return placed
 
 
-def _ground(scene: Scene, canvas: int) -> np.ndarray:
+def _draw_background(scene: Scene, canvas: int) -> np.ndarray:
     """Draws the background, uint8 [canvas, canvas, 3]."""
     x, y = _axes(canvas)
-    kx, ky, phase, warp, sharpness = scene.ground_wave.astype(np.float32)
+    kx, ky, phase, warp, sharpness = scene.background_wave.astype(np.float32)
     noise = _noise(scene.noise[0], canvas)
-    if scene.ground == "blotches":
+    if scene.background == "blotches":
         wave = 2.5 * (noise - 0.5)
     else:
         wave = np.sin(2 * np.pi * (kx * x + ky * y + phase + warp * (noise - 0.5)))
-    if scene.ground == "gradient":
+    if scene.background == "gradient":
         wave += 1.2 * (noise - 0.5)
     level = np.clip(wave * 127.5 + 127.5, 0, 255).astype(np.uint8)
     ramp = 0.5 + 0.5 * np.tanh(sharpness * (2 * _LEVELS - 1)) / np.tanh(sharpness)
-    low, high = scene.ground_colours
+    low, high = scene.background_colours
     return _colour(level, low + ramp[:, None] * (high - low))
 
 
-def _coat(scene: Scene, canvas: int) -> np.ndarray:
+def _draw_surface(scene: Scene, canvas: int) -> np.ndarray:
     """Draws the object's surface over the whole canvas, uint8 [canvas, canvas, 3]."""
     x, y = _axes(canvas)
-    kx, ky, phase, threshold = scene.coat_wave.astype(np.float32)
+    kx, ky, phase, threshold = scene.surface_wave.astype(np.float32)
     turn = 2 * np.pi
-    if scene.coat == "patches":
+    if scene.surface == "patches":
         wave = 0.42 + 1.2 * (_noise(scene.noise[1], canvas) - 0.5)
-    elif scene.coat == "bands":
+    elif scene.surface == "bands":
         wave = 0.5 + 0.5 * np.sin(turn * (kx * x + ky * y + phase))
     else:
         along = np.cos(turn * (kx * x + ky * y + phase))
         wave = 0.5 + 0.25 * (along + np.cos(turn * (kx * y - ky * x - phase)))
     level = np.clip(wave * 255, 0, 255).astype(np.uint8)
     ramp = 1 / (1 + np.exp(-(_LEVELS - threshold) * 25))
-    body, borrowed = scene.coat_colours
+    body, borrowed = scene.surface_colours
     surface = _colour(level, body + ramp[:, None] * (borrowed - body))
     centre = scene.outline.mean(axis=0)
     light = scene.light[0] * (x - centre[0]) + scene.light[1] * (y - centre[1])
     shade = light.astype(np.float32)
-    return cv2.add(surface, cv2.merge([shade] * 3), dtype=cv2.CV_8U)
+    shaded: np.ndarray = cv2.add(surface, cv2.merge([shade] * 3), dtype=cv2.CV_8U)
+    return shaded
 
 
 @functools.lru_cache(maxsize=4)
@@ -300,14 +310,17 @@ def _axes(canvas: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _noise(lattice: np.ndarray, canvas: int) -> np.ndarray:
     """Returns smooth noise about [0, 1], float32 [canvas, canvas], the same at any canvas."""
-    return cv2.resize(lattice, (canvas, canvas), interpolation=cv2.INTER_CUBIC)
+    smooth: np.ndarray = cv2.resize(lattice, (canvas, canvas), interpolation=cv2.INTER_CUBIC)
+    return smooth
 
 
 def _colour(level: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Maps levels, uint8 [h, w], to colours through a table, float [256, 3] in [0, 255]."""
     rounded = np.clip(np.rint(table), 0, 255).astype(np.uint8)
-    return cv2.LUT(cv2.merge([level] * 3), rounded[None])
+    coloured: np.ndarray = cv2.LUT(cv2.merge([level] * 3), rounded[None])
+    return coloured
 
 
 def _shrink(image: np.ndarray, side: int) -> np.ndarray:
-    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    shrunk: np.ndarray = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    return shrunk

@@ -17,23 +17,24 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from absl import logging
 from google.protobuf import json_format
 
-from layered_segmentation import images as photos
-from layered_segmentation.data.source import Encoded, PhotoSource, encoded_file
+from layered_segmentation import images
+from layered_segmentation.config import DataConfig
+from layered_segmentation.data.source import Encoded, PhotoSource, register
 from layered_segmentation.errors import UserError
 
 SPLIT = "train"
 
-# What TFDS raises over files of a dataset that are cut short, empty or not there.
+# What TFDS raises for files of a dataset that are truncated, empty or missing.
 DAMAGED = (ValueError, KeyError, OSError, json_format.ParseError)
 
-# `layerseg prepare` makes these: by the builder's name, what it calls them.
-_OURS = {"lsun_objects": "", "cub200_segmentation": "", "photo_folder": "folder"}
+# By builder, the name under which `layerseg prepare` makes it, where that is another.
+_PREPARED = {"lsun_objects": "", "cub200_segmentation": "", "photo_folder": "folder"}
 _PART = re.compile(r"(?P<name>[\w./-]+(:[\d.*]+)?)(@(?P<split>[\w-]+))?(\[(?P<slice>[^\[\]]*)\])?")
 _SLICE = re.compile(r"-?\d*(%|shard)?:-?\d*(%|shard)?")
 
@@ -85,28 +86,27 @@ def parse(datasets: str) -> list[Part]:
 
 
 def shares(counts: Sequence[int], limit: int) -> list[int]:
-    """Shares a limit out among parts, in proportion to what they have; 0 is no limit.
+    """Divides a limit among parts in proportion to their counts; 0 is no limit.
 
-    What does not divide goes to those that lose most by it, the first of equals.
+    The remainder goes to the parts whose shares were rounded down the most, the first of equals.
     """
     total = sum(counts)
     if not limit or limit >= total:
         return list(counts)
-    shared = [limit * count // total for count in counts]
+    divided = [limit * count // total for count in counts]
     lost = [limit * count % total for count in counts]
-    for index in sorted(range(len(counts)), key=lambda i: -lost[i])[: limit - sum(shared)]:
-        shared[index] += 1
-    return shared
+    for index in sorted(range(len(counts)), key=lambda i: -lost[i])[: limit - sum(divided)]:
+        divided[index] += 1
+    return divided
 
 
+@register
 class TFDSSource(PhotoSource):
     """A source of training photos: prepared TensorFlow Datasets, one after another.
 
     Attributes:
-        name: `tfds`, as in `data.name`.
-        parts: What `data.dataset` names.
-        counts: How many images are used of each, its first.
-        skipped: After all `squares` were taken: the images left out, by part and number.
+        parts: The datasets that `data.dataset` names.
+        counts: How many images of each are used, from its first on.
     """
 
     name = "tfds"
@@ -141,6 +141,12 @@ class TFDSSource(PhotoSource):
         ]
         self.counts = shares(available, limit)
 
+    @classmethod
+    def from_config(cls, config: DataConfig, seed: int) -> Self:
+        """Opens `data.dataset`."""
+        del seed
+        return cls(config.dataset, config.data_dir, config.limit, config.aspect, config.crop_margin)
+
     def __len__(self) -> int:
         """Returns how many images are used."""
         return sum(self.counts)
@@ -151,22 +157,21 @@ class TFDSSource(PhotoSource):
         Raises:
             UserError: A file of a dataset is missing or damaged.
         """
-        for part, builder, count in zip(self.parts, self._builders, self.counts, strict=True):
-            examples = _examples(self.origin, part, builder, count, ["image"])
-            for index, example in enumerate(examples):
+        for number, part in enumerate(self.parts):
+            for index, example in enumerate(self.examples(number, ["image"])):
                 yield Encoded(f"{part} image {index}", example["image"])
 
     @property
     def infos(self) -> list[Any]:
-        """What TFDS knows of each part: a `tfds.core.DatasetInfo`."""
+        """The `tfds.core.DatasetInfo` of each part."""
         return [builder.info for builder in self._builders]
 
     def examples(self, part: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Yields chosen features of a part's examples in use, images as their files' bytes.
+        """Yields chosen features of the examples in use, images as the bytes of their files.
 
         Args:
-            part: Which of `parts`.
-            names: Features that it has.
+            part: Index into `parts`.
+            names: Features of that dataset.
 
         Raises:
             UserError: A file of the dataset is missing or damaged.
@@ -181,16 +186,14 @@ class TFDSSource(PhotoSource):
         for photo in self.encoded():
             if len(found) == count:
                 break
-            try:
-                found.append(np.asarray(photos.open_rgb(encoded_file(photo), photo.name)))
-            except photos.UnreadableImage:
-                continue
+            with contextlib.suppress(images.UnreadableImage):
+                found.append(images.read(photo.file, photo.name))
         return found
 
     def inventory(self) -> list[str]:
         """Returns a line for each part: dataset, version, slice, count, and a hash of its shards.
 
-        One more counts the images that are left out, once `skipped` is known.
+        One more line counts the images left out, once `skipped` is known.
         """
         lines = []
         for part, builder, count in zip(self.parts, self._builders, self.counts, strict=True):
@@ -209,7 +212,7 @@ class TFDSSource(PhotoSource):
         for part, builder, count in zip(self.parts, self._builders, self.counts, strict=True):
             lines.append(f"{builder.info.full_name} {part.instruction} {count}")
             for path in builder.info.splits[part.split].filepaths:
-                status = path.stat() if path.exists() else None  # reading will name it
+                status = path.stat() if path.exists() else None  # reading names it
                 lines.append(f"{path} {status and (status.length, status.mtime)}")
         return lines
 
@@ -244,15 +247,15 @@ def _not_prepared(name: str, where: str) -> str:
     base = name.partition(":")[0]
     builder = base.partition("/")[0]
     missing = f"{name} is not prepared in {where}"
-    if builder in _OURS:
-        dataset = _OURS[builder] or base
+    if builder in _PREPARED:
+        dataset = _PREPARED[builder] or base
         return (
             f"{missing}; prepare it with `layerseg prepare --dataset={dataset} --source=… "
             f"--data_dir={where}`, or name its directory with data.data_dir"
         )
     try:
         tfds.builder_cls(base)
-    except Exception:  # its own kinds of error for a name that is unknown, or none
+    except Exception:  # unknown names raise several kinds of error
         return (
             f"unknown dataset: neither in {where} nor known to TensorFlow Datasets is {name!r}; "
             "look at its spelling and at data.data_dir"
@@ -292,9 +295,9 @@ def _examples(
 
     tfds = _import_tfds()
     features = builder.info.features
-    images = [name for name in names if isinstance(features[name], tfds.features.Image)]
+    encoded = [name for name in names if isinstance(features[name], tfds.features.Image)]
     decoders = tfds.decode.PartialDecoding(
-        dict.fromkeys(names, True), decoders={name: tfds.decode.SkipDecoding() for name in images}
+        dict.fromkeys(names, True), decoders={name: tfds.decode.SkipDecoding() for name in encoded}
     )
     # Shards one after another: by default TFDS reads several in turn.
     one_by_one = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
@@ -320,7 +323,7 @@ def _examples(
 
 
 def reason_of(error: Any) -> str:
-    """Returns what a `tf.errors.OpError` says, without the operator that it names."""
+    """Returns the message of a `tf.errors.OpError`, without the name of the operator."""
     return str(error.message).partition(" [Op:")[0].rpartition("}} ")[2]
 
 

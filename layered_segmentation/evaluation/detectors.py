@@ -14,11 +14,11 @@ import numpy as np
 from layered_segmentation import images as photos
 from layered_segmentation.config import StudentConfig
 from layered_segmentation.data import folder
-from layered_segmentation.data.mask_folder import MaskFolder
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.folder import MaskFolder
+from layered_segmentation.data.scenes import Scenes
+from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import detection_model
-from layered_segmentation.images import Pair
 from layered_segmentation.segmenter import presets
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def train_grey(resolution: int, steps: int, scenes: int, width: int = 24) -> "La
     from layered_segmentation.segmenter import distill
     from layered_segmentation.segmenter import segmenter as segmenters
 
-    images, masks = Shapes(GREY_SEED, scenes).load_pairs(resolution)
+    images, masks = Scenes(GREY_SEED, scenes).load_pairs(resolution)
     pool = distill.Pool.from_pairs(to_grey(images), masks)
     detector = segmenters.create(width, resolution)
     distill.initialise(detector, GREY_SEED)

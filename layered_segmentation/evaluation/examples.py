@@ -8,9 +8,9 @@ import numpy as np
 
 from layered_segmentation import images as photos
 from layered_segmentation import sheets
+from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import scoring
-from layered_segmentation.images import Pair
 
 
 def ranked(scores: scoring.Scores, count: int) -> dict[str, list[int]]:

@@ -12,6 +12,7 @@ from layered_segmentation import sheets
 from layered_segmentation.config import Config, SourceName
 from layered_segmentation.data import batches as pipeline
 from layered_segmentation.data import folder
+from layered_segmentation.data.source import open_source
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation.inception import Features
 
@@ -41,7 +42,7 @@ class RealImages:
             folder.find_images(directory, "--images", excluded=[folder.MASKS])
             data = dataclasses.replace(data, name=SourceName.folder, path=directory, limit=0)
         limit = min(data.limit, count) if data.limit else count
-        source = pipeline.open_source(dataclasses.replace(data, limit=limit), config.train.seed)
+        source = open_source(dataclasses.replace(data, limit=limit), config.train.seed)
         cache = pipeline.PhotoCache.open(source, [config.gan.resolution], data.crop_margin)
         self._crops = cache.crops(config.gan.resolution, config.train.seed, data.mirror)
 

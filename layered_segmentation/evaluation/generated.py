@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from layered_segmentation import sheets
+from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import examples, scoring
 from layered_segmentation.evaluation.detectors import Detector, MaskFolderDetector
 from layered_segmentation.evaluation.iou import iou
 from layered_segmentation.gan import composite
 from layered_segmentation.gan.composite import Layers
-from layered_segmentation.images import Pair
 from layered_segmentation.run_directory import write_text
 
 REFERENCES = ("full_mask", "centre_box")

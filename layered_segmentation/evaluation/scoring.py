@@ -13,12 +13,12 @@ import numpy as np
 
 from layered_segmentation.config import SourceName
 from layered_segmentation.data import folder
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
+from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import baselines
 from layered_segmentation.evaluation.baselines import DEFAULT_GRABCUT, GrabCutSettings
 from layered_segmentation.evaluation.iou import iou
-from layered_segmentation.images import Pair
 from layered_segmentation.run_directory import RunDirectory
 from layered_segmentation.segmenter.refine import refine as refine_mask
 
@@ -261,7 +261,7 @@ def held_out_scenes(resolution: int, limit: int = 0) -> list[Pair]:
         limit: Draw only the first so many of the `HELD_OUT`; 0 draws all.
     """
     count = min(limit or HELD_OUT, HELD_OUT)
-    return list(Shapes(_HELD_OUT_SEED, count, split="test").pairs(resolution))
+    return list(Scenes(_HELD_OUT_SEED, count, split="test").pairs(resolution))
 
 
 def test_set_of(segmenter: str, limit: int = 0) -> tuple[Sequence[Pair], str]:

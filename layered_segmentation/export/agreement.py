@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation.iou import iou
-from layered_segmentation.images import Pair
 
 # Largest difference of a mask value for float files; for the others what the IoU may lose.
 MOST_DIFFERENCE = {"none": 1e-4, "float16": 1e-2}

@@ -28,12 +28,12 @@ def images_to_compare(
         UserError: The directory is missing or holds no readable image.
     """
     if not directory:
-        from layered_segmentation.data.scenes import Shapes
+        from layered_segmentation.data.scenes import Scenes
 
         return [
             image
             for side in _DRAWN_SIDES
-            for image in Shapes(seed=0, count=DRAWN, split="test").load(side)
+            for image in Scenes(seed=0, count=DRAWN, split="test").load(side)
         ]
     from layered_segmentation import images as photos
     from layered_segmentation.data import folder

@@ -66,9 +66,9 @@ def representative_samples(directory: str, side: int) -> list[np.ndarray]:
 
 def squashed(photo: np.ndarray, side: int) -> np.ndarray:
     """Returns a photo at the input's size, whole numbers from 0 to 255 as a phone has them."""
-    import cv2
+    from layered_segmentation.images import to_square
 
-    return cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA)
+    return to_square(photo, side)
 
 
 def _with_full_range(samples: list[np.ndarray]) -> list[np.ndarray]:

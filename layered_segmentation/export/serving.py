@@ -72,9 +72,9 @@ def replay(directory: str, loaded: Any) -> int:
 
 def _batches(name: str, side: int) -> list[Any]:
     """Returns inputs of that name: single ones and two at once."""
-    from layered_segmentation.data.scenes import Shapes
+    from layered_segmentation.data.scenes import Scenes
 
-    own, large = (Shapes(seed=0, count=2, split="test").load(size) for size in (side, _LARGE))
+    own, large = (Scenes(seed=0, count=2, split="test").load(size) for size in (side, _LARGE))
     if name == "images":
         return [own[:1], own, large[:1]]
     jpeg, png = (

@@ -134,7 +134,7 @@ def export_tflite(
         raise UserError(f"--ignore={ignore}: name the true masks with --masks too")
     if not label.strip() or "\n" in label:
         raise UserError(f"--label={label!r}: it must be a word or a few, in one line")
-    pairs = folder.pairs(images, masks, ignore or None) if masks else None
+    pairs = folder.PairFolder(images, masks, ignore) if masks else None
     samples = []
     if quantize == "int8":
         samples = quantization.representative_samples(representative_data, side)

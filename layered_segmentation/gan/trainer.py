@@ -12,6 +12,7 @@ import tensorflow as tf
 from layered_segmentation import schedule
 from layered_segmentation.config import Config
 from layered_segmentation.data import batches
+from layered_segmentation.data.source import Source, open_source
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import callbacks, strategy
 from layered_segmentation.gan.draws import mean_style_latents
@@ -64,7 +65,7 @@ def train(config: Config, run: RunDirectory, devices: Sequence[str] = ()) -> Tra
             finished.images_seen, finished.seconds, finished.images_per_second, True
         )
     engine = strategy.open_strategy(config, devices)
-    source = batches.open_source(config.data, config.train.seed)
+    source = open_source(config.data, config.train.seed)
     run.create_or_resume(config)
     with run.lock():
         cache = batches.PhotoCache.open(
@@ -180,7 +181,7 @@ def _stage_data(
     return strategy.distribute(engine, tf.data.Dataset.zip(images, seen))
 
 
-def _tell_skipped(run: RunDirectory, source: batches.Source, count: int) -> None:
+def _tell_skipped(run: RunDirectory, source: Source, count: int) -> None:
     print(f"{source.name}: {count:,} images", flush=True)
     if source.skipped:
         path = os.path.join(run.path, "skipped.txt")

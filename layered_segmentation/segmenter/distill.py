@@ -14,9 +14,10 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from layered_segmentation import images as photos
 from layered_segmentation.config import Config, SourceName, StudentConfig
-from layered_segmentation.data import batches
 from layered_segmentation.data.folder import Folder
+from layered_segmentation.data.source import open_source
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import composite
 from layered_segmentation.gan.composite import Layers
@@ -161,11 +162,12 @@ def training_photos(config: Config, resolution: int) -> np.ndarray | None:
     if data.name != SourceName.folder:
         data = dataclasses.replace(data, limit=min(data.limit or SELF_TRAINED, SELF_TRAINED))
     try:
-        source = batches.open_source(data, config.train.seed)
+        source = open_source(data, config.train.seed)
         if isinstance(source, Folder) and len(source) > SELF_TRAINED:  # some of every sub-directory
             places = np.linspace(0, len(source) - 1, SELF_TRAINED).round().astype(int)
             source.files = [source.files[place] for place in places]
-        return source.load(side)
+        # What `self_train` reduces again stays sharp by the bicubic filter.
+        return source.load(side, photos.TRIANGLE if side == resolution else photos.BICUBIC)
     except UserError as error:
         raise UserError(
             f"self-training needs the training photos ({error}); bring them back, or leave it "

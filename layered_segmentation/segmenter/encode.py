@@ -15,7 +15,8 @@ import numpy as np
 from keras import ops
 
 from layered_segmentation.config import Config, SourceName, Variant
-from layered_segmentation.data import batches as pipeline
+from layered_segmentation.data.batches import Crops
+from layered_segmentation.data.source import open_source
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.discriminator import Discriminator
 from layered_segmentation.gan.draws import Purpose, weights
@@ -158,7 +159,7 @@ class Autoencoder:
         settings, side = self._settings, self._backbone.resolution
         self._group.begin(len(chunks), self._first_weights, settings.learning_rate)
         sizes = [min(settings.batch, len(photos)) for photos in chunks]
-        crops = [pipeline.Crops(photos, side, self._seed, mirror) for photos in chunks]
+        crops = [Crops(photos, side, self._seed, mirror) for photos in chunks]
         history: list[np.ndarray] = []
         for step in range(settings.iterations):
             batches = [crop.batch_at(step * n, n) for crop, n in zip(crops, sizes, strict=True)]
@@ -269,11 +270,11 @@ def dataset_photos(config: Config, resolution: int, images: str = "", limit: int
     if images:
         data = dataclasses.replace(data, name=SourceName.folder, path=images, limit=0)
     try:
-        source = pipeline.open_source(data, config.train.seed)
+        source = open_source(data, config.train.seed)
         most = limit or PHOTOS
         if (total := len(source)) > most:
             data = dataclasses.replace(data, limit=most)
-            source = pipeline.open_source(data, config.train.seed)
+            source = open_source(data, config.train.seed)
             if not limit:
                 print(
                     f"{most:,} of {total:,} photos are taken; --limit={total} takes all",

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from layered_segmentation import images
 from layered_segmentation.config import StudentConfig
 from layered_segmentation.gan.draws import subset
 from layered_segmentation.progress import Bar
@@ -112,13 +113,13 @@ def refined_pairs(
         A pool at resolution R.
     """
     side = segmenter.resolution
-    small = np.stack([_resize(photo, side) for photo in photos])
+    small = np.stack([images.to_square(photo, side) for photo in photos])
     masks = probabilities(segmenter, small)
 
     def fit(index: int) -> np.ndarray:
         photo = photos[index]
         enlarged = cv2.resize(masks[index], photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        return _resize(refine(photo, enlarged, method), side)
+        return images.to_square(refine(photo, enlarged, method), side)
 
     refined = np.empty_like(masks)
     with (
@@ -164,7 +165,3 @@ def _best(scores: np.ndarray, masks: np.ndarray) -> np.ndarray:
     coverage = np.mean(masks > 0.5, axis=(1, 2))
     best = scores >= np.quantile(scores, 1 - KEPT)
     return best & (coverage > _COVERAGE[0]) & (coverage < _COVERAGE[1])
-
-
-def _resize(image: np.ndarray, side: int) -> np.ndarray:
-    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def preset(tmp_path_factory):
 def test_set(tmp_path):
     for folder in ("photos", "masks"):
         (tmp_path / folder).mkdir()
-    for pair in Shapes(0, 6, "test").pairs(40):
+    for pair in Scenes(0, 6, "test").pairs(40):
         Image.fromarray(pair.image).save(tmp_path / "photos" / f"{pair.name}.png")
         Image.fromarray(pair.mask).save(tmp_path / "masks" / f"{pair.name}.png")
     return tmp_path
@@ -58,7 +58,7 @@ def test_the_score_is_that_of_the_segmenters_masks(layerseg, preset, test_set):
     from layered_segmentation.evaluation.iou import iou
     from layered_segmentation.segmenter import segmenter
 
-    pairs = folder.pairs(str(test_set / "photos"), str(test_set / "masks"))
+    pairs = folder.PairFolder(str(test_set / "photos"), str(test_set / "masks"))
     masks = segmenter.load(str(preset)).predict_masks([pair.image for pair in pairs])
     expected = [iou(mask >= 0.5, pair.mask) for mask, pair in zip(masks, pairs, strict=True)]
     out = test_set / "out"
@@ -209,7 +209,7 @@ def test_a_run_on_scenes_is_scored_on_the_held_out_ones(layerseg, tmp_path, monk
     results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
     assert results["images"] == 5
     assert results["protocol"].startswith("5 held-out scenes at 16 px. ")
-    pairs = list(Shapes(0, 5, "test").pairs(16))
+    pairs = list(Scenes(0, 5, "test").pairs(16))
     assert results["references"]["full_mask"] == pytest.approx(
         np.mean([pair.mask.mean() for pair in pairs])
     )

@@ -10,7 +10,7 @@ from PIL import Image
 
 from layered_segmentation import config as configs
 from layered_segmentation.cli import chain as quickstart
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import scoring
 
@@ -33,9 +33,9 @@ def photos(tmp_path):
     """Scenes as files: photos to learn from, and pairs to score on."""
     for name in ("photos", "test", "masks"):
         (tmp_path / name).mkdir()
-    for index, image in enumerate(Shapes(0, 70).load(20)):
+    for index, image in enumerate(Scenes(0, 70).load(20)):
         Image.fromarray(image).save(tmp_path / "photos" / f"{index:03d}.png")
-    for index, (image, mask) in enumerate(zip(*Shapes(0, 5, "test").load_pairs(40), strict=True)):
+    for index, (image, mask) in enumerate(zip(*Scenes(0, 5, "test").load_pairs(40), strict=True)):
         Image.fromarray(image).save(tmp_path / "test" / f"{index}.jpg")
         Image.fromarray(mask * 255).save(tmp_path / "masks" / f"{index}.png")
     return tmp_path

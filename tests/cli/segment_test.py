@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.segmenter import cut_out
 from layered_segmentation.segmenter import segmenter as segmenters
 
@@ -23,7 +23,7 @@ def preset(tmp_path_factory):
 @pytest.fixture
 def album(tmp_path):
     """Two photos of different shapes, one of them lying on its side, in nested directories."""
-    scenes = Shapes(seed=0, count=2, split="test").load(64)
+    scenes = Scenes(seed=0, count=2, split="test").load(64)
     (tmp_path / "photos" / "more").mkdir(parents=True)
     Image.fromarray(scenes[0][:50]).save(tmp_path / "photos" / "first.png")
     lying = Image.fromarray(scenes[1][:, :40])

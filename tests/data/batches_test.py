@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from layered_segmentation.config import DataConfig
-from layered_segmentation.data.batches import Crops, PhotoCache, batches, open_source
+from layered_segmentation.data.batches import Crops, PhotoCache, batches
+from layered_segmentation.data.source import open_source
 from layered_segmentation.errors import UserError
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from layered_segmentation.data import cache
 from layered_segmentation.data.cache import RECORD, bytes_of, open_cache
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
 
 SIDES = [9, 18]
@@ -147,13 +147,13 @@ def test_processes_that_want_the_same_cache_make_it_once(tmp_path):
 
 
 def test_shapes_average_down_from_the_largest_side():
-    scenes = Shapes(seed=3, count=4)
+    scenes = Scenes(seed=3, count=4)
     arrays = open_cache(scenes, [9, 36])
     assert np.array_equal(arrays[36], scenes.load(36))
     expected = arrays[36].reshape(4, 9, 4, 9, 4, 3).mean(axis=(2, 4))
     assert np.abs(arrays[9] - expected).max() <= 0.51
-    assert scenes.identity() != Shapes(seed=4, count=4).identity()
-    assert scenes.identity() != Shapes(seed=3, count=5).identity()
+    assert scenes.identity() != Scenes(seed=4, count=4).identity()
+    assert scenes.identity() != Scenes(seed=3, count=5).identity()
 
 
 @pytest.mark.parametrize("small_disk", ["12k"], indirect=True)

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from layered_segmentation.config import DataConfig
-from layered_segmentation.data.batches import PhotoCache, open_source
-from layered_segmentation.data.folder import Folder, pairs
-from layered_segmentation.data.source import to_square
+from layered_segmentation.data.batches import PhotoCache
+from layered_segmentation.data.folder import Folder, MaskFolder, PairFolder
+from layered_segmentation.data.source import open_source
 from layered_segmentation.errors import UserError
 
 
@@ -128,37 +128,6 @@ def test_missing_and_empty_directories(tmp_path):
             Folder(path)
 
 
-def test_aspects():
-    # Left third red, middle green, right blue; three times as wide as tall.
-    stripes = np.zeros((20, 60, 3), np.uint8)
-    for index in range(3):
-        stripes[:, 20 * index : 20 * index + 20, index] = 255
-    image = Image.fromarray(stripes)
-
-    squashed = to_square(image, 12, "squash")
-    assert np.array_equal(squashed[6, [1, 6, 10]], np.eye(3) * 255)
-    assert np.array_equal(squashed[0, [1, 6, 10]], np.eye(3) * 255)
-
-    cropped = to_square(image, 12, "centre_crop")
-    assert np.all(cropped[:, 2:-2] == (0, 255, 0))
-
-    padded = to_square(image, 12, "pad")
-    assert np.array_equal(padded[6, [1, 6, 10]], np.eye(3) * 255)
-    assert np.array_equal(padded[0], padded[4])  # the first row, continued
-    for array in (squashed, cropped, padded):
-        assert array.shape == (12, 12, 3) and array.dtype == np.uint8
-
-
-def test_pad_keeps_a_tall_photo_upright():
-    image = Image.fromarray(
-        np.repeat(np.arange(60, dtype=np.uint8)[:, None, None], 20, 1).repeat(3, 2)
-    )
-    padded = to_square(image, 30, "pad")
-    assert padded.shape == (30, 30, 3)
-    assert np.all(np.diff(padded[:, 15, 0].astype(int)) >= 1)
-    assert np.array_equal(padded[:, 0], padded[:, 29])
-
-
 def test_resizing_is_antialiased(tmp_path):
     checks = (np.indices((128, 128)).sum(axis=0) % 2 * 255).astype(np.uint8)
     for name in ("a.png", "a.jpg"):
@@ -185,7 +154,7 @@ def labelled(tmp_path):
 
 def test_pairs_match_by_name(labelled):
     directory, mask = labelled
-    found = pairs(str(directory / "photos"), str(directory / "masks"), str(directory / "ignore"))
+    found = PairFolder(*(str(directory / name) for name in ("photos", "masks", "ignore")))
     assert len(found) == 3
     read = list(found)
     assert [pair.name for pair in read] == ["three.png", "x/one.jpg", "x/two.jpg"]
@@ -201,7 +170,7 @@ def test_flat_masks_of_nested_photos_inside_the_photos_directory(labelled):
         path = directory / "photos" / "truth" / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(mask).save(path)
-    found = pairs(str(directory / "photos"), str(directory / "photos" / "truth"))
+    found = PairFolder(str(directory / "photos"), str(directory / "photos" / "truth"))
     assert [pair.name for pair in found] == ["three.png", "x/one.jpg", "x/two.jpg"]
 
 
@@ -209,26 +178,26 @@ def test_photos_without_a_mask_are_named(labelled):
     directory, _ = labelled
     (directory / "masks" / "x" / "one.png").unlink()
     with pytest.raises(UserError, match=r"1 of 3 photos .*one\.jpg"):
-        pairs(str(directory / "photos"), str(directory / "masks"))
+        PairFolder(str(directory / "photos"), str(directory / "masks"))
 
 
 def test_ambiguous_and_missized_masks_are_refused(labelled):
     directory, _ = labelled
     save(directory / "masks" / "three.jpg", size=(12, 8))
     with pytest.raises(UserError, match="extension: three"):
-        pairs(str(directory / "photos"), str(directory / "masks"))
+        PairFolder(str(directory / "photos"), str(directory / "masks"))
     (directory / "masks" / "three.jpg").unlink()
     save(directory / "masks" / "three.png", (255, 255, 255), size=(10, 8))
     with pytest.raises(UserError, match=r"three\.png is 10 × 8 .* 12 × 8"):
-        list(pairs(str(directory / "photos"), str(directory / "masks")))
+        list(PairFolder(str(directory / "photos"), str(directory / "masks")))
 
 
 def test_missing_mask_directories(labelled):
     directory, _ = labelled
     with pytest.raises(UserError, match=r"masks=.*nowhere"):
-        pairs(str(directory / "photos"), str(directory / "nowhere"))
+        PairFolder(str(directory / "photos"), str(directory / "nowhere"))
     with pytest.raises(UserError, match=r"ignore=.*nowhere"):
-        pairs(str(directory / "photos"), str(directory / "masks"), str(directory / "nowhere"))
+        PairFolder(str(directory / "photos"), str(directory / "masks"), str(directory / "nowhere"))
 
 
 def test_masks_that_segment_wrote_go_with_their_photos(tmp_path):
@@ -237,5 +206,36 @@ def test_masks_that_segment_wrote_go_with_their_photos(tmp_path):
     Image.new("RGB", (4, 3)).save(tmp_path / "photos" / "a.jpg")
     Image.new("L", (4, 3), 255).save(tmp_path / "masks" / "a.mask.png")
     Image.new("RGBA", (4, 3)).save(tmp_path / "masks" / "a.cutout.png")
-    (pair,) = pairs(str(tmp_path / "photos"), str(tmp_path / "masks"))
+    (pair,) = PairFolder(str(tmp_path / "photos"), str(tmp_path / "masks"))
     assert pair.name == "a.jpg" and pair.mask.all()
+
+
+HALF = np.arange(12).reshape(3, 4) < 6
+
+
+@pytest.fixture
+def masks_directory(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.png", "sub/b.png", "c.mask.png"):
+        Image.fromarray(np.uint8(HALF) * 255).save(tmp_path / name)
+    Image.new("RGBA", (4, 3)).save(tmp_path / "c.cutout.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a", "sub/b.jpeg", "elsewhere/b.jpg", "c.jpg"])
+def test_masks_go_by_the_photos_names(masks_directory, name):
+    masks = MaskFolder(str(masks_directory), "--predictions")
+    masks.require([name])
+    assert np.array_equal(masks.read(name), HALF)
+
+
+def test_what_is_missing_is_named(masks_directory):
+    masks = MaskFolder(str(masks_directory), "--predictions")
+    with pytest.raises(UserError) as error:
+        masks.require(["a.jpg", "x.jpg", "y.jpg"])
+    for words in (f"--predictions={masks_directory}", "2 of 3 photos", "x.jpg, y.jpg", "mask of 0"):
+        assert words in str(error.value)
+    with pytest.raises(UserError, match=r"x\.jpg"):
+        masks.read("x.jpg")
+    with pytest.raises(UserError, match=r"--detector=nowhere"):
+        MaskFolder("nowhere", "--detector")

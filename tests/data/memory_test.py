@@ -10,21 +10,23 @@ import pytest
 _SCRIPT = """
 import sys
 from layered_segmentation.config import DataConfig
-from layered_segmentation.data import photo_builder, pipeline, prepare
+from layered_segmentation.data import batches
+from layered_segmentation.data.prepare import builder, prepare
+from layered_segmentation.data.source import open_source
 
 def megabytes(field):
     with open("/proc/self/status") as file:
         return int(dict(line.split(":", 1) for line in file)[field].split()[0]) // 1000
 
 source, data_dir = sys.argv[1:]
-photo_builder.SHARD_BYTES = 1 << 22
+builder.SHARD_BYTES = 1 << 22
 done = prepare.prepare("lsun_objects/car", source, data_dir)
 prepared = megabytes("VmHWM")  # not getrusage's, which begins with the parent's
 data = DataConfig(name="tfds", dataset=done.dataset, data_dir=data_dir)
-photos = pipeline.open_source(data, 0)
-cache = pipeline.PhotoCache.open(photos, [8, 64], memory=0, directory=data_dir + "/cache")
-batches = pipeline.batches(cache, 64, 50, True, 0, 0, len(cache))
-seen = sum(int(images.shape[0]) for images in batches)
+photos = open_source(data, 0)
+cache = batches.PhotoCache.open(photos, [8, 64], memory=0, directory=data_dir + "/cache")
+elements = batches.batches(cache, 64, 50, True, 0, 0, len(cache))
+seen = sum(int(images.shape[0]) for images in elements)
 # Without the mapped files' pages, which may go at any time.
 print(len(cache), seen, prepared, megabytes("RssAnon"))
 """

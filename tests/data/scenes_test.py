@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from layered_segmentation.data.scenes import KINDS, Shapes, render
+from layered_segmentation.data.scenes import KINDS, Scenes, render
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import baselines
 from layered_segmentation.evaluation.iou import iou
@@ -9,7 +9,7 @@ from layered_segmentation.evaluation.iou import iou
 
 @pytest.fixture(scope="module")
 def held_out():
-    return Shapes(0, 150, "test").load_pairs(32)
+    return Scenes(0, 150, "test").load_pairs(32)
 
 
 def area_of(outline):
@@ -18,17 +18,17 @@ def area_of(outline):
 
 
 def test_a_scene_depends_on_seed_split_and_index_only():
-    images = Shapes(3, 6).load(16)
-    assert np.array_equal(Shapes(3, 6).load(16), images)
-    assert np.array_equal(Shapes(3, 2).load(16), images[:2])  # nor on how many there are
+    images = Scenes(3, 6).load(16)
+    assert np.array_equal(Scenes(3, 6).load(16), images)
+    assert np.array_equal(Scenes(3, 2).load(16), images[:2])  # nor on how many there are
     assert images.dtype == np.uint8 and images.shape == (6, 16, 16, 3)
-    for other in (Shapes(4, 6), Shapes(3, 6, "test")):
+    for other in (Scenes(4, 6), Scenes(3, 6, "test")):
         assert not np.any(np.all(other.load(16) == images, axis=(1, 2, 3)))
     assert len(np.unique(images.reshape(6, -1), axis=0)) == 6
 
 
 def test_load_and_pairs_show_the_same_scenes():
-    source = Shapes(1, 4, "test")
+    source = Scenes(1, 4, "test")
     images, masks = source.load_pairs(16)
     assert np.array_equal(source.load(16), images)
     pairs = list(source.pairs(16))
@@ -38,7 +38,7 @@ def test_load_and_pairs_show_the_same_scenes():
 
 
 def test_the_same_scene_at_two_sides():
-    source = Shapes(0, 20)
+    source = Scenes(0, 20)
     small, small_masks = source.load_pairs(18)
     # Up to 36 px all are drawn on one canvas; beyond, on finer ones, where edges are sharper.
     for side, furthest, mean in ((36, 1.01, 0.5), (72, 12, 0.7), (144, 12, 0.7)):
@@ -53,7 +53,7 @@ def test_the_same_scene_at_two_sides():
 
 @pytest.mark.parametrize("side", [36, 64, 100])
 def test_masks_cover_the_described_outline(side):
-    source = Shapes(0, 40)
+    source = Scenes(0, 40)
     for index in range(40):
         scene = source.scene(index)
         if scene.outline.min() < 0 or scene.outline.max() > 1:
@@ -72,7 +72,7 @@ def test_image_changes_only_where_the_object_is():
     # depend on where the object is.
     import dataclasses
 
-    scene = Shapes(0, 1).scene(0)
+    scene = Scenes(0, 1).scene(0)
     moved = dataclasses.replace(scene, outline=scene.outline * 0.5)
     image, mask = render(scene, 36)
     other, other_mask = render(moved, 36)
@@ -94,7 +94,7 @@ def test_statistics_of_the_masks(held_out):
     # Objects lie all over the frame, not around its middle only.
     places = np.array([np.argwhere(mask).mean(axis=0) for mask in masks])
     assert places.std(axis=0).min() > 2.5
-    kinds = {Shapes(0, 60).scene(index).kind for index in range(60)}
+    kinds = {Scenes(0, 60).scene(index).kind for index in range(60)}
     assert kinds == set(KINDS)
 
 
@@ -102,7 +102,7 @@ def test_grabcut_does_not_solve_it(held_out):
     images, masks = held_out
     for side, least, most in ((16, 0.35, 0.70), (32, 0.45, 0.80)):
         if side == 16:
-            images, masks = Shapes(0, 150, "test").load_pairs(16)
+            images, masks = Scenes(0, 150, "test").load_pairs(16)
         else:
             images, masks = held_out
         score = np.mean(
@@ -116,11 +116,11 @@ def test_grabcut_does_not_solve_it(held_out):
 
 def test_colour_alone_does_not_solve_it():
     # The best guess from a pixel's colour, learnt with labels from 800 other scenes.
-    images, masks = Shapes(1, 800).load_pairs(16)
+    images, masks = Scenes(1, 800).load_pairs(16)
     bins = (images // 16).astype(int) @ [256, 16, 1]
     objects = np.bincount(bins.ravel(), masks.ravel(), minlength=4096)
     likely = (objects + 0.3) / (np.bincount(bins.ravel(), minlength=4096) + 1)
-    images, masks = Shapes(0, 150, "test").load_pairs(16)
+    images, masks = Scenes(0, 150, "test").load_pairs(16)
     guesses = likely[(images // 16).astype(int) @ [256, 16, 1]] > 0.4
     score = np.mean(
         [iou(guess, mask.astype(bool)) for guess, mask in zip(guesses, masks, strict=True)]
@@ -131,4 +131,4 @@ def test_colour_alone_does_not_solve_it():
 @pytest.mark.parametrize("arguments", [(0, 0), (0, 5, "validation")])
 def test_impossible_sources_are_refused(arguments):
     with pytest.raises(UserError):
-        Shapes(*arguments)
+        Scenes(*arguments)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layered_segmentation.data import source as photo_source
-from layered_segmentation.data.source import Encoded, PhotoSource, in_order, to_square
+from layered_segmentation import images
+from layered_segmentation.config import DataConfig
+from layered_segmentation.data import source as sources
+from layered_segmentation.data.source import Encoded, PhotoSource, in_order
 from layered_segmentation.errors import UserError
 
 SIDES = [9, 18, 36, 72, 144]
@@ -21,6 +23,10 @@ class Stored(PhotoSource):
     def __init__(self, files, **settings):
         super().__init__("here", **settings)
         self.files = files
+
+    @classmethod
+    def from_config(cls, config, seed):
+        return cls([encode(np.zeros((20, 20, 3), np.uint8), format="PNG")] * config.limit)
 
     def __len__(self):
         return len(self.files)
@@ -86,17 +92,9 @@ def test_few_bad_photos_are_left_out_and_many_are_an_error(capsys):
         Stored([good, b"", good, good]).load(18)
 
 
-def test_messages_do_not_show_buffers():
-    with pytest.raises(UserError, match=r"^photo 7: cannot be read as an image \(cannot identify"):
-        photo_source.photos.size(io.BytesIO(b"no image"), "photo 7")
-    with pytest.raises(UserError) as error:
-        photo_source.photos.open_rgb(io.BytesIO(b"no image"), name="photo 7")
-    assert "BytesIO" not in str(error.value)
-
-
 def test_only_a_few_photos_are_decoded_ahead(monkeypatch):
     """However slowly squares are taken: what is alive does not grow with the source."""
-    total = 40 * photo_source.AHEAD
+    total = 40 * sources.AHEAD
     data = encode(np.zeros((20, 20, 3), np.uint8), format="PNG")
     lock, read, decoded, taken, most = threading.Lock(), [0], [0], 0, 0
 
@@ -106,17 +104,36 @@ def test_only_a_few_photos_are_decoded_ahead(monkeypatch):
                 read[0] += 1
                 yield photo
 
-    def counting(image, side, aspect):
+    def counting(*arguments):
         with lock:
             decoded[0] += 1
-        return to_square(image, side, aspect)
+        return to_square(*arguments)
 
-    monkeypatch.setattr(photo_source, "to_square", counting)
+    to_square = images.to_square
+    monkeypatch.setattr(images, "to_square", counting)
     for _ in Counted([data] * total).squares([18]):
         taken += 1
         most = max(most, read[0] - taken, decoded[0] - taken)
     assert taken == decoded[0] == total
-    assert 0 < most <= photo_source.AHEAD
+    assert 0 < most <= sources.AHEAD
+
+
+def test_a_registered_source_is_opened_by_its_name(monkeypatch):
+    monkeypatch.setattr(sources, "_SOURCES", dict(sources._SOURCES))
+    sources.register(Stored)
+    source = sources.open_source(DataConfig(name="stored", limit=3), seed=0)
+    assert isinstance(source, Stored) and len(source) == 3
+    with pytest.raises(UserError, match=r"data\.name=other: .*folder, shapes, stored, tfds"):
+        sources.open_source(DataConfig(name="other"), seed=0)
+
+
+def test_squares_are_bicubic_for_a_gan_and_triangle_for_a_segmenter():
+    photo = detailed(90, 70)
+    source = Stored([encode(photo, format="PNG")])
+    ((square,),) = source.squares([16])
+    assert np.array_equal(square, images.to_square(photo, 16, filter=images.BICUBIC))
+    assert np.array_equal(source.load(16)[0], images.to_square(photo, 16))
+    assert not np.array_equal(square, source.load(16)[0])
 
 
 def test_results_come_in_order_whoever_is_first():

@@ -6,7 +6,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from layered_segmentation.config import DataConfig
-from layered_segmentation.data.batches import PhotoCache, open_source
+from layered_segmentation.data.batches import PhotoCache
+from layered_segmentation.data.source import open_source
 from layered_segmentation.data.tfds import Part, TFDSSource, parse, shares
 from layered_segmentation.errors import UserError
 

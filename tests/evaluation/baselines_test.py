@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.evaluation import baselines
 from layered_segmentation.evaluation.iou import iou
 
@@ -43,7 +43,7 @@ def test_grabcut_finds_a_disc(side):
 
 
 def test_grabcut_is_the_same_every_time():
-    images = Shapes(0, 12, "test").load(32)
+    images = Scenes(0, 12, "test").load(32)
     first = [baselines.grabcut(image) for image in images]
     cv2.setRNGSeed(77)
     cv2.randu(np.empty(9, np.uint8), 0, 255)

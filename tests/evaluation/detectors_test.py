@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import detectors
 from layered_segmentation.segmenter import presets
@@ -82,7 +82,7 @@ def grey_detector():
 
 
 def scenes():
-    return Shapes(7, 12).load(8)
+    return Scenes(7, 12).load(8)
 
 
 def test_the_luminance_of_pure_colours():

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import examples
 from layered_segmentation.evaluation.scoring import Row, Scores
-from layered_segmentation.images import Pair
 
 
 def scores_of(*ious, refine="none"):

@@ -4,12 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
+from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import scoring
 from layered_segmentation.evaluation.baselines import GrabCutSettings
 from layered_segmentation.evaluation.scoring import score
-from layered_segmentation.images import Pair
 
 
 def pair(name, truth, ignore=None):
@@ -93,7 +93,7 @@ def test_pairs_are_read_a_batch_at_a_time():
 
 
 def test_refinement_is_applied():
-    source = Shapes(0, 12, "test")
+    source = Scenes(0, 12, "test")
     truth = {pair.image.tobytes(): pair.mask for pair in source.pairs(64)}
 
     def thick(images):
@@ -108,7 +108,7 @@ def test_refinement_is_applied():
 
 
 def test_of_shapes_the_truth_scores_one_and_beats_the_references():
-    source = Shapes(0, 20, "test")
+    source = Scenes(0, 20, "test")
     truth = {pair.image.tobytes(): pair.mask for pair in source.pairs(32)}
     scores = score(lambda images: [truth[i.tobytes()] for i in images], source.pairs(32))
     assert scores.miou == 1.0 and scores.miou_std == 0.0

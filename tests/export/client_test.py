@@ -15,7 +15,7 @@ from PIL import Image
 from tiny_networks import random_student
 
 from layered_segmentation import images as photos
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import client, connections, saved_model
 from layered_segmentation.segmenter import cut_out
@@ -51,7 +51,7 @@ def album(tmp_path):
     """Photos of several sizes and kinds, one of them in a sub-directory, one broken."""
     root = tmp_path / "photos"
     (root / "more").mkdir(parents=True)
-    wide, small = Shapes(seed=5, count=2, split="test").load(64)
+    wide, small = Scenes(seed=5, count=2, split="test").load(64)
     Image.fromarray(wide[10:50]).save(root / "wide.png")
     Image.fromarray(small[:30, :30]).save(root / "more" / "small.jpg", quality=95)
     turned = Image.Exif()
@@ -103,7 +103,7 @@ def test_masks_are_kerass(server, segmenter, album, tmp_path, protocol):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_newest_version_or_a_named_one(server, protocol):
-    image = Shapes(seed=5, count=1, split="test").load(16)[0]
+    image = Scenes(seed=5, count=1, split="test").load(16)[0]
     encoded = photos_png(image)
     masks = {
         version: connect(server, protocol, version=version)([encoded]) for version in (0, 1, 2)
@@ -126,7 +126,7 @@ def photos_png(image):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("failure", ["away", "full", "slow"])
 def test_a_server_that_comes_back_is_asked_again(server, protocol, failure):
-    image = photos_png(Shapes(seed=5, count=1, split="test").load(16)[0])
+    image = photos_png(Scenes(seed=5, count=1, split="test").load(16)[0])
     expected = connect(server, protocol)([image])
     server.failures[:] = [failure, failure]
     predict = connect(server, protocol, timeout=0.5 if failure == "slow" else 20)

@@ -14,7 +14,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.export import quantize, tflite
 from layered_segmentation.segmenter import segmenter as segmenters
 
@@ -60,7 +60,7 @@ def test_the_table_has_the_files_tensors(exported, readme):
 def test_the_readme_says_how_to_read_int8(readme, tmp_path):
     scenes = tmp_path / "scenes"
     scenes.mkdir()
-    for index, scene in enumerate(Shapes(seed=1, count=4, split="test").load(SIDE)):
+    for index, scene in enumerate(Scenes(seed=1, count=4, split="test").load(SIDE)):
         cv2.imwrite(str(scenes / f"{index}.png"), scene)
     samples = quantize.representative_samples(str(scenes), SIDE)
     content = tflite.convert(segmenters.create(8, SIDE), SIDE, "int8", samples)
@@ -126,7 +126,7 @@ def page(exported, tmp_path_factory):
     subprocess.run(build, cwd=web, check=True, timeout=120)
     photo = os.environ.get("LAYERSEG_PAGE_PHOTO", str(out / "photo.png"))
     if photo == str(out / "photo.png"):
-        scene = Shapes(seed=1, count=1, split="test").load(97)[0]
+        scene = Scenes(seed=1, count=1, split="test").load(97)[0]
         cv2.imwrite(photo, cv2.resize(scene[:, :, ::-1], (301, 200)))
     rgb = cv2.imread(photo)[:, :, ::-1]
     turned = Image.Exif()

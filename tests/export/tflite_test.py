@@ -8,7 +8,7 @@ from tiny_networks import encoder_segmenter, random_student
 from layered_segmentation import images as photos
 from layered_segmentation.benchmarks import ladder
 from layered_segmentation.data import folder
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import agreement, quantize, tflite
 from layered_segmentation.segmenter import presets
@@ -21,7 +21,7 @@ FLOWERS = "layered_unet_flowers_64"
 def album(tmp_path_factory):
     """Drawn scenes and their masks."""
     root = tmp_path_factory.mktemp("album")
-    images, masks = Shapes(seed=3, count=24, split="test").load_pairs(72)
+    images, masks = Scenes(seed=3, count=24, split="test").load_pairs(72)
     for name, part in (("photos", images), ("masks", 255 * masks)):
         (root / name).mkdir()
         for index, image in enumerate(part):
@@ -177,7 +177,7 @@ def test_a_generators_segmenter_is_held_to_the_same_limits(shallow_resnet, album
 
 def test_a_ladder_of_sizes(flowers, album, tmp_path):
     small = random_student(width=8, resolution=32)
-    given = folder.pairs(str(album / "photos"), str(album / "masks"))
+    given = folder.PairFolder(str(album / "photos"), str(album / "masks"))
     rungs = ladder.climb({"a": flowers, "b": small}, str(album / "photos"), list(given))
     assert [(r.name, r.quantize) for r in rungs] == [(n, m) for n in "ab" for m in ladder.MODES]
     float32, int8, _, _ = rungs

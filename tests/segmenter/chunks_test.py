@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny_networks import tiny_config, tiny_networks
 
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
 from layered_segmentation.run_directory import RunDirectory
 from layered_segmentation.segmenter import chunks, encode
@@ -34,7 +34,7 @@ def album(tmp_path):
 
 def write_album(path, seed, count=4):
     path.mkdir()
-    for index, image in enumerate(Shapes(seed, count, "test").load(20)):
+    for index, image in enumerate(Scenes(seed, count, "test").load(20)):
         Image.fromarray(image).save(path / f"{index}.png")
     return path
 

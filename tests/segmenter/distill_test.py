@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from layered_segmentation import config as configs
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.generator import LayeredGenerator
@@ -46,8 +46,8 @@ def mean_iou(segmenter, images, masks):
 
 
 def test_a_student_learns_to_segment_images_it_has_not_seen():
-    images, masks = Shapes(0, 1000).load_pairs(16)
-    unseen, truth = Shapes(0, 100, "test").load_pairs(16)
+    images, masks = Scenes(0, 1000).load_pairs(16)
+    unseen, truth = Scenes(0, 100, "test").load_pairs(16)
     settings = configs.StudentConfig(width=16, steps=150, batch=32, learning_rate=0.005)
     segmenter = segmenters.create(settings.width, 16)
     before = mean_iou(segmenter, unseen, truth)
@@ -129,7 +129,7 @@ def test_mask_loss_on_hand_computed_values():
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice():
-    images, masks = Shapes(0, 32).load_pairs(16)
+    images, masks = Scenes(0, 32).load_pairs(16)
     settings = configs.StudentConfig(width=8, steps=30, batch=8, learning_rate=1e30)
     segmenter = segmenters.create(8, 16)
     pool = distill.Pool.from_pairs(images, masks)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tiny_networks import tiny_config, tiny_networks
 
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import losses, sampling
 from layered_segmentation.gan.composite import compose
@@ -231,7 +231,7 @@ def test_a_dataset_gets_one_encoder_that_other_verbs_take(trained_run, layerseg,
     again = layerseg("autoencode", *arguments)
     assert again.status == 2 and "--overwrite" in again.stderr
 
-    Image.fromarray(Shapes(0, 1, "test").load(40)[0][:30]).save(tmp_path / "photo.png")
+    Image.fromarray(Scenes(0, 1, "test").load(40)[0][:30]).save(tmp_path / "photo.png")
     done = layerseg(
         "segment",
         f"--segmenter={trained_run.encoder}",
@@ -249,7 +249,7 @@ def test_chunks_of_photos_get_masks_at_the_photos_own_size(
     (album / "more").mkdir(parents=True)
     sizes = {"a.png": (16, 16), "b.jpg": (40, 30), "more/c.png": (20, 50), "more/d.png": (17, 19)}
     for index, (name, (width, height)) in enumerate(sizes.items()):
-        scene = Image.fromarray(Shapes(index, 1, "test").load(64)[0])
+        scene = Image.fromarray(Scenes(index, 1, "test").load(64)[0])
         scene.resize((width, height)).save(album / name)
     (album / "broken.jpg").write_bytes(b"no image")
     arguments = [f"--run_dir={trained_run.path}", "--mode=chunks", f"--images={album}"]
@@ -283,7 +283,7 @@ def test_finished_chunks_of_held_out_scenes_are_not_trained_twice(
     names = [f"test_{index:05d}.png" for index in range(9)]
     for part in ("images", "true_masks", "masks"):
         assert files(out / part) == names
-    image, mask = next(iter(Shapes(0, 9, "test").pairs(16)))[1:3]
+    image, mask = next(iter(Scenes(0, 9, "test").pairs(16)))[1:3]
     np.testing.assert_array_equal(Image.open(out / "images" / names[0]), image)
     np.testing.assert_array_equal(np.asarray(Image.open(out / "true_masks" / names[0])) > 0, mask)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from layered_segmentation import images as photos
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.segmenter import looks
 from layered_segmentation.segmenter import segmenter as segmenters
 
@@ -95,7 +95,7 @@ def test_the_verbs_take_looks(layerseg, tmp_path):
     segmenters.save(segmenter, str(tmp_path / "preset"))
     (tmp_path / "photos").mkdir()
     (tmp_path / "masks").mkdir()
-    images, masks = Shapes(seed=0, count=2, split="test").load_pairs(64)
+    images, masks = Scenes(seed=0, count=2, split="test").load_pairs(64)
     for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
         photos.write(str(tmp_path / "photos" / f"{index}.png"), image)
         photos.write(str(tmp_path / "masks" / f"{index}.png"), mask * 255)

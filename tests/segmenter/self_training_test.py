@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from layered_segmentation import config as configs
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation.iou import iou
-from layered_segmentation.images import write
+from layered_segmentation.images import to_square, write
 from layered_segmentation.segmenter import distill, self_training
 from layered_segmentation.segmenter import segmenter as segmenters
 
@@ -19,7 +19,7 @@ def settings(**overrides):
 
 def taught(count, steps):
     """A student that has seen a few scenes with their masks."""
-    images, masks = Shapes(0, count).load_pairs(16)
+    images, masks = Scenes(0, count).load_pairs(16)
     segmenter = segmenters.create(8, 16)
     distill.initialise(segmenter, 0)
     distill.fit(segmenter, distill.Pool.from_pairs(images, masks), settings(steps=steps), 0, False)
@@ -33,11 +33,11 @@ def score(segmenter, images, masks):
 
 def test_unlabelled_photos_help_a_student_that_has_seen_little():
     segmenter = taught(count=60, steps=150)
-    images, masks = Shapes(0, 200, split="test").load_pairs(16)
+    images, masks = Scenes(0, 200, split="test").load_pairs(16)
     before = score(segmenter, images, masks)
     rounds = self_training.self_train(
         segmenter,
-        Shapes(1, 1_200).load(16),
+        Scenes(1, 1_200).load(16),
         settings(self_training=2, self_training_steps=100),
         seed=0,
         progress=False,
@@ -48,7 +48,7 @@ def test_unlabelled_photos_help_a_student_that_has_seen_little():
 
 def test_probabilities_are_those_of_the_segmenter():
     segmenter = taught(count=8, steps=2)
-    images = Shapes(0, 5, split="test").load(16)
+    images = Scenes(0, 5, split="test").load(16)
     expected = np.stack(segmenter.predict_masks(list(images)))
     np.testing.assert_allclose(self_training.probabilities(segmenter, images), expected, atol=1e-5)
 
@@ -87,11 +87,7 @@ def test_refined_masks_fit_the_photos_where_the_students_do_not(monkeypatch):
     pool = self_training.refined_pairs(segmenter, photos, "grabcut", progress=False)
     kept = pool.layers.foreground
     numbers = [
-        int(
-            np.argmin(
-                [np.abs(self_training._resize(p, 16) - image.astype(int)).sum() for p in photos]
-            )
-        )
+        int(np.argmin([np.abs(to_square(p, 16) - image.astype(int)).sum() for p in photos]))
         for image in kept
     ]
     # Those that student and refinement agree best on, less those without an object.

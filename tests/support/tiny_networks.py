@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from layered_segmentation import config as configs
-from layered_segmentation.data.scenes import Shapes
+from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.gan.discriminator import Discriminator
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.segmenter import segmenter as segmenters
@@ -65,4 +65,4 @@ def random_student(width=8, resolution=16, seed=0):
 
 def scenes(side, count=3):
     """Drawn scenes, uint8 [count, side, side, 3]."""
-    return Shapes(seed=1, count=count, split="test").load(side)
+    return Scenes(seed=1, count=count, split="test").load(side)

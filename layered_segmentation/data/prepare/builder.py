@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from layered_segmentation.data.prepare.kept_shards import PREFIX, KeptShards, Shard, Writer
-from layered_segmentation.data.source import AHEAD, MOST_SKIPPED, THREADS, in_order, some
+from layered_segmentation.data.source import AHEAD, MOST_SKIPPED, THREADS, first_few, in_order
 from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
 
@@ -285,4 +285,4 @@ def _require_few(split: str, skipped: Sequence[Unusable], count: int) -> None:
 
 
 def _reasons(skipped: Sequence[Unusable]) -> str:
-    return some([f"{name} ({reason})" for name, reason in skipped])
+    return first_few([f"{name} ({reason})" for name, reason in skipped])

@@ -18,7 +18,7 @@ from layered_segmentation.data.prepare.extracted_names import (
     numbered,
     text_feature_of,
 )
-from layered_segmentation.data.source import MOST_SKIPPED, some
+from layered_segmentation.data.source import MOST_SKIPPED, first_few
 from layered_segmentation.data.tfds import SPLIT, Part, TFDSSource
 from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
@@ -140,7 +140,7 @@ def _write_all(
     if len(skipped) > MOST_SKIPPED * total:
         raise UserError(
             f"{source.origin}: more than {MOST_SKIPPED:.0%} of the {total:,} photos cannot be used,"
-            f" such as {some(skipped)}; name another slice, or prepare it again without them"
+            f" such as {first_few(skipped)}; name another slice, or prepare it again without them"
         )
     return Extracted(count, masks, written, skipped)
 

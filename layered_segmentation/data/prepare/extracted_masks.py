@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from layered_segmentation import images
-from layered_segmentation.data.source import some
+from layered_segmentation.data.source import first_few
 from layered_segmentation.errors import UserError
 
 FEATURES = ("mask", "segmentation_mask")
@@ -66,8 +66,8 @@ def to_png(file: bytes, photo: bytes, name: str, label: int | None = None) -> by
         found = np.unique(values).tolist()
         if not (set(found) <= {0, 1} or set(found) <= {0, 255}):
             raise UserError(
-                f"--masks_out: the mask of {name} holds {some(list(map(str, found)))}, not 0 and 1 "
-                "or 0 and 255; if these are labels, name the object's with --mask_label"
+                f"--masks_out: the mask of {name} holds {first_few(list(map(str, found)))}, not 0 "
+                "and 1 or 0 and 255; if these are labels, name the object's with --mask_label"
             )
     is_object = values > 0 if label is None else values == label
     mask = Image.fromarray(images.to_uint8_mask(is_object))

@@ -1,6 +1,5 @@
 """A feature of TensorFlow Datasets that keeps a photo's file as it is and decodes it as we do."""
 
-import io
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,7 @@ def decode(file: bytes, name: str = "") -> np.ndarray:
     Raises:
         photos.UnreadableImage: They are not, or not wholly, an image.
     """
-    return np.asarray(images.open_rgb(io.BytesIO(file), name=name or "the file"))
+    return images.read(file, name)
 
 
 def damage(file: bytes) -> str:

@@ -130,7 +130,7 @@ def test_masks_pair_with_their_photos_and_score_1(extract, layerseg, birds, tmp_
     numbers = [n for n in range(1, cub_files.COUNT + 1) if n not in cub_files.TRAIN]
     published = tree(tmp_path / "cub" / "CUB_200_2011" / "images")
     assert tree(out) == {cub_files.name(n): published[cub_files.name(n)] for n in numbers}
-    pairs = {pair.name: pair.mask for pair in folder.pairs(str(out), str(masks))}
+    pairs = {pair.name: pair.mask for pair in folder.PairFolder(str(out), str(masks))}
     for number in numbers:
         mask = cub_files.levels(number) > 127
         assert np.array_equal(pairs.pop(cub_files.name(number)), mask)
@@ -154,7 +154,7 @@ def test_masks_may_lie_in_the_photos_directory_masks(extract, layerseg, birds, t
     )
     assert result.status == 0, result.stderr
     assert len(folder.find_images(str(out), "--images", [folder.MASKS])) == 10
-    pairs = folder.pairs(str(out), str(out / "masks"))
+    pairs = folder.PairFolder(str(out), str(out / "masks"))
     assert sum(pair.mask.any() for pair in pairs) == 10
     first = f"0_cub200_segmentation_test/{cub_files.name(1)}"
     assert pairs.files[0] == first
@@ -185,7 +185,7 @@ def test_paths_of_the_dataset_are_kept_where_they_are_safe(extract, others, tmp_
     assert sorted(found) == sorted(other_photos.PATHS.values())
     for number, ((_, format), path) in enumerate(other_photos.PATHS.items()):
         assert found[path] == other_photos.encode(np.full((4, 6, 3), number), format)
-    pairs = list(folder.pairs(str(tmp_path / "out"), str(masks)))  # finds all of them
+    pairs = list(folder.PairFolder(str(tmp_path / "out"), str(masks)))  # finds all of them
     assert len(pairs) == len(other_photos.PATHS)
     assert all(np.array_equal(pair.mask, np.eye(4, 6)) for pair in pairs)
     assert {path.name for path in tmp_path.iterdir()} == {"out", "truth"}
@@ -200,7 +200,7 @@ def test_masks_of_labels_need_one_named(extract, others, tmp_path):
         "other_photos/labels", others, f"--masks_out={tmp_path / 'm'}", "--mask_label=2"
     )
     assert result.status == 0, result.stderr
-    for pair in folder.pairs(str(tmp_path / "out"), str(tmp_path / "m")):
+    for pair in folder.PairFolder(str(tmp_path / "out"), str(tmp_path / "m")):
         assert np.array_equal(pair.mask, np.arange(24).reshape(4, 6) % 3 == 1)
 
 
@@ -212,7 +212,7 @@ def test_masks_lie_as_their_photos_and_misfits_are_left_out(extract, others, tmp
         "other_photos/misfits image 000009 (its mask cannot be read as an image)\n"
     )
     assert f"38 photos in {tmp_path / 'out'}\n38 masks in" in result.stdout
-    for pair in folder.pairs(str(tmp_path / "out"), str(tmp_path / "m")):
+    for pair in folder.PairFolder(str(tmp_path / "out"), str(tmp_path / "m")):
         assert pair.mask.shape == pair.image.shape[:2] == (6, 4)
         assert np.argwhere(pair.mask).tolist() == [[0, 3]]
     result = extract(
