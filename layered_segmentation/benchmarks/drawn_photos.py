@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from layered_segmentation.data.prepare import photo_feature
-from layered_segmentation.data.prepare.builder import Entries, PhotoBuilder, Unusable
+from layered_segmentation.data.prepare.builder import Entries, Photo, PhotoBuilder, Unusable
 
 NAME = "drawn_photos"
 
@@ -40,7 +39,7 @@ class DrawnPhotos(PhotoBuilder, skip_registration=True):  # type: ignore[call-ar
         super().__init__(source=NAME, **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self._photo_info({"image": photo_feature.Photo()}, description="Drawn photos.")
+        return self._photo_info({"image": Photo()}, description="Drawn photos.")
 
     def fingerprint(self, source: str) -> str:
         """Returns how many are drawn."""

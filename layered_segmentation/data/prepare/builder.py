@@ -1,4 +1,4 @@
-"""What our TensorFlow Datasets builders share: order kept, streaming, damage counted."""
+"""The base of the TensorFlow Datasets builders: keeps order, streams, counts damaged photos."""
 
 import abc
 import concurrent.futures
@@ -10,16 +10,56 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow_datasets as tfds
 
+from layered_segmentation import images
 from layered_segmentation.data.prepare.kept_shards import PREFIX, KeptShards, Shard, Writer
 from layered_segmentation.data.source import AHEAD, MOST_SKIPPED, THREADS, first_few, in_order
 from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
 
-SHARD_BYTES = 64 << 20  # of sources; what TFDS's writer holds in memory at once
+SHARD_BYTES = 64 << 20  # of a shard's source; TFDS's writer holds as much in memory
 
-_NAMED = 10  # entries that may be unusable before a share is judged
+_NAMED = 10  # entries that may be unusable before their share counts
+
+
+class Photo(tfds.features.Image):
+    """The bytes of an image file; read, uint8 [H, W, 3] RGB.
+
+    TFDS's own `Image` keeps the bytes too, but decodes them through TensorFlow: WebP gains an axis
+    of frames, TIFF fails, 16 bits and transparency are cut off, EXIF's orientation is ignored. This
+    one decodes with `images.read`, as training does.
+
+    `decoders={"image": tfds.decode.SkipDecoding()}` gives the bytes.
+    """
+
+    # Metadata of datasets that were prepared when the class lay there.
+    ALIASES = [  # noqa: RUF012
+        f"layered_segmentation.data.{module}.Photo"
+        for module in ("photo_feature", "prepare.photo_feature")
+    ]
+
+    def decode_example(self, example: Any) -> Any:
+        """Decodes the bytes, a string tensor, in the graph."""
+        import tensorflow as tf
+
+        image = tf.numpy_function(images.read, [example], tf.uint8, stateful=False)
+        image.set_shape((None, None, 3))
+        return image
+
+    def decode_example_np(self, example: bytes) -> np.ndarray:
+        """Decodes the bytes outside of TensorFlow."""
+        return images.read(example)
+
+
+def damage(file: bytes) -> str:
+    """Returns why the bytes of an image file cannot be decoded, or an empty string."""
+    try:
+        images.read(file, "it")
+    except images.UnreadableImage as error:
+        return str(error).removeprefix("it: ")
+    return ""
 
 
 class Unusable(NamedTuple):
@@ -27,7 +67,7 @@ class Unusable(NamedTuple):
 
     Attributes:
         name: Its key or file.
-        reason: What is wrong with it.
+        reason: Why.
     """
 
     name: str
@@ -39,9 +79,9 @@ class Entries(NamedTuple):
 
     Attributes:
         total: How many entries it has.
-        size: Their bytes, about.
-        read: Returns the first so many, in order, as calls that give an example or say why not.
-            The calls run in threads.
+        size: Their approximate bytes.
+        read: Returns the given number of first entries, in order, as calls that return an example
+            or why there is none. The calls run in threads.
     """
 
     total: int
@@ -52,18 +92,20 @@ class Entries(NamedTuple):
 class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A builder whose source is an archive, or a directory, of photos.
 
-    Why not `GeneratorBasedBuilder`: with `disable_shuffling` it sorts the whole split in memory
-    before it writes. Here a shard is written as the source is read, and at most one shard's files
-    are in memory.
+    It is no `GeneratorBasedBuilder`, because that sorts a whole split in memory where
+    `disable_shuffling` is set. Here a shard is written as the source is read, and the files of at
+    most one shard are in memory.
 
     `DownloadConfig(max_examples_per_split=N)`, on the command line `tfds build
-    --max_examples_per_split=N`, takes each split's first N images and reads no further: what the
-    slice `[:N]` of the whole dataset has. Entries that cannot be decoded are left out and counted,
-    up to 5 %; more is an error. Both are written to the dataset's metadata: `limit`, and by split
-    `entries` (how many were taken), `skipped` (names and reasons) and `source` (all its entries,
-    and their bytes); and `fingerprint`, what the source is known again by. A dataset gets its name
-    only when all its records were read back. A run that is stopped, by whatever it be, leaves the
-    shards that it wrote whole to the next one with the same source and limit.
+    --max_examples_per_split=N`, takes each split's first N images and reads no further. They are
+    those of the slice `[:N]` of the whole dataset. Entries that cannot be decoded are left out and
+    counted, up to 5 %; more is an error.
+
+    The dataset's metadata records `limit`; by split `entries` (how many were read), `skipped`
+    (names and reasons) and `source` (all its entries and their bytes); and `fingerprint`, which
+    tells whether a source is the same. A dataset gets its name only after all its records were
+    read back. A stopped run leaves its complete shards to the next one with the same source and
+    limit; see `kept_shards`.
     """
 
     def __init__(self, *, source: str = "", show_progress: bool = False, **options: Any):
@@ -71,7 +113,7 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 
         Args:
             source: Archive or directory to read; TFDS's `manual_dir` if empty.
-            show_progress: Whether to show bars of our own.
+            show_progress: Whether to show progress bars.
             **options: As for `tfds.core.DatasetBuilder`.
         """
         self._source = source
@@ -98,9 +140,9 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
 
     @abc.abstractmethod
     def fingerprint(self, source: str) -> str:
-        """Returns what a source is known again by, without unpacking it: `KIND:VALUE`, or empty.
+        """Returns `KIND:VALUE`, which changes with the source, or an empty string if unknown.
 
-        Only those of one kind can be compared.
+        The source is not unpacked for it. Only fingerprints of one kind can be compared.
 
         Args:
             source: Archive or directory.
@@ -129,13 +171,13 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             for split in self.info.splits:
                 self._require_readable(split)
                 _require_few(split, self._skipped[split], self._entries[split])
-        except UserError:  # something must change before it can go on
+        except UserError:  # the same source would fail again
             self._kept.remove()
             raise
         self.info.metadata.update(
             limit=self._limit,
             entries=self._entries,
-            skipped=self._skipped_texts(),
+            skipped={split: dict(skipped) for split, skipped in self._skipped.items()},
             source=self._measures,
             fingerprint=fingerprint,
         )
@@ -177,7 +219,7 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             kept = self._kept.leading(files)
             self._entries[split] = kept[-1].taken if kept else 0
             self._skipped[split] = [Unusable(*pair) for shard in kept for pair in shard.skipped]
-            # One after another, the shards take from the same iterator; the last, what is left.
+            # The shards take from one iterator in turn; the last takes the rest.
             usable = sum(shard.images for shard in kept)
             examples = self._examples(split, entries, count, usable)
             ends = [count * (shard + 1) // number for shard in range(number)]
@@ -193,14 +235,14 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
     def _shard(
         self, split: str, file: str, examples: Iterator[tuple[int, dict[str, Any] | None]]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields a shard's usable examples, then notes what there is to know of it."""
-        images, before = 0, len(self._skipped[split])
+        """Yields a shard's usable examples, then records the shard."""
+        count, before = 0, len(self._skipped[split])
         for index, example in examples:
             if example is not None:
-                images += 1
+                count += 1
                 yield index, example
         skipped = [(name, reason) for name, reason in self._skipped[split][before:]]
-        self._written[file] = Shard(images, self._entries[split], skipped)
+        self._written[file] = Shard(count, self._entries[split], skipped)
 
     def _examples(
         self, split: str, entries: Entries, count: int, usable: int
@@ -208,10 +250,10 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         """Yields an index and, if the entry is usable, its example, until there are `count`.
 
         Args:
-            split: Its name; what was taken and skipped of it before is known.
+            split: Its name.
             entries: Its source.
             count: Images wanted.
-            usable: How many of them there are already.
+            usable: How many of them kept shards have.
         """
         skipped = self._skipped[split]
         most = max(int(MOST_SKIPPED * count), _NAMED)
@@ -221,7 +263,7 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             Bar(count, what, "image", self._show_progress, initial=usable) as bar,
             concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
         ):
-            # Again only if some were left out: behind what is asked for nothing is touched.
+            # Reads on only as far as entries were left out; the rest may be damaged.
             while usable < count and taken < entries.total:
                 end = min(taken + count - usable, entries.total)
                 calls = itertools.islice(entries.read(end), taken, None)
@@ -239,7 +281,7 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
                         yield taken - 1, result
 
     def _require_readable(self, split: str) -> None:
-        """Reads the records of a split back, by their checksums, and counts them."""
+        """Reads the records of a split back, which verifies their checksums, and counts them."""
         import tensorflow as tf
 
         expected = self.info.splits[split].shard_lengths
@@ -254,12 +296,9 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
                 if found != length:
                     raise UserError(
                         f"{path}: {found:,} records were read back of {length:,} written; the disk "
-                        "is not to be trusted: prepare on another"
+                        "is unreliable: prepare on another"
                     )
                 bar.update()
-
-    def _skipped_texts(self) -> dict[str, dict[str, str]]:
-        return {split: dict(skipped) for split, skipped in self._skipped.items()}
 
     def _report_skipped(self) -> None:
         for split, skipped in self._skipped.items():

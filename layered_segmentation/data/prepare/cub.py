@@ -10,18 +10,17 @@ grey levels from 0 to 255.
 
 import functools
 import hashlib
-import io
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
-from PIL import Image
 
 from layered_segmentation import files as fingerprints
-from layered_segmentation.data.prepare import archives, photo_feature
-from layered_segmentation.data.prepare.builder import Entries, PhotoBuilder, Unusable
+from layered_segmentation import images
+from layered_segmentation.data.prepare import archives
+from layered_segmentation.data.prepare.builder import Entries, PhotoBuilder, Unusable, damage
 from layered_segmentation.errors import UserError
 
 IMAGES = 11_788
@@ -52,8 +51,8 @@ class CubConfig(tfds.core.BuilderConfig):
     """A way to split CUB.
 
     Attributes:
-        table: File with a number for each image.
-        numbers: That of each split.
+        table: File that has a number for each image.
+        numbers: The number of each split's images.
     """
 
     def __init__(self, *, table: str, numbers: dict[str, int], **options: Any):
@@ -67,8 +66,8 @@ class Cub200Segmentation(PhotoBuilder):
     """`cub200_segmentation`, with the published split, or `cub200_segmentation/redo`.
 
     `redo` has 10,000 images to train on, 788 and 1,000 to test, as ReDO (Chen, Artières and
-    Denoyer, NeurIPS 2019) and the work after it. The file that says which is the authors', not
-    ours to pass on: it is read from beside images.txt, and refused if it is another.
+    Denoyer, NeurIPS 2019) and later work. The authors' file that defines the split may not be
+    redistributed: it is read from next to images.txt, and refused if it differs.
 
     Features: `image`, the photo's file (some are grey); `segmentation`, the annotators' mask as
     published; `mask`, 1 where that is above one half, else 0; `bbox`; `label`; `id`, the
@@ -245,12 +244,12 @@ def _read_birds(root: epath.Path, split_table: epath.Path) -> list[_Bird]:
 def _table(
     path: epath.Path, columns: int, like: dict[int, list[str]] | None = None
 ) -> dict[int, list[str]]:
-    """Reads a table of the dataset: what stands behind each number.
+    """Reads a table of the dataset: the words of each line, by the number that it begins with.
 
     Args:
         path: A text file.
-        columns: How many words stand behind the number.
-        like: Another table, of the same numbers.
+        columns: How many words follow the number.
+        like: A table that must have the same numbers.
     """
     if not path.exists():
         raise UserError(f"{path}: there is no such file; unpack or download the archive again")
@@ -275,45 +274,41 @@ def _require_redo(path: epath.Path, splits: dict[int, list[str]]) -> None:
 
 
 def _read(
-    images: epath.Path, masks: epath.Path, birds: list[_Bird], count: int
+    photos: epath.Path, masks: epath.Path, birds: list[_Bird], count: int
 ) -> Iterator[functools.partial[dict[str, Any] | Unusable]]:
     for bird in birds[:count]:
-        yield functools.partial(_example, images, masks, bird)
+        yield functools.partial(_example, photos, masks, bird)
 
 
-def _bytes(images: epath.Path, birds: list[_Bird]) -> int:
-    paths = [images / bird.file for bird in birds]
+def _bytes(photos: epath.Path, birds: list[_Bird]) -> int:
+    paths = [photos / bird.file for bird in birds]
     return sum(path.stat().length for path in paths if path.exists())
 
 
-def _example(images: epath.Path, masks: epath.Path, bird: _Bird) -> dict[str, Any] | Unusable:
+def _example(photos: epath.Path, masks: epath.Path, bird: _Bird) -> dict[str, Any] | Unusable:
     mask_path = _mask_path(masks, bird.file)
-    for path, what in ((images / bird.file, "photo"), (mask_path, "segmentation")):
+    for path, what in ((photos / bird.file, "photo"), (mask_path, "segmentation")):
         if not path.exists():
             return Unusable(bird.file, f"there is no {what} {path}")
-        if damage := photo_feature.damage(path.read_bytes()):
-            return Unusable(bird.file, f"{what}: {damage}")
-    photo, segmentation = (images / bird.file).read_bytes(), mask_path.read_bytes()
-    image, drawn = _open_image(photo), _open_image(segmentation)
-    if image.format not in _DECODED:  # by TensorFlow, as the feature will be read
+        if reason := damage(path.read_bytes()):
+            return Unusable(bird.file, f"{what}: {reason}")
+    photo, segmentation = (photos / bird.file).read_bytes(), mask_path.read_bytes()
+    image, drawn = images.header(photo), images.header(segmentation)
+    if image.format not in _DECODED:  # by TensorFlow, when the feature is read
         return Unusable(bird.file, f"photo: is {image.format}, not {' or '.join(_DECODED)}")
     if drawn.format != "PNG" or drawn.mode.startswith(("I", "F")):
         return Unusable(bird.file, f"segmentation: is {drawn.format} {drawn.mode}, not 8 bits PNG")
-    size = image.size
-    levels = np.asarray(drawn.convert("L"))
-    if levels.shape != size[::-1]:
-        return Unusable(
-            bird.file,
-            f"its segmentation is {levels.shape[1]} × {levels.shape[0]}, the photo "
-            f"{size[0]} × {size[1]}",
-        )
-    box = _relative(bird.box, size)
+    if drawn.size != image.size:
+        sizes = [f"{width} × {height}" for width, height in (drawn.size, image.size)]
+        return Unusable(bird.file, f"its segmentation is {sizes[0]}, the photo {sizes[1]}")
+    box = _relative(bird.box, image.size)
     if box.xmin >= box.xmax or box.ymin >= box.ymax:
-        return Unusable(bird.file, f"its bounding box is {bird.box}, the photo {size}")
+        return Unusable(bird.file, f"its bounding box is {bird.box}, the photo {image.size}")
+    levels = images.read_values(segmentation, "", luminance=True)
     return {
         "image": photo,
         "segmentation": segmentation,
-        "mask": _png(levels > 127),
+        "mask": images.encode_png((levels > 127).astype(np.uint8)),
         "bbox": box,
         "label": bird.label,
         "id": bird.id,
@@ -321,18 +316,8 @@ def _example(images: epath.Path, masks: epath.Path, bird: _Bird) -> dict[str, An
     }
 
 
-def _open_image(file: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(file))
-
-
-def _png(mask: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8)).save(file, format="PNG")
-    return file.getvalue()
-
-
 def _relative(box: tuple[float, float, float, float], size: tuple[int, int]) -> tfds.features.BBox:
-    """Returns a box in shares of the photo's sides; what it has outside is cut off."""
+    """Returns a box as fractions of the photo's sides, clipped to the photo."""
     left, top, width, height = box
     xs, ys = (np.clip(np.divide(ends, side), 0, 1) for ends, side in zip(
         ((left, left + width), (top, top + height)), size, strict=True

@@ -1,4 +1,9 @@
-"""Photos of prepared TensorFlow datasets written as files again, and their masks beside them."""
+"""Writes the photos of prepared TensorFlow datasets as files, with their masks as PNG.
+
+A photo gets its own path in the dataset if there is one (`FILES`), else its position in the split,
+followed by its key if it has one. No path leads out of the directory, all are found by
+`images.find`, and no two differ only in their extension, since masks are matched without it.
+"""
 
 import contextlib
 import fcntl
@@ -9,28 +14,32 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from layered_segmentation import images
 from layered_segmentation.data.folder import MASKS
-from layered_segmentation.data.prepare import extracted_masks
-from layered_segmentation.data.prepare.extracted_names import (
-    Names,
-    extension_of,
-    numbered,
-    text_feature_of,
-)
 from layered_segmentation.data.source import MOST_SKIPPED, first_few
 from layered_segmentation.data.tfds import SPLIT, Part, TFDSSource
 from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
 
-STAMP = ".extract.json"  # of which command the files of a directory are
+STAMP = ".extract.json"  # records the command that wrote the files of a directory
+FILES = ("file", "file_name", "filename", "image/filename")  # features that are paths
+KEY = "key"  # a feature that names photos, but is no path
+MASK_FEATURES = ("mask", "segmentation_mask")
 
 _DIGITS = 6
-_NAMED = 10  # photos that may be unusable before their share is judged
+_NAMED = 10  # photos that may be unusable before their share counts
+_EXTENSIONS = {
+    "JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",),
+    "BMP": (".bmp",), "GIF": (".gif",), "TIFF": (".tif", ".tiff"),
+}  # fmt: skip
+_LONGEST = 200  # bytes of a name, which may still grow; most systems' limit is 255
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
 class Extracted(NamedTuple):
-    """What lies in the directories.
+    """What the directories hold.
 
     Attributes:
         photos: How many.
@@ -46,10 +55,10 @@ class Extracted(NamedTuple):
 
 
 class _Files(NamedTuple):
-    """A photo's files, or why it has none.
+    """The files of a photo, or why it has none.
 
     Attributes:
-        name: Its path in its directory; in the dataset, where it is left out.
+        name: Its path in its directory; where it is left out, its name in the dataset.
         photo: The bytes.
         mask: Of a PNG, or None if masks are not wanted.
         unusable: Why it is left out, or empty.
@@ -69,17 +78,16 @@ def extract(
     limit: int = 0,
     mask_label: int | None = None,
 ) -> Extracted:
-    """Writes a dataset's photos, their bytes as they are stored, and its masks as PNG of 0 and 255.
+    """Writes a dataset's photos, byte for byte, and its masks as PNG of 0 and 255.
 
-    A photo has its own path in the dataset if there is one (`extracted_names.FILES`), else its
-    position in the split, and the key if it has one; of several datasets, in a directory each.
-    A mask has its photo's path but for the extension. Files that are there are not touched.
+    Of several datasets, each gets a directory. A mask has its photo's path but for the extension.
+    Existing files are not touched.
 
     Args:
         dataset: As `data.dataset`.
         data_dir: As `data.data_dir`.
         out: Directory for the photos: new, empty, or of the same command.
-        masks_out: Directory for the masks, as `out`; empty writes none.
+        masks_out: Directory for the masks, like `out`; empty writes none.
         limit: Take only the first so many images; of several datasets, in proportion. 0 takes all.
         mask_label: Value of the object where masks are label maps.
 
@@ -101,9 +109,9 @@ def extract(
         _require_apart(out, masks_out)
         directories["--masks_out"] = masks_out
     for flag, path in directories.items():
-        _require_ours(flag, path, stamp)
+        _require_same(flag, path, stamp)
     files = _files(source, bool(masks_out), mask_label)
-    first = next(files)  # masks that are none show before there is a directory
+    first = next(files)  # a dataset without masks is refused before a directory is made
     with contextlib.ExitStack() as stack:
         for flag, path in directories.items():
             stack.enter_context(_claimed(flag, path, stamp))
@@ -125,7 +133,7 @@ def _write_all(
             if len(skipped) > most:  # enough to name
                 break
             continue
-        if file.mask is not None:  # before the photo, which must never lack one
+        if file.mask is not None:  # before the photo, which must never be without one
             stem = os.path.splitext(file.name)[0]
             written += _put(os.path.join(masks_out, f"{stem}.png"), file.mask)
             masks += 1
@@ -146,19 +154,19 @@ def _write_all(
 
 
 def _files(source: TFDSSource, with_masks: bool, mask_label: int | None) -> Iterator[_Files]:
-    """Returns the files of all photos, in order; that all have masks is checked at once."""
-    masks = [extracted_masks.feature_of(info) if with_masks else "" for info in source.infos]
-    names = Names()
+    """Returns the files of all photos, in order; at once it checks that all datasets have masks."""
+    masks = [_mask_feature(info) if with_masks else "" for info in source.infos]
+    taken: set[str] = set()
     return itertools.chain.from_iterable(
-        _files_of_part(source, part, mask, mask_label, names) for part, mask in enumerate(masks)
+        _files_of_part(source, part, mask, mask_label, taken) for part, mask in enumerate(masks)
     )
 
 
 def _files_of_part(
-    source: TFDSSource, part: int, mask: str, mask_label: int | None, names: Names
+    source: TFDSSource, part: int, mask: str, mask_label: int | None, taken: set[str]
 ) -> Iterator[_Files]:
     dataset, info = source.parts[part], source.infos[part]
-    text, has_paths = text_feature_of(info)
+    text = _text_feature(info)
     folder = _folder(source.parts, part)
     digits = max(_DIGITS, len(str(info.splits[dataset.split].num_examples - 1)))
     wanted = [name for name in ("image", mask, text) if name]
@@ -166,19 +174,26 @@ def _files_of_part(
     for position, example in enumerate(source.examples(part, wanted), start=first):
         photo, number = example["image"], f"{position:0{digits}}"
         own = example[text].decode(errors="replace") if text else ""
-        called = own or f"{dataset} image {number}"
+        name = own or f"{dataset} image {number}"
         try:
-            extension = extension_of(photo, own)
-            png = extracted_masks.to_png(example[mask], photo, called, mask_label) if mask else None
+            extension = _extension(photo, own)
+            png = _mask_png(example[mask], photo, name, mask_label) if mask else None
         except images.UnreadableImage as error:
-            yield _Files(called, unusable=str(error))
+            yield _Files(name, unusable=str(error))
             continue
-        stem = names.claim(folder, number, own) if has_paths else numbered(folder, number, own)
+        if text in FILES:
+            stem = os.path.join(folder, _safe_stem(own) or number)
+        else:
+            key = own.replace("/", "_")
+            stem = os.path.join(folder, _safe_part(f"{number}_{key}") if key else number)
+        while stem.casefold() in taken:  # some file systems ignore case
+            stem = f"{stem}_{number}"
+        taken.add(stem.casefold())
         yield _Files(stem + extension, photo, png)
 
 
 def _folder(parts: list[Part], part: int) -> str:
-    """Returns a directory for one of several datasets, so that they keep apart and their order."""
+    """Returns a directory for one of several datasets, which keeps them apart and in order."""
     if len(parts) == 1:
         return ""
     dataset = parts[part]
@@ -187,10 +202,107 @@ def _folder(parts: list[Part], part: int) -> str:
 
 
 def _first_position(splits: Any, part: Part) -> int:
-    """Returns where in its split a slice begins."""
+    """Returns the position in its split at which a slice begins."""
     whole, first = splits[part.split], splits[part.instruction].file_instructions[0]
     shard = whole.filenames.index(os.path.basename(first.filename))
-    return sum(whole.shard_lengths[:shard]) + first.skip
+    position: int = sum(whole.shard_lengths[:shard]) + first.skip
+    return position
+
+
+def _text_feature(info: Any) -> str:
+    """Returns the feature of a dataset that names its photos, or an empty string."""
+    import tensorflow_datasets as tfds
+
+    features = dict(info.features.items())
+    named = (name for name in (*FILES, KEY) if isinstance(features.get(name), tfds.features.Text))
+    return next(named, "")
+
+
+def _mask_feature(info: Any) -> str:
+    """Returns the feature of a dataset that holds its photos' masks."""
+    import tensorflow_datasets as tfds
+
+    features = dict(info.features.items())
+    for name in MASK_FEATURES:
+        feature = features.get(name)
+        if isinstance(feature, tfds.features.Image) and feature.shape[-1] == 1:
+            return name
+    raise UserError(
+        f"--masks_out: {info.full_name} has no masks (a feature "
+        f"{' or '.join(map(repr, MASK_FEATURES))} that is an image of one channel), only "
+        f"{', '.join(sorted(features))}; leave --masks_out out"
+    )
+
+
+def _extension(photo: bytes, own: str) -> str:
+    """Returns the extension of a photo's format, as the photo's own path writes it if it does."""
+    try:
+        kind = images.header(photo).format
+    except images.UnreadableImage as error:
+        raise images.UnreadableImage("cannot be read as an image") from error
+    given = os.path.splitext(own)[1]
+    if given.lower() in _EXTENSIONS.get(kind, images.EXTENSIONS):
+        return given
+    if kind not in _EXTENSIONS:
+        raise images.UnreadableImage(f"is {kind}, not one of {', '.join(_EXTENSIONS)}")
+    return _EXTENSIONS[kind][0]
+
+
+def _mask_png(file: bytes, photo: bytes, name: str, label: int | None) -> bytes:
+    """Returns a mask as PNG of 0 and 255, upright as its photo will be read.
+
+    Args:
+        file: The mask as it is stored, of the photo's size as that is stored.
+        photo: Its photo's file.
+        name: Its name in messages.
+        label: Value of the object; None if the mask has 0 and 1, or 0 and 255.
+
+    Raises:
+        UnreadableImage: It cannot be read, or has another size than the photo.
+        UserError: It has other values.
+    """
+    header = images.header(photo)
+    try:
+        values = images.read_values(file, name)
+    except images.UnreadableImage as error:
+        raise images.UnreadableImage("its mask cannot be read as an image") from error
+    if values.shape != header.size[::-1]:
+        raise images.UnreadableImage(
+            f"its mask is {values.shape[1]} × {values.shape[0]}, the photo "
+            f"{header.size[0]} × {header.size[1]}"
+        )
+    if label is None:
+        found = np.unique(values).tolist()
+        if not (set(found) <= {0, 1} or set(found) <= {0, 255}):
+            raise UserError(
+                f"--masks_out: the mask of {name} holds {first_few(list(map(str, found)))}, not 0 "
+                "and 1 or 0 and 255; if these are labels, name the object's with --mask_label"
+            )
+    is_object = values > 0 if label is None else values == label
+    # TFDS ignores the orientation, `images` does not.
+    return images.encode_png(images.upright(images.to_uint8_mask(is_object), header.orientation))
+
+
+def _safe_stem(path: str) -> str:
+    """Returns a path without a photo's extension that leads down, to where `images.find` looks."""
+    *folders, name = [part for part in path.split("/") if part not in ("", ".", "..")] or [""]
+    stem, extension = os.path.splitext(name)
+    if extension.lower() not in images.EXTENSIONS:
+        stem = name
+    return os.path.join(*map(_safe_folder, folders), _safe_part(stem)) if stem else ""
+
+
+def _safe_part(text: str) -> str:
+    """Returns a text as one part of a path; hidden files are not found."""
+    name = _UNSAFE.sub("_", text).encode()[:_LONGEST].decode(errors="ignore")
+    return f"_{name[1:]}" if name.startswith(".") else name
+
+
+def _safe_folder(name: str) -> str:
+    folder = _safe_part(name)
+    # A directory a.jpg would be in the way of a photo of this name.
+    is_taken = folder == MASKS or folder.lower().endswith(images.EXTENSIONS)
+    return f"{folder}_" if is_taken else folder
 
 
 def _put(path: str, content: bytes) -> bool:
@@ -205,7 +317,7 @@ def _put(path: str, content: bytes) -> bool:
         os.replace(partial, path)
     except BaseException as error:
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = path  # a full disk, met while writing, does not name the place
+            error.filename = path  # a full disk, seen while writing, does not name the path
         if os.path.exists(partial):
             os.remove(partial)
         raise
@@ -213,19 +325,19 @@ def _put(path: str, content: bytes) -> bool:
 
 
 def _require_apart(out: str, masks_out: str) -> None:
-    """Requires that no mask will be taken for a photo, nor a photo for a mask."""
+    """Requires that no mask is found as a photo later, nor a photo as a mask."""
     photos_path, masks_path = os.path.realpath(out), os.path.realpath(masks_out)
     inside = os.path.relpath(masks_path, photos_path).split(os.sep)
     is_mixed = os.path.commonpath([photos_path, masks_path]) == masks_path
     if is_mixed or (inside[0] != os.pardir and MASKS not in inside):
         raise UserError(
             f"--masks_out={masks_out}: its masks and the photos of --out={out} would be mixed up; "
-            f"name a directory beside it, or {os.path.join(out, MASKS)}"
+            f"name a directory next to it, or {os.path.join(out, MASKS)}"
         )
 
 
-def _require_ours(flag: str, path: str, stamp: dict[str, Any]) -> None:
-    """Requires that a directory is new, empty, or of the same command."""
+def _require_same(flag: str, path: str, stamp: dict[str, Any]) -> None:
+    """Requires that a directory is new, empty, or was written by the same command."""
     if os.path.lexists(path) and not os.path.isdir(path):
         raise UserError(f"{flag}={path}: a file has this name; name a directory")
     unfinished = f"{STAMP}.partial"  # by a run that was killed
@@ -234,8 +346,8 @@ def _require_ours(flag: str, path: str, stamp: dict[str, Any]) -> None:
         return
     try:
         with open(os.path.join(path, STAMP), encoding="utf-8") as file:
-            theirs = json.load(file)
-        differing = [name for name in stamp if theirs[name] != stamp[name]]
+            found = json.load(file)
+        differing = [name for name in stamp if found[name] != stamp[name]]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"{flag}={path}: the directory is not empty (it holds {entries[0]!r}), and not of a "
@@ -244,14 +356,14 @@ def _require_ours(flag: str, path: str, stamp: dict[str, Any]) -> None:
     if differing:
         name = differing[0]
         raise UserError(
-            f"{flag}={path}: it holds what another command extracted ({name}: {theirs[name]!r}, "
+            f"{flag}={path}: it holds what another command extracted ({name}: {found[name]!r}, "
             f"now {stamp[name]!r}); name an empty or a new one"
         )
 
 
 @contextlib.contextmanager
 def _claimed(flag: str, path: str, stamp: dict[str, Any]) -> Iterator[None]:
-    """Makes a directory ours, and keeps other processes from it."""
+    """Makes a directory with the stamp of the command, and keeps other processes from it."""
     os.makedirs(path, exist_ok=True)
     directory = os.open(path, os.O_RDONLY)
     try:
@@ -259,7 +371,7 @@ def _claimed(flag: str, path: str, stamp: dict[str, Any]) -> Iterator[None]:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{flag}={path}: another process extracts to it; wait") from error
-        _require_ours(flag, path, stamp)
+        _require_same(flag, path, stamp)
         _put(os.path.join(path, STAMP), f"{json.dumps(stamp, indent=2)}\n".encode())
         yield
     finally:

@@ -10,8 +10,13 @@ from etils import epath
 
 from layered_segmentation import files as fingerprints
 from layered_segmentation.data.folder import MASKS, find_images
-from layered_segmentation.data.prepare import photo_feature
-from layered_segmentation.data.prepare.builder import Entries, PhotoBuilder, Unusable
+from layered_segmentation.data.prepare.builder import (
+    Entries,
+    Photo,
+    PhotoBuilder,
+    Unusable,
+    damage,
+)
 
 NAME = "photo_folder"
 
@@ -19,8 +24,8 @@ NAME = "photo_folder"
 class PhotoFolder(PhotoBuilder, skip_registration=True):  # type: ignore[call-arg]
     """`photo_folder/NAME`: features `image` and `file`, split `train`, in the order of the names.
 
-    As TFDS's own `ImageFolder`, it is not registered: what it is depends on its argument. Its
-    dataset is read back from its files: `tfds.load("photo_folder/NAME", data_dir=DIR)`.
+    Like TFDS's own `ImageFolder`, it is not registered, because its dataset depends on its
+    argument. The dataset is read from its files: `tfds.load("photo_folder/NAME", data_dir=DIR)`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -30,7 +35,7 @@ class PhotoFolder(PhotoBuilder, skip_registration=True):  # type: ignore[call-ar
         """Describes the dataset; reads nothing.
 
         Args:
-            name: Of the dataset: letters, digits, `_`, `-` and `.`.
+            name: The dataset's: letters, digits, `_`, `-` and `.`.
             source: Directory of photos, searched as `folder.Folder` does.
             **options: As for `PhotoBuilder`.
         """
@@ -44,7 +49,7 @@ class PhotoFolder(PhotoBuilder, skip_registration=True):  # type: ignore[call-ar
     def _info(self) -> tfds.core.DatasetInfo:
         return self._photo_info(
             {
-                "image": photo_feature.Photo(doc="The file as it was found."),
+                "image": Photo(doc="The file as it was found."),
                 "file": tfds.features.Text(doc="Its path in the directory."),
             },
             description="Photos of a directory.",
@@ -59,12 +64,12 @@ class PhotoFolder(PhotoBuilder, skip_registration=True):  # type: ignore[call-ar
 
 
 def name_of(directory: str) -> str:
-    """Returns a dataset's name for a directory: its own, made safe."""
+    """Returns a name for the dataset of a directory: its own, with safe characters only."""
     return safe_name(epath.Path(directory).resolve().name) or "photos"
 
 
 def safe_name(name: str) -> str:
-    """Returns a name with what a dataset's may not hold made `_`."""
+    """Returns a name in which `_` replaces what a dataset's name may not hold."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip(".")
 
 
@@ -78,9 +83,9 @@ def _read(
 def _example(directory: epath.Path, file: str) -> dict[str, Any] | Unusable:
     try:
         content = (directory / file).read_bytes()
-    except FileNotFoundError:  # a link to nowhere, or removed meanwhile
+    except FileNotFoundError:  # a broken link, or removed meanwhile
         return Unusable(file, "is not there")
-    if damage := photo_feature.damage(content):
-        return Unusable(file, damage)
-    # A name need not be UTF-8, a text must.
+    if reason := damage(content):
+        return Unusable(file, reason)
+    # A file name need not be UTF-8, TFDS's text must.
     return {"image": content, "file": file.encode("utf-8", "backslashreplace").decode()}

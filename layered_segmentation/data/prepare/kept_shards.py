@@ -1,7 +1,8 @@
-"""Shards that a stopped preparation had written whole, for the next run of the same to go on from.
+"""Complete shards that a stopped preparation leaves to the next one.
 
-Each lies as a second name (a hard link) of TFDS's own file in a directory beside the dataset, with
-what there is to know of it. The directory begins with a plan, and goes when that changes.
+Without them, every stop of a preparation that takes hours (the LSUN cars are 186 GB) starts it from
+the first photo again. Each is a hard link to TFDS's own file, in a directory next to the dataset,
+with a record of its contents. The directory also holds a plan: when that changes, it is removed.
 """
 
 import contextlib
@@ -23,8 +24,8 @@ class Shard(NamedTuple):
 
     Attributes:
         images: How many records it has.
-        taken: Entries of the split's source that were taken to its end.
-        skipped: Of those, in this shard, which are left out: name and reason.
+        taken: Entries of the split's source that were read when it was complete.
+        skipped: Of those, the ones left out of this shard: name and reason.
     """
 
     images: int
@@ -37,7 +38,7 @@ class KeptShards:
 
     Args:
         directory: Where they lie; made with the first of them.
-        plan: What must be the same for them to be of use; one that is None is never the same.
+        plan: What must be the same for them to be reused; None keeps nothing.
     """
 
     def __init__(self, directory: str, plan: Any):
@@ -47,7 +48,7 @@ class KeptShards:
             self.remove()
 
     def leading(self, files: Sequence[str]) -> list[Shard]:
-        """Returns those of the first files that are there, up to the first that is not."""
+        """Returns the shards that are there, up to the first of `files` that is not."""
         shards = []
         for file in files:
             record = self._read(f"{file}.json")
@@ -58,7 +59,7 @@ class KeptShards:
         return shards
 
     def keep(self, path: str, shard: Shard) -> None:
-        """Keeps a shard that was written whole, where the disk knows hard links."""
+        """Keeps a complete shard, where the disk supports hard links."""
         if self._plan is None:
             return
         file = os.path.basename(path)
@@ -68,8 +69,8 @@ class KeptShards:
             os.link(path, self._path(file))
             self._write(f"{file}.json", shard)
 
-    def take(self, path: str) -> bool:
-        """Puts a kept shard where it belongs; returns whether there is one."""
+    def restore(self, path: str) -> bool:
+        """Links a kept shard to its place in the dataset; returns whether there is one."""
         file = os.path.basename(path)
         if not os.path.exists(self._path(f"{file}.json")):
             return False
@@ -77,7 +78,7 @@ class KeptShards:
         return True
 
     def remove(self) -> None:
-        """Removes all of them; what is linked to from elsewhere stays there."""
+        """Removes the directory; shards that became part of a dataset stay there."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _path(self, name: str) -> str:
@@ -98,11 +99,11 @@ class KeptShards:
 
 
 class Writer(writer.ExampleWriter):
-    """TFDS's writer of shards, which takes one that is kept instead of writing it again.
+    """TFDS's writer of shards, which restores a kept shard instead of writing it again.
 
     Args:
         kept: The shards.
-        written: What there is to know of each, by file, once its examples were all taken.
+        written: The records of the shards, by file, once their examples were all taken.
         file_format: TFDS's.
     """
 
@@ -112,9 +113,10 @@ class Writer(writer.ExampleWriter):
         self._written = written
 
     def write(self, path: Any, examples: Iterable[Any]) -> Any:
-        """Writes a shard, or takes it, and keeps it."""
-        if self._kept.take(os.fspath(path)):
+        """Writes and keeps a shard, or restores it."""
+        path = os.fspath(path)
+        if self._kept.restore(path):
             return None
         positions = super().write(path, examples)
-        self._kept.keep(os.fspath(path), self._written[os.path.basename(os.fspath(path))])
+        self._kept.keep(path, self._written[os.path.basename(path)])
         return positions

@@ -15,8 +15,14 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from layered_segmentation import files
-from layered_segmentation.data.prepare import archives, lmdb_entries, photo_feature
-from layered_segmentation.data.prepare.builder import Entries, PhotoBuilder, Unusable
+from layered_segmentation.data.prepare import archives, lmdb_reader
+from layered_segmentation.data.prepare.builder import (
+    Entries,
+    Photo,
+    PhotoBuilder,
+    Unusable,
+    damage,
+)
 from layered_segmentation.errors import UserError
 
 CATEGORIES = (
@@ -77,7 +83,7 @@ class LsunObjects(PhotoBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return self._photo_info(
             {
-                "image": photo_feature.Photo(doc="The file as the archive holds it."),
+                "image": Photo(doc="The file as the archive holds it."),
                 "key": tfds.features.Text(doc="The archive's key."),
             },
             description=_DESCRIPTION,
@@ -89,7 +95,7 @@ class LsunObjects(PhotoBuilder):
         """Returns the database's entries and bytes, or the archive's bytes."""
         path = self._locate(epath.Path(source))
         if path.is_dir():
-            summary = lmdb_entries.summary(str(path))
+            summary = lmdb_reader.summary(str(path))
             return f"lmdb:{summary.entries} {summary.size}"
         return files.of_archives(str(path))
 
@@ -98,10 +104,10 @@ class LsunObjects(PhotoBuilder):
         directory = self._locate(epath.Path(source))
         if not directory.is_dir():
             directory = self._unpack(directory, epath.Path(unpacked) / category)
-        summary = lmdb_entries.summary(str(directory))
+        summary = lmdb_reader.summary(str(directory))
 
         def read(count: int) -> Iterator[functools.partial[dict[str, Any] | Unusable]]:
-            for key, value in lmdb_entries.entries(str(directory), count):
+            for key, value in lmdb_reader.entries(str(directory), count):
                 yield functools.partial(_example, key, value)
 
         return {"train": Entries(summary.entries, summary.size, read)}
@@ -112,14 +118,14 @@ class LsunObjects(PhotoBuilder):
         names = (category, f"{category}_train_lmdb", f"{category}_lmdb", "")
         if source.is_dir():
             for name in names:
-                if (source / name / lmdb_entries.FILE).exists():
+                if (source / name / lmdb_reader.FILE).exists():
                     return self._require_category(source / name)
             source /= f"{category}.zip"
-        if source.name == lmdb_entries.FILE and source.exists():
+        if source.name == lmdb_reader.FILE and source.exists():
             return self._require_category(source.parent)
         if not source.exists() or not archives.is_archive(source.name):
             raise UserError(
-                f"{source}: there is no LMDB ({category}/{lmdb_entries.FILE}) and no archive "
+                f"{source}: there is no LMDB ({category}/{lmdb_reader.FILE}) and no archive "
                 f"{category}.zip; download {URL.format(category=category)}"
             )
         return source
@@ -134,13 +140,13 @@ class LsunObjects(PhotoBuilder):
         )
         found = [
             path
-            for pattern in (lmdb_entries.FILE, f"*/{lmdb_entries.FILE}")
+            for pattern in (lmdb_reader.FILE, f"*/{lmdb_reader.FILE}")
             for path in directory.glob(pattern)
         ]
         if len(found) != 1:
             raise UserError(
-                f"{archive}: holds {len(found)} files {lmdb_entries.FILE}; the published archive "
-                f"has one, {category}/{lmdb_entries.FILE}"
+                f"{archive}: holds {len(found)} files {lmdb_reader.FILE}; the published archive "
+                f"has one, {category}/{lmdb_reader.FILE}"
             )
         return self._require_category(found[0].parent)
 
@@ -155,5 +161,5 @@ class LsunObjects(PhotoBuilder):
 
 
 def _example(key: str, value: bytes) -> dict[str, Any] | Unusable:
-    damage = photo_feature.damage(value)
-    return Unusable(key, damage) if damage else {"image": value, "key": key}
+    reason = damage(value)
+    return Unusable(key, reason) if reason else {"image": value, "key": key}

@@ -328,7 +328,7 @@ def test_two_at_a_time_are_refused(extract, others, tmp_path):
         ("other_photos/labels", ("--mask_label=1",), "--mask_label=1: it goes with --masks_out"),
         ("other_photos/numbers", ("--masks_out=m",), "numbers/1.0.0 has no masks (a feature 'mask' "
          "or 'segmentation_mask' that is an image of one channel), only image; leave"),
-        ("other_photos/paths", ("--masks_out=out",), "would be mixed up; name a directory beside"),
+        ("other_photos/paths", ("--masks_out=out",), "would be mixed up; name a directory next"),
         ("other_photos/paths", ("--masks_out=out/truth",), "or out/masks"),
         ("other_photos/paths", ("--masks_out=.",), "--masks_out=.: its masks and the photos of"),
         ("other_photos/paths", ("--masks_out=file",), "--masks_out=file: a file has this name"),

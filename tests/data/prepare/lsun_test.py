@@ -16,7 +16,7 @@ from PIL import Image
 from tensorflow_datasets.scripts.cli import build
 
 from layered_segmentation.data.prepare import builder as photo_builder
-from layered_segmentation.data.prepare import lmdb_entries, lsun
+from layered_segmentation.data.prepare import lmdb_reader, lsun
 from layered_segmentation.errors import UserError
 
 COUNT = 12
@@ -210,23 +210,23 @@ def test_a_corrupt_page_is_an_error(tmp_path, flag, content):
     pages = pages_of_kind(tmp_path, flag)
     overwrite_page(tmp_path, pages[len(pages) // 2], content)
     with pytest.raises(UserError, match=r"car.data\.mdb: (is damaged|ends)"):
-        list(lmdb_entries.entries(str(tmp_path / "car"), 200))
+        list(lmdb_reader.entries(str(tmp_path / "car"), 200))
 
 
 def test_a_truncated_database_is_an_error(source):
     path = source / "car" / "data.mdb"
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(UserError, match=r"data\.mdb: has [\d,]+ bytes of [\d,]+; it was not"):
-        lmdb_entries.summary(str(source / "car"))
+        lmdb_reader.summary(str(source / "car"))
     with pytest.raises(UserError, match="is damaged"):  # SIGBUS in the reader, not here
-        list(lmdb_entries.entries(str(source / "car"), COUNT))
+        list(lmdb_reader.entries(str(source / "car"), COUNT))
 
 
 @pytest.mark.parametrize("content", [b"", b"no database" * 1000])
 def test_what_is_no_database_is_an_error(source, content):
     (source / "car" / "data.mdb").write_bytes(content)
     with pytest.raises(UserError, match=r"data\.mdb: is damaged: .*; unpack or download it again"):
-        lmdb_entries.summary(str(source / "car"))
+        lmdb_reader.summary(str(source / "car"))
 
 
 def test_other_sources_are_refused(source, tmp_path):
