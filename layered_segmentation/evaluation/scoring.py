@@ -288,7 +288,7 @@ def test_set_of(segmenter: str, limit: int = 0) -> tuple[Sequence[Pair], str]:
             return pairs, f"{part}{HELD_OUT:,} held-out scenes at {config.gan.resolution} px. "
         if config.data.test_path and config.data.test_masks:
             photos = folder.PairFolder(config.data.test_path, config.data.test_masks)
-            return photos, f"The run's test photos, {config.data.test_path}. "  # type: ignore[return-value]
+            return photos, f"The run's test photos, {config.data.test_path}. "
     return [], ""
 
 
