@@ -92,7 +92,7 @@ def test_photos_stand_upright(tmp_path, picture, orientation):
     assert np.array_equal(images.upright(np.ascontiguousarray(stored), orientation), picture)
 
 
-def test_the_bytes_of_a_file_are_as_good_as_its_path(tmp_path, picture):
+def test_bytes_and_paths_are_read_alike(tmp_path, picture):
     path = tmp_path / "a.png"
     Image.fromarray(picture).save(path)
     data = path.read_bytes()
@@ -124,7 +124,7 @@ def test_damaged_files_are_named(tmp_path, picture):
     assert issubclass(images.UnreadableImage, UserError)
 
 
-def test_find_has_a_fixed_order_and_leaves_out_what_is_no_photo(tmp_path):
+def test_find_has_a_fixed_order_and_finds_photos_only(tmp_path):
     for file in ("b/2.jpg", "a.png", "b/10.JPEG", "b/masks/2.png", "B.webp", "notes.txt",
                  ".hidden/x.jpg", "b/._2.jpg", "b-1.jpg"):  # fmt: skip
         path = tmp_path / file
@@ -189,7 +189,7 @@ def test_empty_and_full_masks(tmp_path):
         assert np.all(images.read_mask(str(tmp_path / "mask.png")) == expected)
 
 
-def test_a_label_map_is_no_mask(tmp_path):
+def test_a_label_map_is_not_a_mask(tmp_path):
     Image.fromarray((MASK * 3).astype(np.uint8)).save(tmp_path / "labels.png")
     with pytest.raises(UserError, match=r"labels\.png.* 3;"):
         images.read_mask(str(tmp_path / "labels.png"))

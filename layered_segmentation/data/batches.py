@@ -1,9 +1,9 @@
-"""From a source of photos to batches at a stage's resolution.
+"""Batches of real images at a stage's resolution (x in eq. 6), from a source of photos.
 
-Photos are decoded once, to `crop_margin` times the resolution of each stage, and cached; a batch is
-then a gather: permute, crop at random, mirror at random. Everything drawn here is a stateless
-function of the seed and of an image's place in the run, so a run that stops after any image and
-starts again meets the same batches (eq. 6's real images; the margin is the paper's, section 4).
+Photos are decoded once, to `crop_margin` times the resolution of each stage (the paper's section
+4), and cached. A batch then permutes, crops at random and mirrors at random. All draws are
+stateless functions of the seed and of an image's number in the run, so a run that stops after any
+image and is resumed gets the same batches.
 """
 
 import functools
@@ -25,8 +25,8 @@ class PhotoCache:
     """All photos of a run, at `crop_margin` times the resolution of each of its stages.
 
     Attributes:
-        images: By resolution: uint8 [N, s, s, 3] RGB, s = round(crop_margin * resolution); any
-            array-like, a memory map too.
+        images: By resolution: uint8 [N, s, s, 3] RGB, s = round(crop_margin * resolution), in
+            memory or mapped.
         crop_margin: As in the config.
     """
 
@@ -89,8 +89,8 @@ class PhotoCache:
 class Crops:
     """The endless sequence of crops that a run trains on, addressed by image number.
 
-    Image i of the run is the photo at place i % N of epoch i // N's permutation; its crop offset
-    and whether it is mirrored are hashes of (seed, i).
+    Image i of the run is the photo at position i % N of the permutation of epoch i // N. Its crop
+    offset and whether it is mirrored are hashes of (seed, i).
     """
 
     def __init__(self, images: np.ndarray, resolution: int, seed: int, mirror: bool):
@@ -105,7 +105,7 @@ class Crops:
         self.mirror = mirror
 
     def photos_at(self, first_image: int, count: int) -> np.ndarray:
-        """Returns which photos images first_image … first_image + count - 1 are, int64 [count]."""
+        """Returns the photos of images first_image … first_image + count - 1, int64 [count]."""
         numbers = np.arange(first_image, first_image + count)
         epochs, places = np.divmod(numbers, len(self.images))
         chosen = np.empty(count, np.int64)
@@ -129,7 +129,7 @@ class Crops:
         is_mirrored = (_draw(self.seed, numbers, _MIRROR, 2) == 1) & self.mirror
         side = self.resolution
         batch = np.empty((count, side, side, 3), np.float32)
-        # A slice an image: of a memory map, it reads these rows only.
+        # One slice per image: of a memory map it reads only these rows.
         for crop, photo, y, x, flip in zip(batch, photos, top, left, is_mirrored, strict=True):
             window = self.images[photo, y : y + side, x : x + side]
             crop[:] = window[:, ::-1] if flip else window
@@ -148,13 +148,12 @@ def batches(
     count: int,
     replicas: int = 1,
     local_replicas: Sequence[int] | None = None,
-    parallel: int = 1,
 ) -> "tf.data.Dataset":
     """Wraps `Crops.batch_at` as a prefetched dataset of per-replica batches, in order.
 
-    Global batch s begins at image first_image + s * batch and is dealt out as `replicas` elements
-    of batch / replicas images each, replica 0 first, which is the order in which a
-    `tf.distribute` strategy hands elements of a dataset to its replicas.
+    Global batch s begins at image first_image + s * batch. It becomes `replicas` elements of
+    batch / replicas images each, replica 0 first, the order in which a `tf.distribute` strategy
+    passes the elements of a dataset to its replicas.
 
     Args:
         cache: The photos.
@@ -164,9 +163,8 @@ def batches(
         seed: Seed of order, crops and mirroring.
         first_image: Images seen before the first element.
         count: Images to deliver, a whole number of global batches.
-        replicas: Replicas that share a global batch, on all workers.
-        local_replicas: Those that this worker feeds; all of them if None.
-        parallel: How many elements are made at a time; it changes none of them.
+        replicas: Replicas that divide a global batch, on all workers.
+        local_replicas: The replicas of this worker; all of them if None.
 
     Returns:
         A finite dataset of float32 [batch / replicas, resolution, resolution, 3] in [-1, 1].
@@ -194,8 +192,7 @@ def batches(
         return tf.ensure_shape(images, [share, resolution, resolution, 3])
 
     numbers = tf.data.Dataset.range(count // batch * len(local))
-    elements = numbers.map(element, num_parallel_calls=parallel, deterministic=True)
-    return elements.prefetch(4 * len(local))
+    return numbers.map(element).prefetch(4 * len(local))
 
 
 def side_at(resolution: int, crop_margin: float) -> int:

@@ -81,7 +81,7 @@ def test_each_stage_has_photos_of_its_own(cache):
         cache.crops(32, 0, True)
 
 
-def test_a_memory_map_is_as_good_as_an_array(tmp_path, cache):
+def test_crops_of_a_memory_map_and_of_an_array_are_equal(tmp_path, cache):
     for resolution, images in cache.images.items():
         np.save(tmp_path / "cache.npy", images)
         mapped = PhotoCache({resolution: np.load(tmp_path / "cache.npy", mmap_mode="r")})
@@ -94,18 +94,18 @@ def test_a_memory_map_is_as_good_as_an_array(tmp_path, cache):
 @pytest.mark.parametrize(
     "images", [np.zeros((2, 17, 17, 3), np.uint8), np.zeros((2, 18, 18, 3)), np.zeros(2, np.uint8)]
 )
-def test_a_cache_of_another_size_or_type_is_refused(images):
+def test_arrays_of_a_wrong_size_or_type_are_refused(images):
     with pytest.raises(ValueError, match="18"):
         PhotoCache({16: images})
 
 
-def test_stages_with_other_numbers_of_photos_are_refused():
+def test_stages_with_different_numbers_of_photos_are_refused():
     images = {8: np.zeros((3, 9, 9, 3), np.uint8), 16: np.zeros((2, 18, 18, 3), np.uint8)}
     with pytest.raises(ValueError, match=r"\[3, 18, 18, 3\]"):
         PhotoCache(images)
 
 
-def test_replicas_share_out_the_global_batch_in_order(cache):
+def test_replicas_divide_the_global_batch_in_order(cache):
     one = batches(cache, 8, batch=6, mirror=True, seed=3, first_image=12, count=24)
     whole = [element.numpy() for element in one]
     assert [len(element) for element in whole] == [6] * 4
@@ -130,13 +130,6 @@ def test_resuming_in_the_middle_gives_the_same_elements(cache):
     assert np.array_equal(whole[7:], rest)
 
 
-@pytest.mark.parametrize("parallel", [2, 5])
-def test_elements_made_at_a_time_are_the_same(cache, parallel):
-    one = [e.numpy() for e in batches(cache, 16, 4, True, 3, 8, 120)]
-    several = [e.numpy() for e in batches(cache, 16, 4, True, 3, 8, 120, parallel=parallel)]
-    assert np.array_equal(one, several)
-
-
 def test_any_number_of_workers_gives_the_same_images(cache):
     whole = np.concatenate([e.numpy() for e in batches(cache, 8, 12, True, 3, 24, 48)])
     for workers in (2, 3, 6):
@@ -154,7 +147,7 @@ def test_uneven_shares_are_refused(cache, batch, count, replicas):
         batches(cache, 8, batch, True, 0, 0, count, replicas)
 
 
-def test_sources_by_name(tmp_path):
+def test_a_cache_of_a_source_opened_by_name(tmp_path):
     source = open_source(DataConfig(name="shapes", limit=3), seed=1)
     assert len(source) == 3 and source.name == "shapes"
     assert len(open_source(DataConfig(name="shapes"), seed=1)) == 20_000

@@ -70,7 +70,7 @@ def test_memory_and_disk_hold_the_same(tmp_path):
     assert not mapped[9].flags.owndata and not mapped[9].flags.writeable
 
 
-def test_a_cache_is_made_once_and_knows_what_was_skipped(tmp_path):
+def test_a_cache_is_made_once_and_records_skipped_photos(tmp_path):
     on_disk(Photos(), tmp_path)
     again = Photos()
     arrays = on_disk(again, tmp_path)
@@ -78,7 +78,7 @@ def test_a_cache_is_made_once_and_knows_what_was_skipped(tmp_path):
     assert np.array_equal(arrays[18], again.expected(18))
 
 
-def test_other_photos_or_sides_have_another_cache(tmp_path):
+def test_different_photos_or_sides_get_different_caches(tmp_path):
     on_disk(Photos(), tmp_path)
     others = Photos(state="second"), Photos()
     on_disk(others[0], tmp_path)
@@ -88,7 +88,7 @@ def test_other_photos_or_sides_have_another_cache(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["no record", "half a record", "other record", "short", "gone"])
-def test_what_is_not_whole_is_made_anew(tmp_path, capsys, damage):
+def test_an_incomplete_cache_is_made_again(tmp_path, capsys, damage):
     on_disk(Photos(), tmp_path)
     (directory,) = caches(tmp_path)
     record, file = directory / RECORD, directory / "0009.npy"
@@ -108,7 +108,7 @@ def test_what_is_not_whole_is_made_anew(tmp_path, capsys, damage):
     assert np.array_equal(arrays[9], again.expected(9))
 
 
-def test_an_interrupted_cache_is_never_taken_for_a_whole_one(tmp_path):
+def test_an_interrupted_cache_is_never_used(tmp_path):
     class Stopped(Photos):
         def squares(self, sides):
             yield next(super().squares(sides))
@@ -133,7 +133,7 @@ def make(directory, results):
     results.put((source.reads, int(arrays[18].sum())))
 
 
-def test_processes_that_want_the_same_cache_make_it_once(tmp_path):
+def test_concurrent_processes_make_the_same_cache_once(tmp_path):
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     workers = [context.Process(target=make, args=(tmp_path, results)) for _ in range(3)]
@@ -146,7 +146,7 @@ def test_processes_that_want_the_same_cache_make_it_once(tmp_path):
     assert {total for _, total in found} == {int(Photos().expected(18).sum())}
 
 
-def test_shapes_average_down_from_the_largest_side():
+def test_scenes_are_averaged_down_from_the_largest_side():
     scenes = Scenes(seed=3, count=4)
     arrays = open_cache(scenes, [9, 36])
     assert np.array_equal(arrays[36], scenes.load(36))
@@ -158,7 +158,7 @@ def test_shapes_average_down_from_the_largest_side():
 
 @pytest.mark.parametrize("small_disk", ["12k"], indirect=True)
 @pytest.mark.parametrize("is_known", [True, False], ids=["before", "on the way"])
-def test_a_full_disk_is_one_error_that_names_the_setting(small_disk, monkeypatch, is_known):
+def test_a_full_disk_is_an_error_that_names_the_setting(small_disk, monkeypatch, is_known):
     if not is_known:  # a quota, or another process that takes what was free
         usage = shutil.disk_usage(small_disk)._replace(free=10**9)
         monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage)
@@ -169,7 +169,7 @@ def test_a_full_disk_is_one_error_that_names_the_setting(small_disk, monkeypatch
     assert not caches(small_disk)
 
 
-def test_a_full_disk_seen_by_a_write(tmp_path, monkeypatch):
+def test_a_disk_that_fills_during_a_write(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

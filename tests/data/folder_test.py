@@ -51,7 +51,7 @@ def test_few_unreadable_files_are_left_out_and_named(directory, capsys):
     assert "2 of 40" in told and "03.png" in told and "30.png" in told
 
 
-def test_the_inventory_names_what_is_used(directory):
+def test_the_inventory_names_the_photos_in_use(directory):
     (directory / "a" / "03.png").write_bytes(b"no image")
     folder = Folder(str(directory))
     folder.load(18)
@@ -61,7 +61,7 @@ def test_the_inventory_names_what_is_used(directory):
     assert len(lines) == 39 and "04.png" in lines[3]
 
 
-def test_the_identity_changes_with_what_squares_depend_on(directory):
+def test_the_identity_changes_whenever_squares_might(directory):
     before = Folder(str(directory)).identity()
     assert Folder(str(directory)).identity() == before and len(before) == 41
     assert Folder(str(directory), limit=39).identity() != before
@@ -85,7 +85,7 @@ def test_many_unreadable_files_are_an_error(directory):
         Folder(str(directory)).load(18)
 
 
-def test_many_bad_files_among_very_many_stop_early(tmp_path):
+def test_too_many_bad_files_stop_decoding_early(tmp_path):
     for index in range(400):
         (tmp_path / f"{index:03d}.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match="and 11 more"):
@@ -181,7 +181,7 @@ def test_photos_without_a_mask_are_named(labelled):
         PairFolder(str(directory / "photos"), str(directory / "masks"))
 
 
-def test_ambiguous_and_missized_masks_are_refused(labelled):
+def test_ambiguous_masks_and_masks_of_another_size_are_refused(labelled):
     directory, _ = labelled
     save(directory / "masks" / "three.jpg", size=(12, 8))
     with pytest.raises(UserError, match="extension: three"):
@@ -200,7 +200,7 @@ def test_missing_mask_directories(labelled):
         PairFolder(str(directory / "photos"), str(directory / "masks"), str(directory / "nowhere"))
 
 
-def test_masks_that_segment_wrote_go_with_their_photos(tmp_path):
+def test_masks_written_by_segment_match_their_photos(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "masks").mkdir()
     Image.new("RGB", (4, 3)).save(tmp_path / "photos" / "a.jpg")
@@ -223,13 +223,13 @@ def masks_directory(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a", "sub/b.jpeg", "elsewhere/b.jpg", "c.jpg"])
-def test_masks_go_by_the_photos_names(masks_directory, name):
+def test_masks_are_found_by_their_photos_names(masks_directory, name):
     masks = MaskFolder(str(masks_directory), "--predictions")
     masks.require([name])
     assert np.array_equal(masks.read(name), HALF)
 
 
-def test_what_is_missing_is_named(masks_directory):
+def test_photos_without_masks_are_named_in_the_error(masks_directory):
     masks = MaskFolder(str(masks_directory), "--predictions")
     with pytest.raises(UserError) as error:
         masks.require(["a.jpg", "x.jpg", "y.jpg"])

@@ -50,7 +50,7 @@ def megabytes(tmp_path, count):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
-def test_five_times_the_photos_take_no_more_memory(tmp_path):
+def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
     few = megabytes(tmp_path, 600)  # 20 MB of files, 10 MB of squares
     many = megabytes(tmp_path, 3000)  # 97 MB, 47 MB
     for less, more in zip(few, many, strict=True):

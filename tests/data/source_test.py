@@ -67,7 +67,7 @@ def detailed(width, height):
     ],
 )
 @pytest.mark.parametrize("aspect", ["squash", "centre_crop"])
-def test_every_side_is_what_pillow_makes_of_the_whole_photo(size, settings, sides, aspect):
+def test_every_side_is_resized_from_the_whole_photo_as_by_pillow(size, settings, sides, aspect):
     data = encode(detailed(*size), **settings)
     (squares,) = Stored([data], aspect=aspect).squares(sides)
     with Image.open(io.BytesIO(data)) as image:
@@ -136,7 +136,7 @@ def test_squares_are_bicubic_for_a_gan_and_triangle_for_a_segmenter():
     assert not np.array_equal(square, source.load(16)[0])
 
 
-def test_results_come_in_order_whoever_is_first():
+def test_results_keep_their_order_whichever_is_ready_first():
     first_may_end = threading.Event()
 
     def work(item):

@@ -23,7 +23,7 @@ def picture(number, format="PNG"):
 
 
 class NumberedPhotos(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """As any builder of photos; in several shards, with other features beside the image."""
+    """As any builder of photos; in several shards, with other features next to the image."""
 
     VERSION = tfds.core.Version("1.2.0")
     BUILDER_CONFIGS = [  # noqa: RUF012
@@ -91,7 +91,7 @@ def test_the_grammar(text, parts):
         "a[1:2:3]",
     ],
 )  # fmt: skip
-def test_what_is_not_a_dataset_is_refused(text):
+def test_malformed_datasets_are_refused(text):
     with pytest.raises(UserError, match=r"data\.dataset=.*is not NAME"):
         parse(text)
 
@@ -109,11 +109,11 @@ def test_no_dataset_is_refused():
         ([2, 1], 2, [1, 1]), ([10, 10, 10], 2, [1, 1, 0]),
     ],
 )  # fmt: skip
-def test_a_limit_is_shared_in_proportion(counts, limit, expected):
+def test_a_limit_is_divided_in_proportion(counts, limit, expected):
     assert shares(counts, limit) == expected
 
 
-def test_images_come_in_the_order_they_are_stored_in(data_dir):
+def test_images_keep_their_stored_order(data_dir):
     source = TFDSSource("numbered_photos/whole", data_dir)
     assert len(source) == COUNT
     assert np.array_equal(numbers(source), np.arange(COUNT))
@@ -134,12 +134,12 @@ def test_the_stored_files_are_decoded_as_those_of_a_folder(data_dir, tmp_path):
         name="tfds", dataset="numbered_photos/whole@test", data_dir=data_dir, aspect="pad"
     )
     folder_config = DataConfig(name="folder", path=str(tmp_path / "photos"), aspect="pad")
-    ours, theirs = (
+    from_tfds, from_folder = (
         PhotoCache.open(open_source(config, 0), [8, 16]).images
         for config in (tfds_config, folder_config)
     )
     for resolution in (8, 16):
-        assert np.array_equal(ours[resolution], theirs[resolution])
+        assert np.array_equal(from_tfds[resolution], from_folder[resolution])
 
 
 def test_few_unreadable_images_are_left_out(data_dir, capsys):
@@ -154,7 +154,7 @@ def test_few_unreadable_images_are_left_out(data_dir, capsys):
     assert [image[0, 0, 0] // 4 for image in source.first(4)] == [0, 1, 2, 4]
 
 
-def test_inventory_and_identity_say_which_images_these_are(data_dir):
+def test_inventory_and_identity_depend_on_the_images_in_use(data_dir):
     def lines(*arguments, **settings):
         source = TFDSSource(*arguments, data_dir, **settings)
         return source.inventory(), source.identity()
@@ -190,7 +190,7 @@ def test_inventory_and_identity_say_which_images_these_are(data_dir):
         ("numbered_photos/whole+numbered_photos/whole@x", "no split 'x'"),
     ],
 )
-def test_what_cannot_be_read_is_one_error_that_names_it(data_dir, dataset, reason):
+def test_unreadable_datasets_are_an_error_that_names_them(data_dir, dataset, reason):
     with pytest.raises(UserError, match=reason) as error:
         TFDSSource(dataset, data_dir)
     assert str(error.value).startswith(f"data.dataset={dataset}: ")
@@ -198,7 +198,7 @@ def test_what_cannot_be_read_is_one_error_that_names_it(data_dir, dataset, reaso
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
-def test_a_damaged_dataset_is_one_error(tmp_path, damage):
+def test_a_damaged_dataset_is_an_error(tmp_path, damage):
     builder = NumberedPhotos(data_dir=str(tmp_path), config="whole")
     builder.download_and_prepare()
     (file,) = builder.info.splits["train"].filepaths

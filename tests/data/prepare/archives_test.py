@@ -57,7 +57,7 @@ def test_what_is_unpacked_is_reused_until_the_archive_changes(archive, tmp_path)
     assert content(out) == {"car/data.mdb": b"other"}
 
 
-def test_what_a_killed_run_left_is_started_over(archive, tmp_path):
+def test_leftovers_of_a_killed_run_are_replaced(archive, tmp_path):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "rest").write_bytes(b"half")
     archives.unpack(str(archive), str(tmp_path / "out"))
@@ -67,7 +67,7 @@ def test_what_a_killed_run_left_is_started_over(archive, tmp_path):
 
 @pytest.mark.parametrize("name", ["../evil", "car/../../evil", "/evil", "..\\evil", "C:\\evil"])
 @pytest.mark.parametrize("kind", ["a.zip", "a.tgz"])
-def test_names_that_lead_out_are_refused(tmp_path, name, kind):
+def test_paths_outside_the_directory_are_refused(tmp_path, name, kind):
     inside = tmp_path / "in"
     inside.mkdir()
     archive = write(inside / kind, {"car/good": b"x", name: b"x"})
@@ -78,7 +78,7 @@ def test_names_that_lead_out_are_refused(tmp_path, name, kind):
     assert not os.path.exists("/evil")
 
 
-def test_links_that_lead_out_are_refused(tmp_path):
+def test_links_out_of_the_directory_are_refused(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as file:
         link = tarfile.TarInfo("car")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc"
@@ -116,7 +116,7 @@ def test_the_published_digest_is_checked(tmp_path, capsys):
     assert f"has {size:,} bytes, the published archive {size + 1:,}" in capsys.readouterr().err
 
 
-def test_a_disk_too_small_is_seen_before(tmp_path, monkeypatch):
+def test_a_disk_too_small_is_noticed_beforehand(tmp_path, monkeypatch):
     path = write(tmp_path / "a.zip", FILES)
     usage = archives.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage._replace(free=1000))

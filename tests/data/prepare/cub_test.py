@@ -89,7 +89,7 @@ def test_examples_hold_what_was_published(source, tmp_path):
         assert np.allclose(example["bbox"], box)
 
 
-def test_photos_keep_their_bytes_also_grey_ones(source, tmp_path):
+def test_photos_keep_their_bytes_even_grey_ones(source, tmp_path):
     builder = prepare(source, tmp_path / "data")
     skip = {"image": tfds.decode.SkipDecoding()}
     stored = tfds.as_numpy(builder.as_dataset(split="test", decoders=skip))

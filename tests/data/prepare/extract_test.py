@@ -70,7 +70,7 @@ def extract(layerseg, tmp_path):
 
 
 def tree(directory):
-    """Files by their paths, ours aside."""
+    """Files by their paths, without the stamp."""
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in sorted(directory.rglob("*"))
@@ -98,7 +98,7 @@ def test_photos_keep_bytes_and_order(extract, data_dir, tmp_path):
     )
 
 
-def test_a_slice_has_the_names_of_the_whole(extract, data_dir, others, tmp_path):
+def test_a_slice_has_the_names_of_the_whole_dataset(extract, data_dir, others, tmp_path):
     assert extract("lsun_objects/car[3:9]", data_dir, "--limit=4").status == 0
     assert tree(tmp_path / "out") == dict(list(cars().items())[3:7])
     # From the second shard of four, without a key.
@@ -109,7 +109,7 @@ def test_a_slice_has_the_names_of_the_whole(extract, data_dir, others, tmp_path)
     assert list(tree(tmp_path / "last")) == ["000058.png", "000059.png"]
 
 
-def test_of_several_each_has_a_directory(extract, data_dir, tmp_path):
+def test_each_of_several_datasets_gets_a_directory(extract, data_dir, tmp_path):
     result = extract("lsun_objects/car[:6] + lsun_objects/car:1.0.0[5:8]", data_dir, "--limit=6")
     assert result.status == 0, result.stderr
     expected = list(cars().items())
@@ -147,7 +147,7 @@ def test_masks_pair_with_their_photos_and_score_1(extract, layerseg, birds, tmp_
     assert (results["miou"], results["images"]) == (1.0, 5)
 
 
-def test_masks_may_lie_in_the_photos_directory_masks(extract, layerseg, birds, tmp_path):
+def test_masks_may_be_written_to_masks_in_the_photos_directory(extract, layerseg, birds, tmp_path):
     out = tmp_path / "out"
     result = extract(
         "cub200_segmentation@test+cub200_segmentation", birds, f"--masks_out={out}/masks"
@@ -161,7 +161,7 @@ def test_masks_may_lie_in_the_photos_directory_masks(extract, layerseg, birds, t
     assert f"1_cub200_segmentation/{cub_files.name(2)}" in pairs.files
 
 
-def test_a_folder_comes_back_as_it_was(extract, layerseg, tmp_path):
+def test_a_prepared_folder_is_extracted_unchanged(extract, layerseg, tmp_path):
     source = tmp_path / "source"
     for name, format in (("b.JPG", "JPEG"), ("a/c.png", "PNG"), ("a/d e.webp", "WEBP")):
         (source / name).parent.mkdir(exist_ok=True, parents=True)
@@ -191,7 +191,7 @@ def test_paths_of_the_dataset_are_kept_where_they_are_safe(extract, others, tmp_
     assert {path.name for path in tmp_path.iterdir()} == {"out", "truth"}
 
 
-def test_masks_of_labels_need_one_named(extract, others, tmp_path):
+def test_label_maps_need_a_label(extract, others, tmp_path):
     result = extract("other_photos/labels", others, f"--masks_out={tmp_path / 'm'}")
     assert result.status == 2
     assert "image 000000 holds 1, 2, 3, not 0 and 1 or 0 and 255; if these" in result.stderr
@@ -204,7 +204,7 @@ def test_masks_of_labels_need_one_named(extract, others, tmp_path):
         assert np.array_equal(pair.mask, np.arange(24).reshape(4, 6) % 3 == 1)
 
 
-def test_masks_lie_as_their_photos_and_misfits_are_left_out(extract, others, tmp_path):
+def test_masks_are_upright_like_their_photos_and_misfits_are_left_out(extract, others, tmp_path):
     result = extract("other_photos/misfits", others, f"--masks_out={tmp_path / 'm'}")
     assert result.status == 0, result.stderr
     assert result.stderr == (
@@ -222,7 +222,9 @@ def test_masks_lie_as_their_photos_and_misfits_are_left_out(extract, others, tmp
     assert "--dataset=other_photos/misfits[:10]: more than 5% of the 10 photos" in result.stderr
 
 
-def test_a_stopped_run_goes_on_and_a_finished_one_says_so(extract, data_dir, tmp_path, monkeypatch):
+def test_a_stopped_run_continues_and_a_finished_one_reports_it(
+    extract, data_dir, tmp_path, monkeypatch
+):
     out, put, calls = tmp_path / "out", extraction._put, []
 
     def stopping(path, content):
@@ -248,7 +250,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_says_so(extract, data_dir, tmp
     assert f"{out} is finished; nothing to do.\n" in extract("lsun_objects/car", data_dir).stdout
 
 
-def test_a_write_that_fails_leaves_nothing_half(extract, data_dir, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_no_partial_file(extract, data_dir, tmp_path, monkeypatch):
     replace = os.replace
 
     def full(source, target):
@@ -264,7 +266,7 @@ def test_a_write_that_fails_leaves_nothing_half(extract, data_dir, tmp_path, mon
     assert tree(tmp_path / "out") == {}
 
 
-def test_nothing_that_is_there_is_replaced(extract, data_dir, tmp_path):
+def test_existing_files_are_never_replaced(extract, data_dir, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
@@ -294,7 +296,7 @@ def test_nothing_that_is_there_is_replaced(extract, data_dir, tmp_path):
     assert tree(out) == dict(list(cars().items())[:5])
 
 
-def test_a_stamp_of_another_state_or_none_is_refused(extract, others, tmp_path):
+def test_directories_of_other_commands_are_refused(extract, others, tmp_path):
     assert extract("other_photos/labels", others).status == 0
     stamp = tmp_path / "out" / extraction.STAMP
     content = json.loads(stamp.read_text())
@@ -357,7 +359,7 @@ def test_bad_flags_are_one_clear_line(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_damaged_dataset_is_one_error(extract, data_dir):
+def test_a_damaged_dataset_is_an_error(extract, data_dir):
     (record,) = data_dir.rglob("*.tfrecord*")
     os.truncate(record, record.stat().st_size // 2)
     result = extract("lsun_objects/car", data_dir)

@@ -74,7 +74,9 @@ def usable(values):
     return {key: values[key] for key in sorted(values) if values[key] != b"damaged"}
 
 
-def test_a_stopped_run_goes_on(cars, values, small_shards, read_keys, tmp_path):
+def test_a_stopped_run_continues_from_its_complete_shards(
+    cars, values, small_shards, read_keys, tmp_path
+):
     keys, stop_at = read_keys
     late = sorted(values)[25]
     stop_at.append(late)
@@ -103,7 +105,7 @@ def test_a_stopped_run_goes_on(cars, values, small_shards, read_keys, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["source", "limit"])
-def test_what_another_run_left_is_of_no_use(
+def test_shards_of_another_source_or_limit_are_not_reused(
     cars, values, small_shards, read_keys, tmp_path, change
 ):
     _, stop_at = read_keys
@@ -132,7 +134,7 @@ def test_a_changed_database_is_noticed(cars, values, tmp_path):
     assert "train: 48 images" in cars("--overwrite").stdout
 
 
-def test_photos_of_the_same_sizes_are_others(layerseg, tmp_path):
+def test_changed_photos_of_the_same_sizes_are_noticed(layerseg, tmp_path):
     for number, name in enumerate(("one", "two")):
         (tmp_path / name / "photos").mkdir(parents=True)
         for index in range(5):
@@ -152,7 +154,7 @@ def test_photos_of_the_same_sizes_are_others(layerseg, tmp_path):
     assert "or name another --data_dir or --dataset=folder/NAME" in result.stderr
 
 
-def test_a_mask_that_is_back_is_noticed(layerseg, tmp_path):
+def test_a_mask_that_was_added_is_noticed(layerseg, tmp_path):
     source = cub_files.write(tmp_path / "cub", count=22)
     mask = source / "segmentations" / cub_files.name(2).replace(".jpg", ".png")
     (source / "CUB_200_2011" / "train_test_split.txt").write_text(
@@ -176,7 +178,7 @@ def test_a_mask_that_is_back_is_noticed(layerseg, tmp_path):
 
 @pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
-def test_damaged_metadata_is_named_and_mended(cars, values, tmp_path, file, damage):
+def test_damaged_metadata_is_named_and_overwrite_repairs_it(cars, values, tmp_path, file, damage):
     assert cars().status == 0
     path = tmp_path / "data" / "lsun_objects" / "car" / "1.0.0" / file
     content = path.read_bytes()
@@ -193,7 +195,7 @@ def test_damaged_metadata_is_named_and_mended(cars, values, tmp_path, file, dama
     assert stored(tmp_path / "data") == usable(values)
 
 
-def test_what_does_not_hold_replaces_nothing(cars, values, tmp_path, monkeypatch):
+def test_a_dataset_that_fails_its_check_replaces_nothing(cars, values, tmp_path, monkeypatch):
     assert cars().status == 0
 
     def refuse(builder):

@@ -113,7 +113,7 @@ def test_a_finished_one_is_left_alone(car, tmp_path):
     assert len(stored("lsun_objects/car", tmp_path / "data")) == COUNT
 
 
-def test_a_limited_one_is_not_taken_for_more(car, tmp_path):
+def test_a_limited_dataset_is_not_used_for_a_larger_limit(car, tmp_path):
     assert "train: 5 images" in car("--limit=5").stdout
     assert car("--limit=5").status == car("--limit=4").status == 0
     for more, words in (((), "now with no --limit"), (("--limit=6",), "now with --limit=6")):
@@ -125,7 +125,7 @@ def test_a_limited_one_is_not_taken_for_more(car, tmp_path):
     assert car().status == 0  # 99 was no cut
 
 
-def test_what_killed_runs_left_is_cleared(car, tmp_path):
+def test_leftovers_of_killed_runs_are_removed(car, tmp_path):
     configs = tmp_path / "data" / "lsun_objects" / "car"
     left = configs / "incomplete.ABCDEF_1.0.0"
     left.mkdir(parents=True)
@@ -157,7 +157,7 @@ def test_two_at_a_time_are_refused(car, tmp_path):
     assert "another process is preparing it" in result.stderr
 
 
-def test_an_archive_that_leads_out_is_refused(car, archive, tmp_path):
+def test_an_archive_with_paths_outside_is_refused(car, archive, tmp_path):
     with zipfile.ZipFile(archive, "a") as file:
         file.writestr("../evil", "x")
     result = car()
@@ -167,7 +167,7 @@ def test_an_archive_that_leads_out_is_refused(car, archive, tmp_path):
     assert is_clean(tmp_path / "data")
 
 
-def test_a_corrupt_page_is_one_line(layerseg, tmp_path):
+def test_a_corrupt_page_is_a_one_line_error(layerseg, tmp_path):
     lmdb_files.write(tmp_path / "car", lmdb_files.photos(300))
     path = tmp_path / "car" / "data.mdb"
     with open(path, "r+b") as file:
@@ -201,6 +201,18 @@ def test_a_folder_becomes_a_dataset(folder, tmp_path):
     for example, content in zip(tfds.as_numpy(examples), files.values(), strict=True):
         expected = np.asarray(Image.open(io.BytesIO(content)))
         assert np.array_equal(example["image"], expected)
+
+
+@pytest.mark.parametrize("module", ["photo_feature", "prepare.photo_feature"])
+def test_datasets_of_earlier_versions_are_read(folder, tmp_path, module):
+    files = fill(tmp_path / "photos", 3)
+    assert folder().status == 0
+    (features,) = (tmp_path / "data").rglob("features.json")
+    text = features.read_text()
+    name = "layered_segmentation.data.prepare.builder.Photo"
+    assert name in text
+    features.write_text(text.replace(name, f"layered_segmentation.data.{module}.Photo"))
+    assert stored("photo_folder/photos", tmp_path / "data") == list(files.values())
 
 
 def test_a_folder_that_has_changed_is_noticed(folder, tmp_path):
@@ -281,7 +293,7 @@ def test_bad_flags_are_one_clear_line(layerseg, tmp_path, monkeypatch, dataset, 
 
 @pytest.mark.parametrize("small_disk", ["256k"], indirect=True)
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_a_full_disk_says_so_and_leaves_no_dataset(layerseg, tmp_path, small_disk, kind):
+def test_a_full_disk_is_named_and_leaves_no_dataset(layerseg, tmp_path, small_disk, kind):
     values = lmdb_files.photos(100, side=60, format="PNG")  # 1.2 MB
     if kind == "zip":
         lmdb_files.write(tmp_path / "car", values)
