@@ -1,16 +1,17 @@
-"""Our networks, losses and training against numbers that the authors' code gave.
+"""Networks, losses and training against numbers that the authors' code gave.
 
 `pytest tests/port_test.py --golden=FILE` replays another recording; all sizes are the file's. The
-keys are explained in `data/README.md`.
+keys are explained in `data/README.md`, how close the numbers must be in `comparison.py`.
 """
 
 import functools
 import os
-import re
 
+import golden_states
 import keras
 import numpy as np
 import pytest
+from comparison import LEARNING_RATE, TOLERANCE, assert_outputs_agree, assert_weights_agree
 from keras.ops import convert_to_numpy as to_numpy
 
 from layered_segmentation.gan import composite, losses
@@ -19,93 +20,34 @@ from layered_segmentation.port.weights import (
     generator_from_state_dict,
 )
 
-RECORDING = os.path.join(os.path.dirname(__file__), "..", "data", "perturbed_seg_w16.npz")
-TOLERANCE = 1e-4  # of an output's standard deviation, of a loss, of a weight
-NETWORKS = {"generator": "generator", "discriminator": "discriminator", "average": "ema"}
+NETWORKS = ("generator", "discriminator", "average")
 LOSSES = {"d_loss": "d_loss", "gradient_penalty": "gradient_penalty_x10", "g_loss": "g_loss"}
-
-
-class Recording:
-    """A file of golden values, in our layout."""
-
-    def __init__(self, path):
-        self.file = np.load(path)
-        self.names = self.file.files
-
-    def __getitem__(self, name):
-        return self.file[name]
-
-    def __contains__(self, section):
-        return any(name.startswith(f"{section}/") for name in self.names)
-
-    def images(self, name):
-        """NCHW -> NHWC."""
-        return self.file[name].transpose(0, 2, 3, 1)
-
-    def state(self, section):
-        prefix = f"{section}/"
-        return {n.removeprefix(prefix): self.file[n] for n in self.names if n.startswith(prefix)}
-
-    def cases(self, pattern):
-        """The parts of all names that match, in order."""
-        return sorted({m[1] for m in (re.match(pattern, name) for name in self.names) if m})
-
-    def side(self, section):
-        return 4 * 2 ** int(self.file[f"{section}/step"])
-
-    def alpha(self, section):
-        alpha = float(self.file[f"{section}/alpha"])
-        return 1.0 if alpha < 0 else alpha
-
-    def noise(self, section):
-        blocks = len(self.cases(rf"({re.escape(section)}/noise\d+)$"))
-        return [self.images(f"{section}/noise{block}") for block in range(blocks)]
-
-    def latents(self, name):
-        """[2, B, D] -> [B, 2, D]; [B, D] stays."""
-        latents = self.file[name]
-        return latents.transpose(1, 0, 2) if latents.ndim == 3 else latents
 
 
 @functools.cache
 def recording(path):
-    return Recording(path)
+    return golden_states.Recording(path)
 
 
 @functools.cache
 def generator(path, section):
-    """The generator of a section, as large as its largest case."""
-    golden = recording(path)
-    cases = golden.cases(rf"({section}/case\d+)/step$")
-    side = max(map(golden.side, cases), default=None)
-    return generator_from_state_dict(golden.state(f"{section}/state"), side)
+    return recording(path).generator(section)
 
 
 @functools.cache
 def discriminator(path):
-    golden = recording(path)
-    side = max(golden.images(f"{case}/x").shape[1] for case in discriminator_cases(golden))
-    return discriminator_from_state_dict(golden.state("discriminator/state"), side)
-
-
-def generator_cases(golden):
-    sections = golden.cases(r"(?!discriminator/)(\w+/case\d+)/step$")
-    return sorted(sections, key=lambda case: (case.split("/")[0], golden.side(case)))
-
-
-def discriminator_cases(golden):
-    return sorted(golden.cases(r"(discriminator/case\d+)/x$"), key=golden.side)
+    return recording(path).discriminator()
 
 
 def golden_path(config):
-    return config.getoption("--golden") or RECORDING
+    return config.getoption("--golden") or golden_states.FILE
 
 
 def pytest_generate_tests(metafunc):
     golden = recording(golden_path(metafunc.config))
     for name, cases in (
-        ("generator_case", generator_cases(golden)),
-        ("discriminator_case", discriminator_cases(golden)),
+        ("generator_case", golden.generator_cases()),
+        ("discriminator_case", golden.discriminator_cases()),
     ):
         if name in metafunc.fixturenames:
             ids = [
@@ -133,26 +75,10 @@ def need(golden, section):
         pytest.skip(f"the recording has no {section}")
 
 
-def assert_close(ours, theirs, what):
-    """Within a ten thousandth of the standard deviation."""
-    ours = to_numpy(ours)
-    scale = theirs.std() or np.abs(theirs).max()
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * scale, err_msg=what)
-
-
 def test_generator(golden, path, generator_case):
-    section = generator_case.split("/")[0]
-    latents = golden.latents(f"{section}/z")
-    start = int(golden[f"{generator_case}/mixing_start"])
-    layers = generator(path, section)(
-        latents,
-        noise=golden.noise(generator_case),
-        crossover=np.full(len(latents), start),
-        alpha=golden.alpha(generator_case),
-        resolution=golden.side(generator_case),
-    )
+    layers = golden.layers(generator(path, generator_case.split("/")[0]), generator_case)
     for name, layer in layers._asdict().items():
-        assert_close(layer, golden.images(f"{generator_case}/{name}"), name)
+        assert_outputs_agree(name, layer, golden.images(f"{generator_case}/{name}"))
 
 
 def test_truncation(golden, path):
@@ -166,17 +92,18 @@ def test_truncation(golden, path):
         noise=golden.noise("truncation"),
         truncation=float(golden["truncation/psi"]),
     )
-    assert_close(layers.background, golden.images("truncation/background"), "background")
+    expected = golden.images("truncation/background")
+    assert_outputs_agree("background", layers.background, expected)
 
 
 def test_discriminator(golden, path, discriminator_case):
     images, alpha = golden.images(f"{discriminator_case}/x"), golden.alpha(discriminator_case)
     network = discriminator(path)
     score = golden[f"{discriminator_case}/score"]
-    assert_close(network(images, alpha=alpha), score, "score")
+    assert_outputs_agree("score", network(images, alpha=alpha), score)
     if f"{discriminator_case}/features4" in golden.names:
         features = golden.images(f"{discriminator_case}/features4")
-        assert_close(network.features(images, alpha, side=4), features, "features")
+        assert_outputs_agree("features", network.features(images, alpha, side=4), features)
 
 
 def test_shift(golden):
@@ -187,8 +114,8 @@ def test_shift(golden):
 
 def test_contrast_jitter(golden):
     need(golden, "contrast")
-    ours = composite.contrast_jitter(golden.images("contrast/x"), golden["contrast/factor"])
-    assert_close(ours, golden.images("contrast/y"), "contrast")
+    jittered = composite.contrast_jitter(golden.images("contrast/x"), golden["contrast/factor"])
+    assert_outputs_agree("contrast", jittered, golden.images("contrast/y"))
 
 
 def test_mask_losses(golden):
@@ -221,7 +148,7 @@ def trajectory(path):
     config.gan.minibatch_std = judge.minibatch_std
     jitters = golden.cases(r"(trajectory/it\d+/\w/.*(?:contrast|factor).*)")
     config.gan.contrast_jitter = 0.3 if jitters else 0.0
-    config.schedule.learning_rate = {"default": 0.001}
+    config.schedule.learning_rate = {"default": LEARNING_RATE}
     gan = LayeredGAN(config)
     gan.generator.set_weights(first.get_weights())
     gan.average.set_weights(first.get_weights())
@@ -268,12 +195,11 @@ def test_trajectory_losses(golden, trajectory, iteration, name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_trajectory_weights(golden, trajectory, name):
     gan, logs = trajectory
-    convert = (
-        discriminator_from_state_dict if name == "discriminator" else generator_from_state_dict
+    assert_weights_agree(
+        name,
+        getattr(gan, name).get_weights(),
+        golden.trained(name, len(logs)),
+        resolution=golden.side("trajectory"),
+        steps=len(logs),
+        is_average=name == "average",
     )
-    state = golden.state(f"trajectory/{NETWORKS[name]}{len(logs)}")
-    theirs = convert(state, golden.side("trajectory"))
-    for ours, expected in zip(getattr(gan, name).variables, theirs.variables, strict=True):
-        np.testing.assert_allclose(
-            to_numpy(ours), to_numpy(expected), rtol=0, atol=TOLERANCE, err_msg=ours.path
-        )
