@@ -54,7 +54,7 @@ setuptools.setup(
         "numpy>=2.0,<3",
         "scipy>=1.14,<2",
         "absl-py>=2.3,<3",
-        "filelock>=3.20,<4",
+        "filelock>=3.20,<5",
         "omegaconf>=2.3,<3",
         "pillow>=11,<14",
         "opencv-contrib-python-headless>=4.12,<6",  # contrib: ximgproc's guided filter

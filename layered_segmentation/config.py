@@ -7,12 +7,12 @@ settings before anything is computed.
 
 import dataclasses
 import enum
-import os
 from collections.abc import Sequence
+from typing import Any
 
 from omegaconf import OmegaConf
 
-from layered_segmentation import config_files
+from layered_segmentation import config_files, files
 from layered_segmentation.errors import UserError
 from layered_segmentation.validation import (
     POWER_OF_TWO,
@@ -340,10 +340,8 @@ def section_overrides(name_or_path: str, section: str) -> list[str]:
 
 
 def save(config: Config, path: str) -> None:
-    """Writes the whole effective config as YAML, beside `path` first, then renamed."""
-    partial = f"{path}.partial"
-    OmegaConf.save(OmegaConf.structured(config), partial)
-    os.replace(partial, path)
+    """Writes the whole effective config as YAML."""
+    files.write_text(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def is_saved(path: str) -> bool:
@@ -355,10 +353,8 @@ def is_saved(path: str) -> bool:
 def with_absolute_paths(config: Config) -> Config:
     """Returns a config whose photos and caches are found from any directory."""
     data = config.data
-    paths = {
-        name: os.path.abspath(os.path.expanduser(path))
-        for name in ("path", "data_dir", "cache_dir")
-        if (path := getattr(data, name)) and "://" not in path
+    paths: dict[str, Any] = {
+        name: files.absolute(getattr(data, name)) for name in ("path", "data_dir", "cache_dir")
     }
     return dataclasses.replace(config, data=dataclasses.replace(data, **paths))
 

@@ -1,34 +1,307 @@
-"""What a source is known again by, without reading it: its files' names, sizes and times."""
+"""Atomic writes, locks and fingerprints: the only module that renames into place or locks.
 
+A file or directory gets its final name only when it is complete and on the disk, so that neither a
+killed process nor a power failure leaves half of it under that name.
+"""
+
+import contextlib
+import errno
 import hashlib
+import json
 import os
-from collections.abc import Iterable
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import filelock
+
+from layered_segmentation.errors import UserError
+
+_LONGEST_NAME = 255  # bytes, on all common file systems
+_LEFTOVER = re.compile(r"\.(?P<stem>.+)\.(partial|replaced)(?P<suffix>\.[^.]*)?")
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of a directory, on some network disks
+_MANY_FILES = 100  # from here on one sync of all disks is faster than one of each file
 
 
-def of_files(directory: str, files: Iterable[str]) -> str:
+def expand(path: str) -> str:
+    """Returns a path as a shell expands it: a leading `~` becomes the home directory.
+
+    Names of presets, URLs and empty text are returned as they are.
+
+    Raises:
+        UserError: The path begins with the name of a user who does not exist.
+    """
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        user = expanded[1:].partition(os.sep)[0]
+        problem = f"there is no user {user!r}" if user else "there is no home directory"
+        raise UserError(f"{path}: {problem}; for a name that begins with ~ write ./{path}")
+    return expanded
+
+
+def absolute(path: str) -> str:
+    """Returns a path that means the same from any directory; URLs and empty text stay."""
+    return os.path.abspath(expand(path)) if path and "://" not in path else path
+
+
+def partial_path(path: str) -> str:
+    """Returns the name that `path` has while it is written: hidden, beside it, same suffix."""
+    folder, name = os.path.split(os.path.normpath(path))
+    stem, suffix = os.path.splitext(name)
+    partial = f".{stem}.partial{suffix}"
+    if len(os.fsencode(partial)) > _LONGEST_NAME:
+        partial = f".{digest(name)[:32]}.partial{suffix}"
+    return os.path.join(folder, partial)
+
+
+def final_name(name: str) -> str:
+    """Returns the name of the file that a killed process has left `name` of."""
+    match = _LEFTOVER.fullmatch(name)
+    return f"{match['stem']}{match['suffix'] or ''}" if match else name
+
+
+@contextlib.contextmanager
+def replacing(path: str, durable: bool = True) -> Iterator[str]:
+    """Writes a file: whole, or not at all.
+
+    Args:
+        path: The file; one that is there is replaced.
+        durable: Whether to wait until it is on the disk. Without, many small files are written
+            ten times faster, and a power failure may leave an empty one; call `sync` after them.
+
+    Yields:
+        The path to write to. It gets its final name when the block ends without an error.
+    """
+    partial = partial_path(path)
+    try:
+        yield partial
+        if durable:
+            _sync_file(partial)
+        os.replace(partial, path)
+        if durable:
+            _sync_directory(os.path.dirname(path))
+    except BaseException as error:
+        _name_place(error, path)
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        raise
+
+
+def write_bytes(path: str, content: bytes, durable: bool = True) -> None:
+    """Writes a file as `replacing` does."""
+    with replacing(path, durable) as partial, open(partial, "wb") as file:
+        file.write(content)
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a UTF-8 file with the line ends of `text`, as `replacing` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str, content: Any, **options: Any) -> None:
+    """Writes a JSON file as `replacing` does, indented by 2.
+
+    Args:
+        path: The file.
+        content: JSON values.
+        **options: For `json.dumps`.
+    """
+    write_text(path, json.dumps(content, **({"indent": 2} | options)) + "\n")
+
+
+@contextlib.contextmanager
+def replacing_directory(path: str, overwrite: bool = True) -> Iterator[str]:
+    """Writes a directory: whole, or not at all.
+
+    One that is there stays until the new one is complete. What a killed process left beside it is
+    removed first, or put back if it was stopped between the two renames.
+
+    Args:
+        path: The directory.
+        overwrite: Whether one of this name is replaced; else it is an `OSError`.
+
+    Yields:
+        An empty directory to write to. It gets its final name when the block ends without an error.
+    """
+    path = os.path.normpath(path)
+    partial = partial_path(path)
+    restore_replaced(path)
+    remove(partial)
+    os.makedirs(partial)
+    try:
+        yield partial
+        sync(partial)
+        with setting_aside(path) if overwrite else contextlib.nullcontext():
+            os.rename(partial, path)
+            _sync_directory(os.path.dirname(path))
+    except BaseException as error:
+        _name_place(error, path)
+        remove(partial)
+        raise
+
+
+@contextlib.contextmanager
+def setting_aside(path: str) -> Iterator[None]:
+    """Frees a name for the block; what had it is removed after it, or put back on an error."""
+    restore_replaced(path)
+    aside = _aside(path)
+    if os.path.lexists(path):
+        os.replace(path, aside)
+    try:
+        yield
+    except BaseException:
+        if os.path.lexists(aside):
+            remove(path)
+            os.replace(aside, path)
+        raise
+    remove(aside)
+
+
+def restore_replaced(path: str) -> None:
+    """Ends what a process left that was killed while it replaced `path`."""
+    aside = _aside(path)
+    if os.path.lexists(path):
+        remove(aside)
+    elif os.path.lexists(aside):
+        os.replace(aside, path)
+
+
+def remove(path: str) -> None:
+    """Removes a file, a link or a directory with what is in it, if there is one."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            os.remove(path)
+
+
+def sync(path: str) -> None:
+    """Returns when a file, or a directory with all that is in it, is on the disk."""
+    if not os.path.isdir(path):
+        _sync_file(path)
+        return
+    names = [os.path.join(folder, file) for folder, _, found in os.walk(path) for file in found]
+    if len(names) > _MANY_FILES and hasattr(os, "sync"):
+        os.sync()
+        return
+    for name in names:
+        if not os.path.islink(name):
+            _sync_file(name)
+    for folder, _, _ in os.walk(path, topdown=False):
+        _sync_directory(folder)
+
+
+class Lock:
+    """Keeps other processes out while it is entered; freed also when the process is killed.
+
+    The same lock may be entered again inside its block.
+
+    Args:
+        path: The lock's file; made in a directory that exists, and left there.
+        message: Says what another process is doing, and what to do about it.
+        wait: Whether to wait for the other process, after saying so, instead of an error.
+    """
+
+    def __init__(self, path: str, message: str, wait: bool = False):
+        self._lock = filelock.FileLock(path)
+        self._message = message
+        self._wait = wait
+
+    def __enter__(self) -> "Lock":
+        """Takes the lock.
+
+        Raises:
+            UserError: Another process holds it, and `wait` is off.
+        """
+        try:
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout:
+            if not self._wait:
+                raise UserError(self._message) from None
+            print(self._message, file=sys.stderr, flush=True)
+            self._lock.acquire()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Frees the lock."""
+        self._lock.release()
+
+
+def digest(content: str | bytes) -> str:
+    """Returns the SHA-256 of a text or of bytes, 64 hexadecimal digits."""
+    if isinstance(content, str):
+        content = content.encode(errors="surrogateescape")
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_of_files(*paths: str) -> str:
+    """Returns the SHA-256 of files one after the other, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def fingerprint(directory: str, names: Iterable[str]) -> str:
     """Returns a text that changes when files come, go, are renamed, or are written anew.
 
     Args:
         directory: That the names are relative to.
-        files: Names, in order; those that are not there count as absent.
+        names: Files, in order; those that are not there count as absent.
     """
-    digest = hashlib.sha256()
-    for file in files:
+    lines = []
+    for name in names:
         try:
-            status = os.stat(os.path.join(directory, file))
+            status = os.stat(os.path.join(directory, name))
             about = f"{status.st_size} {status.st_mtime_ns}"
         except OSError:
             about = "absent"
-        digest.update(f"{file!r} {about}\n".encode())
-    return f"files:{digest.hexdigest()}"
+        lines.append(f"{name!r} {about}\n")
+    return f"files:{digest(''.join(lines))}"
 
 
-def of_archives(*archives: str) -> str:
+def fingerprint_of_archives(*archives: str) -> str:
     """Returns a text that changes with the archives' sizes: a second download is the same."""
     return "archives:" + ",".join(str(os.path.getsize(archive)) for archive in archives)
 
 
-def differ(one: str, other: str) -> bool:
-    """Whether two fingerprints are of different sources; of different kinds nobody can say."""
+def fingerprints_differ(one: str, other: str) -> bool:
+    """Returns whether two sources differ; fingerprints of two kinds cannot tell."""
     same_kind = one.partition(":")[0] == other.partition(":")[0]
     return bool(one and other and same_kind and one != other)
+
+
+def _aside(path: str) -> str:
+    folder, name = os.path.split(os.path.normpath(path))
+    return os.path.join(folder, f".{name}.replaced")
+
+
+def _name_place(error: BaseException, path: str) -> None:
+    """Names the file in an error that does not: a full disk, met while writing."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = path
+
+
+def _sync_file(path: str) -> None:
+    # Windows flushes only files that are open for writing.
+    file = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _sync_directory(path: str) -> None:
+    if os.name == "nt":  # directories cannot be opened there
+        return
+    directory = os.open(path or os.curdir, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(directory)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from layered_segmentation import files
 from layered_segmentation.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -74,7 +75,7 @@ def find(directory: str, excluded: Iterable[str] = ()) -> list[str]:
     """
     excluded = set(excluded)
     found, visited = [], set()
-    for folder, folders, files in os.walk(directory, followlinks=True):
+    for folder, folders, names in os.walk(directory, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:  # a link that leads back up
             folders.clear()
@@ -83,7 +84,7 @@ def find(directory: str, excluded: Iterable[str] = ()) -> list[str]:
         folders[:] = sorted(
             name for name in folders if name not in excluded and not name.startswith(".")
         )
-        for name in files:
+        for name in names:
             if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
                 found.append(os.path.relpath(os.path.join(folder, name), directory))
     return sorted(found, key=lambda path: path.split(os.sep))
@@ -190,18 +191,9 @@ def read_mask(path: str) -> np.ndarray:
     return values >= full / 2 if full else np.zeros(values.shape, bool)
 
 
-def write(path: str, image: np.ndarray) -> None:
-    """Writes a uint8 image, [H, W], [H, W, 3] or [H, W, 4], as PNG: whole or not at all."""
-    content = encode_png(image)
-    partial = f"{path}.partial"
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-        os.replace(partial, path)
-    except BaseException:
-        if os.path.exists(partial):
-            os.remove(partial)
-        raise
+def write(path: str, image: np.ndarray, durable: bool = False) -> None:
+    """Writes a uint8 image, [H, W], [H, W, 3] or [H, W, 4], as PNG; see `files.replacing`."""
+    files.write_bytes(path, encode_png(image), durable)
 
 
 def write_mask(path: str, mask: np.ndarray) -> None:

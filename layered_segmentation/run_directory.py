@@ -4,17 +4,15 @@ A run is a pure function of its config, so a directory holds one config for good
 goes on where the run stopped, another one is refused with the fields that differ.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layered_segmentation import config as configs
-from layered_segmentation import config_files
+from layered_segmentation import config_files, files
 from layered_segmentation.errors import UserError
 
 # What may lie in a directory that is still free to become a run.
@@ -45,7 +43,11 @@ class RunDirectory:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = os.fspath(path)
-        self._lock_depth = 0
+        self._lock = files.Lock(
+            os.path.join(self.path, "lock"),
+            f"{self.path}: another process is training in it; wait for it, stop it, or name "
+            "another directory",
+        )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunDirectory":
@@ -184,7 +186,7 @@ class RunDirectory:
                 f"{self.photos_path} lists them, name and bytes, or name another directory"
             )
         if photos:
-            write_text(self.photos_path, "".join(f"{line}\n" for line in photos))
+            files.write_text(self.photos_path, "".join(f"{line}\n" for line in photos))
 
     def config(self) -> configs.Config:
         """Returns the run's effective config."""
@@ -208,35 +210,12 @@ class RunDirectory:
                 )
         return configs.load(self.config_path, overrides)
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keeps other processes from training in this directory; freed also when killed.
+    def lock(self) -> files.Lock:
+        """Returns what keeps other processes from training in this directory while entered.
 
-        Nests: the same object may enter it again.
-
-        Raises:
-            UserError: Another process holds it.
+        The same object may enter it again. Entering it is an error if another process holds it.
         """
-        if self._lock_depth:
-            self._lock_depth += 1
-            try:
-                yield
-            finally:
-                self._lock_depth -= 1
-            return
-        with open(os.path.join(self.path, "lock"), "a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"{self.path}: another process is training in it; wait for it, "
-                    "stop it, or name another directory"
-                ) from error
-            self._lock_depth = 1
-            try:
-                yield
-            finally:
-                self._lock_depth = 0
+        return self._lock
 
     def append_log(self, record: Mapping[str, Any]) -> None:
         """Appends one record; a number that is not finite becomes null.
@@ -273,7 +252,7 @@ class RunDirectory:
         if not os.path.exists(self.log_path):
             return
         kept = [record for record in self.read_log() if record["images_seen"] <= images_seen]
-        write_text(self.log_path, "".join(json.dumps(record) + "\n" for record in kept))
+        files.write_text(self.log_path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def save_generator(self, generator: Any) -> None:
         """Saves the averaged generator, a built `LayeredGenerator`, as a Keras file."""
@@ -305,9 +284,8 @@ class RunDirectory:
 
     def _save_network(self, network: Any, path: str) -> None:
         os.makedirs(self.generator, exist_ok=True)
-        partial = path.removesuffix(".keras") + ".partial.keras"  # Keras minds the ending
-        network.save(partial)
-        os.replace(partial, path)
+        with files.replacing(path) as partial:
+            network.save(partial)
 
     def _load_network(self, path: str, name: str) -> Any:
         if not os.path.exists(path):
@@ -329,7 +307,7 @@ class RunDirectory:
     def finish(self, images_seen: int, seconds: float, images_per_second: float) -> None:
         """Marks training as finished; call it last."""
         finished = Finished(images_seen, seconds, images_per_second)
-        write_text(self.finished_path, json.dumps(dataclasses.asdict(finished), indent=2) + "\n")
+        files.write_json(self.finished_path, dataclasses.asdict(finished))
 
     def finished(self) -> Finished | None:
         """Returns how training went, or None if it is not finished."""
@@ -373,11 +351,3 @@ class RunDirectory:
                 f"take the same settings ({self.config_path}). Theirs != yours:\n  "
                 + "\n  ".join(lines)
             )
-
-
-def write_text(path: str, text: str) -> None:
-    """Writes a text file beside `path`, then renames it."""
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(partial, path)

@@ -1,12 +1,13 @@
 """Sheets: grids of arrays for a person to look at. Pure NumPy and Pillow; no networks."""
 
 import io
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from layered_segmentation import files
 
 # Background, foreground and mask, each [B, R, R, C]; images in about [-1, 1], masks in [0, 1].
 # `gan.composite.Layers` is one.
@@ -208,11 +209,8 @@ def checkerboard(height: int, width: int, cell: int = 8) -> np.ndarray:
 
 
 def save_png(image: np.ndarray, path: str) -> None:
-    """Writes a uint8 image as PNG beside `path`, then renames it."""
-    partial = f"{path}.partial"
-    with open(partial, "wb") as file:
-        file.write(png(image))
-    os.replace(partial, path)
+    """Writes a uint8 image as PNG."""
+    files.write_bytes(path, png(image))
 
 
 def png(image: np.ndarray) -> bytes:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from layered_segmentation import config as configs
+from layered_segmentation import files
 from layered_segmentation.errors import UserError
 from layered_segmentation.run_directory import Finished, RunDirectory
 
@@ -161,7 +162,7 @@ def test_the_log_drops_what_came_after_a_checkpoint(tmp_path, config):
     run.truncate_log(20)
     run.append_log({"images_seen": 25})
     assert [record["images_seen"] for record in run.read_log()] == [10, 20, 25]
-    assert not os.path.exists(run.log_path + ".partial")
+    assert not os.path.exists(files.partial_path(run.log_path))
 
 
 def test_finished(tmp_path, config):

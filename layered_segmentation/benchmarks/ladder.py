@@ -12,7 +12,6 @@ Example:
 
 import dataclasses
 import functools
-import json
 import os
 import statistics
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from layered_segmentation import files
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -125,14 +125,8 @@ def table(rungs: list[Rung]) -> str:
 def write(rungs: list[Rung], out: str) -> None:
     """Writes the table as Markdown and JSON."""
     os.makedirs(out, exist_ok=True)
-    for name, text in (
-        (TABLE, table(rungs)),
-        (JSON, json.dumps([dataclasses.asdict(rung) for rung in rungs], indent=2) + "\n"),
-    ):
-        path = os.path.join(out, name)
-        with open(f"{path}.partial", "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(f"{path}.partial", path)
+    files.write_text(os.path.join(out, TABLE), table(rungs))
+    files.write_json(os.path.join(out, JSON), [dataclasses.asdict(rung) for rung in rungs])
 
 
 if __name__ == "__main__":

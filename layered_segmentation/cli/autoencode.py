@@ -16,8 +16,6 @@ Example:
 
 import collections
 import dataclasses
-import hashlib
-import json
 import os
 import sys
 import time
@@ -86,9 +84,8 @@ def _dataset(run: "RunDirectory", config: configs.Config) -> int:
             f"--run_dir={run.path}: it has an encoder already ({run.encoder}); add --overwrite to "
             "replace it"
         )
-    from layered_segmentation import sheets
+    from layered_segmentation import files, sheets
     from layered_segmentation.progress import Bar
-    from layered_segmentation.run_directory import write_text
     from layered_segmentation.segmenter import encode, model_card
     from layered_segmentation.segmenter import segmenter as segmenters
 
@@ -114,7 +111,7 @@ def _dataset(run: "RunDirectory", config: configs.Config) -> int:
         "seed": config.train.seed,
         "encoder": dataclasses.asdict(config.encoder),
     }
-    write_text(os.path.join(run.path, RESULTS), json.dumps(results, indent=2) + "\n")
+    files.write_json(os.path.join(run.path, RESULTS), results)
     print(
         f"encoder of {summary.photos:,} photos, {summary.iterations:,} steps in "
         f"{summary.seconds:,.0f} s, {summary.images_per_second:,.1f} images/s; loss "
@@ -130,7 +127,7 @@ def _chunks(run: "RunDirectory", config: configs.Config) -> int:
         raise UserError("--out is needed with --mode=chunks: name a directory for the masks")
     if not _IMAGES.value and config.data.name != configs.SourceName.shapes:
         raise UserError("--images is needed with --mode=chunks: name the photos to segment")
-    from layered_segmentation.run_directory import write_text
+    from layered_segmentation import files
     from layered_segmentation.segmenter import chunks
 
     out = _OUT.value
@@ -166,7 +163,7 @@ def _chunks(run: "RunDirectory", config: configs.Config) -> int:
         "seed": config.train.seed,
         "encoder": dataclasses.asdict(settings),
     }
-    write_text(os.path.join(out, chunks.RESULTS), json.dumps(results, indent=2) + "\n")
+    files.write_json(os.path.join(out, chunks.RESULTS), results)
     trained = [record for number, record in enumerate(records) if number not in finished]
     _tell(job, results, chunks.summarise(trained) if trained else {})
     return 1 if results["unreadable"] else 0
@@ -231,19 +228,15 @@ def _inputs(run: "RunDirectory", config: configs.Config, names: list[str]) -> di
     if _IMAGES.value:
         images, photos = (
             os.path.realpath(_IMAGES.value),
-            files.of_files(_IMAGES.value, names),
+            files.fingerprint(_IMAGES.value, names),
         )
     else:  # drawn anew by each call, and always the same
         images = chunks.HELD_OUT
-        photos = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
-    digest = hashlib.sha256()
-    for path in (run.generator_file, run.discriminator_file):
-        with open(path, "rb") as file:
-            digest.update(file.read())
+        photos = files.digest("\n".join(names))[:12]
     encoder = dataclasses.asdict(config.encoder)
     del encoder["together"]  # the results do not depend on it
     return {
-        "networks": digest.hexdigest()[:12],
+        "networks": files.digest_of_files(run.generator_file, run.discriminator_file)[:12],
         "encoder": encoder,
         "seed": config.train.seed,
         "images": images,

@@ -18,7 +18,6 @@ Example:
 
 import contextlib
 import dataclasses
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -80,9 +79,9 @@ def main(argv: list[str]) -> None:
     quiet.import_tensorflow()
     figures = _time_data(resolutions) if _DATA.value else _time_training(resolutions)
     if _OUT.value:
-        from layered_segmentation.run_directory import write_text
+        from layered_segmentation import files
 
-        write_text(_OUT.value, json.dumps(figures, indent=2) + "\n")
+        files.write_json(_OUT.value, figures)
 
 
 def _time_training(resolutions: list[int]) -> object:

@@ -5,7 +5,6 @@ that was stopped goes on with the first phase that is not recorded.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -16,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from layered_segmentation import config as configs
+from layered_segmentation import files, sheets, versions
 from layered_segmentation import images as photos
-from layered_segmentation import sheets, versions
 from layered_segmentation.cli import chain_page
 from layered_segmentation.data import folder, tfds
 from layered_segmentation.data.source import Pair, open_source
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import examples, report, scoring
 from layered_segmentation.progress import Bar
-from layered_segmentation.run_directory import RunDirectory, write_text
+from layered_segmentation.run_directory import RunDirectory
 
 # Of the second score that photos get: they are larger than the student's masks.
 REFINE = configs.Refinement.grabcut
@@ -116,14 +115,14 @@ def run(chain: Chain, devices: Sequence[str] = ()) -> dict[str, Any]:
             outcome = steps[name]()
             outcome.setdefault("seconds", time.perf_counter() - start)
             done[name] = {**outcome, "inputs": _inputs(chain, name)}
-            write_text(chain.path("phases.json"), json.dumps(done, indent=2) + "\n")
+            files.write_json(chain.path("phases.json"), done)
         results = _results(chain, directory, done)
         report.write_run_report(directory)
         page = chain_page.page(
             chain.out, directory, results, chain_page.read_examples(chain.path("examples"))
         )
         report.write(page, chain.path("report.html"))
-        write_text(chain.path("results.json"), json.dumps(results, indent=2) + "\n")
+        files.write_json(chain.path("results.json"), results)
     return {**results, "already_finished": False}
 
 
@@ -327,4 +326,4 @@ def _results(chain: Chain, directory: RunDirectory, done: dict[str, Any]) -> dic
 def settings_hash(config: configs.Config) -> str:
     """Returns twelve hexadecimal digits that name a config."""
     text = json.dumps(dataclasses.asdict(config), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return files.digest(text)[:12]

@@ -10,7 +10,6 @@ Example:
 """
 
 import dataclasses
-import json
 import os
 
 from absl import flags
@@ -37,9 +36,10 @@ def main(argv: list[str]) -> None:
     """Trains one student."""
     del argv
     from layered_segmentation import config as configs
-    from layered_segmentation import run_directory
+    from layered_segmentation import files
+    from layered_segmentation.run_directory import RunDirectory
 
-    run = run_directory.RunDirectory.open(_RUN_DIR.value)
+    run = RunDirectory.open(_RUN_DIR.value)
     sized = configs.section_overrides(_CONFIG.value, "student") if _CONFIG.value else []
     config = run.config_with("student", [*sized, *_SET.value])
     if not config.gan.variant.has_mask:  # its masks are empty: a student would learn that
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
         "seed": config.train.seed,
         "student": dataclasses.asdict(config.student),
     }
-    run_directory.write_text(out + RESULTS, json.dumps(results, indent=2) + "\n")
+    files.write_json(out + RESULTS, results)
     print(
         f"distilled {summary.steps:,} steps in {summary.seconds:,.0f} s, "
         f"{summary.images_per_second:,.1f} images/s; loss {summary.loss:.3f}, agreement with the "

@@ -22,7 +22,6 @@ Example:
   layerseg evaluate --measure=fid --run_dir=RUN --inception=classify_image_graph_def.pb
 """
 
-import json
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -308,8 +307,7 @@ def _write(
     out: str, results: dict[str, Any], scores: "Scores | None", pictures: "dict[str, np.ndarray]"
 ) -> None:
     """Writes what was measured, results.json last."""
-    from layered_segmentation import sheets
-    from layered_segmentation.run_directory import write_text
+    from layered_segmentation import files, sheets
 
     os.makedirs(out, exist_ok=True)
     if scores is not None:
@@ -317,8 +315,8 @@ def _write(
     for name, picture in pictures.items():
         sheets.save_png(picture, os.path.join(out, name))
     settings = {flag.name: flag.value for flag in _SETTINGS[_MEASURE.value]}
-    text = json.dumps({**results, "settings": settings}, indent=2, ensure_ascii=False)
-    write_text(os.path.join(out, RESULTS), text + "\n")
+    content = {**results, "settings": settings}
+    files.write_json(os.path.join(out, RESULTS), content, ensure_ascii=False)
 
 
 def _refuse_other_flags() -> None:

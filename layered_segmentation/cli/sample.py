@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from layered_segmentation import quiet
+from layered_segmentation import files, quiet
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -45,7 +45,7 @@ RESUME = "the files written so far are whole; run it again with --overwrite"
 _COLUMNS = 10
 _MOST_ON_SHEET = 10_000
 _FOLDERS = ("images", "masks")
-_NUMBERED = re.compile(r"\d{6}\.png(\.partial)?")
+_NUMBERED = re.compile(r"\d{6}\.png")
 
 
 def main(argv: list[str]) -> None:
@@ -119,7 +119,7 @@ def _check_directory(directory: str) -> None:
             raise UserError(f"--images_out={directory}: {path} is a file; name another directory")
     for path in inside:
         held = sorted(os.listdir(path)) if os.path.isdir(path) else []
-        others = [file for file in held if not _NUMBERED.fullmatch(file)]
+        others = [file for file in held if not _NUMBERED.fullmatch(files.final_name(file))]
         if others:
             raise UserError(
                 f"--images_out={directory}: {path} holds {others[0]!r}, which is no scene of an "

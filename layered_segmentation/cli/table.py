@@ -36,8 +36,8 @@ def main(argv: list[str]) -> None:
     }
     _require_free(list(paths.values()))
 
+    from layered_segmentation import files
     from layered_segmentation.evaluation import tables
-    from layered_segmentation.run_directory import write_text
 
     runs = tables.read_runs(named)
     if not any(results for several in runs.values() for results in several):
@@ -48,11 +48,9 @@ def main(argv: list[str]) -> None:
     table = tables.build(int(_TABLE.value), runs)
     picture = table.png()
     os.makedirs(_OUT.value, exist_ok=True)
-    write_text(paths["md"], table.markdown())
-    write_text(paths["csv"], table.csv())
-    with open(f"{paths['png']}.partial", "wb") as file:
-        file.write(picture)
-    os.replace(f"{paths['png']}.partial", paths["png"])
+    files.write_text(paths["md"], table.markdown())
+    files.write_text(paths["csv"], table.csv())
+    files.write_bytes(paths["png"], picture)
     print(table.markdown())
     print(f"table: {', '.join(paths.values())}")
     for line in table.missing:

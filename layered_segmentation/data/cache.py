@@ -7,8 +7,6 @@ same photos at the same sides may share it.
 
 import contextlib
 import errno
-import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from layered_segmentation import versions
+from layered_segmentation import files, versions
 from layered_segmentation.data.source import Source
 from layered_segmentation.errors import UserError
 
@@ -74,11 +72,12 @@ def _on_disk(source: Source, sides: Sequence[int], directory: str) -> dict[int, 
         *(f"{package} {versions.of(package)}" for package in _VERSIONS),
         *source.identity(),
     ]
-    fingerprint = hashlib.sha256("\n".join(made_from).encode()).hexdigest()
+    fingerprint = files.digest("\n".join(made_from))
     path = os.path.join(directory, fingerprint[:16])
     with _refusals_named(directory, bytes_of(len(source), sides)):
         os.makedirs(directory, exist_ok=True)
-        with _lock(path):
+        waiting = f"{path}: another process is making it; waiting"
+        with files.Lock(f"{path}.lock", waiting, wait=True):
             record = _read_record(path, fingerprint)
             if record is None:
                 record = _build(source, sides, path, fingerprint)
@@ -89,39 +88,30 @@ def _on_disk(source: Source, sides: Sequence[int], directory: str) -> dict[int, 
 
 
 def _build(source: Source, sides: Sequence[int], path: str, fingerprint: str) -> dict[str, Any]:
-    """Writes a cache beside its name, then renames it; returns its record."""
-    partial = f"{path}.partial"
-    for leftover in (partial, path):  # of a process that was killed; damaged
-        shutil.rmtree(leftover, ignore_errors=True)
-    needed, free = bytes_of(len(source), sides), shutil.disk_usage(os.path.dirname(path)).free
-    if needed > free:
-        raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free")
-    os.mkdir(partial)
-    try:
+    """Writes a cache; returns its record."""
+    files.remove(path)  # damaged
+    with files.replacing_directory(path) as partial:
+        needed, free = bytes_of(len(source), sides), shutil.disk_usage(partial).free
+        if needed > free:
+            raise OSError(errno.ENOSPC, f"{free / 1e6:,.0f} MB are free")
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(_Rows(_file(partial, side), side)) for side in sides]
+            rows = [stack.enter_context(_Rows(_file(partial, side), side)) for side in sides]
             for squares in source.squares(sides):
-                for file, square in zip(files, squares, strict=True):
+                for file, square in zip(rows, squares, strict=True):
                     file.append(square)
         record = {
             "fingerprint": fingerprint,
-            "count": files[0].count,
+            "count": rows[0].count,
             "sides": list(sides),
             "bytes": {str(side): os.path.getsize(_file(partial, side)) for side in sides},
             "skipped": source.skipped,
         }
-        with open(os.path.join(partial, RECORD), "w", encoding="utf-8") as text:
-            json.dump(record, text, indent=1)
-            _flush(text)
-        os.replace(partial, path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        files.write_json(os.path.join(partial, RECORD), record)
     return record
 
 
 class _Rows:
-    """Writes a `.npy` file image by image; a context, after which it is complete and on disk."""
+    """Writes a `.npy` file image by image; a context, after which it is complete."""
 
     def __init__(self, path: str, side: int):
         self.count = 0
@@ -142,7 +132,6 @@ class _Rows:
             if kind is None:
                 self._file.seek(0)
                 self._write_header()  # as long as before: NumPy leaves room for the count
-                _flush(self._file)
 
     def _write_header(self) -> None:
         shape = (self.count, self._side, self._side, 3)
@@ -167,18 +156,6 @@ def _read_record(path: str, fingerprint: str) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _lock(path: str) -> Iterator[None]:
-    """Lets one process at a time look for a cache and make it."""
-    with open(f"{path}.lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{path}: another process is making it; waiting", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
 def _refusals_named(directory: str, needed: int) -> Iterator[None]:
     """Turns what the file system refuses into an error that names the setting."""
     try:
@@ -200,11 +177,6 @@ def _refusals_named(directory: str, needed: int) -> Iterator[None]:
                 "another directory with --set=data.cache_dir="
             ) from error
         raise
-
-
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _file(path: str, side: int) -> str:

@@ -13,7 +13,6 @@ prepared, whether or not the code of its builder is installed.
 """
 
 import contextlib
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 from absl import logging
 from google.protobuf import json_format
 
-from layered_segmentation import images
+from layered_segmentation import files, images
 from layered_segmentation.config import DataConfig
 from layered_segmentation.data.source import Encoded, PhotoSource, register
 from layered_segmentation.errors import UserError
@@ -349,4 +348,4 @@ def _import_tfds() -> Any:
 
 
 def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return files.digest(text)[:16]

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from layered_segmentation import sheets
+from layered_segmentation import files, sheets
 from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import examples, scoring
@@ -27,7 +27,6 @@ from layered_segmentation.evaluation.detectors import Detector, MaskFolderDetect
 from layered_segmentation.evaluation.iou import iou
 from layered_segmentation.gan import composite
 from layered_segmentation.gan.composite import Layers
-from layered_segmentation.run_directory import write_text
 
 REFERENCES = ("full_mask", "centre_box")
 RECORD = "scenes.json"
@@ -245,7 +244,8 @@ def write_record(directory: str, scenes: GeneratedScenes, count: int, run: str) 
     """
     name = os.path.basename(os.path.abspath(run))
     record = {"run": name, **scenes.identity(), "count": count}
-    write_text(os.path.join(directory, RECORD), json.dumps(record, indent=2) + "\n")
+    files.sync(directory)  # the scenes, before the record that vouches for them
+    files.write_json(os.path.join(directory, RECORD), record)
 
 
 def check_record(masks: str, scenes: GeneratedScenes) -> None:

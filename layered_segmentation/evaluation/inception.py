@@ -5,12 +5,12 @@ weights, so its FIDs are comparable only with each other. Each result records th
 start of their file's SHA-256 sum.
 """
 
-import hashlib
 import os
 from typing import Any, Protocol
 
 import numpy as np
 
+from layered_segmentation import files
 from layered_segmentation.errors import UserError
 
 SIDE = 299  # of the networks' input, pixels
@@ -184,7 +184,7 @@ def open_features(path: str) -> Features:
 
 def _named(name: str, content: bytes) -> str:
     """Adds the start of a file's hash, so that other weights have another name."""
-    return f"{name} sha256:{hashlib.sha256(content).hexdigest()[:12]}"
+    return f"{name} sha256:{files.digest(content)[:12]}"
 
 
 def _fits(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:

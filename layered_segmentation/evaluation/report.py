@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layered_segmentation import config as configs
+from layered_segmentation import files
 
 if TYPE_CHECKING:
     from layered_segmentation.run_directory import RunDirectory
@@ -155,11 +156,8 @@ def render(page: Page) -> str:
 
 
 def write(page: Page, path: str) -> str:
-    """Writes the page; the file appears only when complete. Returns `path`."""
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(render(page))
-    os.replace(partial, path)
+    """Writes the page; returns `path`."""
+    files.write_text(path, render(page))
     return path
 
 

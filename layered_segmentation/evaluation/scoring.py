@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import itertools
 import os
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from layered_segmentation import files
 from layered_segmentation.config import SourceName
 from layered_segmentation.data import folder
 from layered_segmentation.data.scenes import Scenes
@@ -170,20 +172,19 @@ class Scores:
         }
 
     def write_csv(self, path: str) -> None:
-        """Writes one line per image; the file appears only when complete."""
-        partial = f"{path}.partial"
+        """Writes one line per image."""
         names = [field.name for field in dataclasses.fields(Row)]
         if all(row.other_scene is None for row in self.rows):
             names.remove(OTHER_SCENE)
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(names)
-            for row in self.rows:
-                values = [getattr(row, name) for name in names]
-                writer.writerow(
-                    f"{value:.6f}" if isinstance(value, float) else value for value in values
-                )
-        os.replace(partial, path)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(names)
+        for row in self.rows:
+            values = [getattr(row, name) for name in names]
+            writer.writerow(
+                f"{value:.6f}" if isinstance(value, float) else value for value in values
+            )
+        files.write_text(path, text.getvalue())
 
     def _reference_ious(self) -> dict[str, list[float]]:
         """Returns the IoUs of each reference that was requested; none without images."""

@@ -16,12 +16,12 @@ Example:
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from layered_segmentation import files
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -80,38 +80,35 @@ def export_saved_model(
     photos = compare.images_to_compare(images)
     is_new = not os.path.isdir(out)
     os.makedirs(out, exist_ok=True)
-    partial = os.path.join(out, "version.partial")  # not a number: TF Serving looks past it
-    shutil.rmtree(partial, ignore_errors=True)
+    path = os.path.join(out, str(_next_version(out)))
     try:
-        write(segmenter, partial)
-        run = operators.served(partial)
-        model = os.path.basename(os.path.abspath(out))
-        serving.write(partial, segmenter, model)
-        serving_settings.write_batching(partial)
-        # Loaded from disk, without this package's classes, as a server does.
-        loaded = tf.saved_model.load(partial)
-        serve = loaded.signatures["serving_default"]
+        with files.replacing_directory(path, overwrite=False) as partial:
+            write(segmenter, partial)
+            run = operators.served(partial)
+            model = os.path.basename(os.path.abspath(out))
+            serving.write(partial, segmenter, model)
+            serving_settings.write_batching(partial)
+            # Loaded from disk, without this package's classes, as a server does.
+            loaded = tf.saved_model.load(partial)
+            serve = loaded.signatures["serving_default"]
 
-        def exported(batch: np.ndarray) -> np.ndarray:
-            return serve(images=tf.constant(batch))["masks"].numpy()
+            def exported(batch: np.ndarray) -> np.ndarray:
+                return serve(images=tf.constant(batch))["masks"].numpy()
 
-        def keras_masks(batch: np.ndarray) -> np.ndarray:
-            return np.stack(segmenter.predict_masks(batch))[..., None]
+            def keras_masks(batch: np.ndarray) -> np.ndarray:
+                return np.stack(segmenter.predict_masks(batch))[..., None]
 
-        difference = compare.largest_difference(exported, keras_masks, photos)
-        difference = max(difference, _bytes_difference(loaded, segmenter, photos))
-        if "layers" in loaded.signatures:
-            difference = max(difference, _layers_difference(loaded, segmenter, photos))
-        requests = serving.replay(partial, loaded)
-        compare.require_close(difference, len(photos))
-        side = segmenter.resolution
-        one = np.zeros((1, side, side, 3), np.uint8)
-        milliseconds = compare.median_latency(lambda: exported(one))
-        megabytes = _size(partial) / 1e6
-        path = os.path.join(out, str(_next_version(out)))
-        os.replace(partial, path)
+            difference = compare.largest_difference(exported, keras_masks, photos)
+            difference = max(difference, _bytes_difference(loaded, segmenter, photos))
+            if "layers" in loaded.signatures:
+                difference = max(difference, _layers_difference(loaded, segmenter, photos))
+            requests = serving.replay(partial, loaded)
+            compare.require_close(difference, len(photos))
+            side = segmenter.resolution
+            one = np.zeros((1, side, side, 3), np.uint8)
+            milliseconds = compare.median_latency(lambda: exported(one))
+            megabytes = _size(partial) / 1e6
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
         if is_new and not os.listdir(out):  # another export may have added a version meanwhile
             os.rmdir(out)
         raise

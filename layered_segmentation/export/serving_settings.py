@@ -2,6 +2,8 @@
 
 import os
 
+from layered_segmentation import files
+
 BATCHING = "batching_params.pbtxt"  # TF Serving's name for it, inside a version
 MODELS = "models.config"
 _SERVED_FROM = "/models"  # where the Docker image of TF Serving has its models
@@ -16,8 +18,7 @@ max_enqueued_batches { value: 100 }
 
 def write_batching(directory: str) -> None:
     """Writes a version's batching parameters, read under --enable_per_model_batching_parameters."""
-    with open(os.path.join(directory, BATCHING), "w", encoding="utf-8") as file:
-        file.write(_BATCHING_PARAMETERS)
+    files.write_text(os.path.join(directory, BATCHING), _BATCHING_PARAMETERS)
 
 
 def write_models(out: str, model: str) -> None:
@@ -33,7 +34,4 @@ def write_models(out: str, model: str) -> None:
     served.name = model
     served.base_path = f"{_SERVED_FROM}/{model}"
     served.model_platform = "tensorflow"
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text_format.MessageToString(config))
-    os.replace(partial, path)
+    files.write_text(path, text_format.MessageToString(config))

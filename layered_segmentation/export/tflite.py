@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from layered_segmentation import files
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -190,15 +191,7 @@ def _require_writable(segmenter: "LayeredSegmenter", out: str, side: int, overwr
 
 def _write(content: bytes, out: str) -> None:
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    partial = f"{out}.partial"
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-        os.replace(partial, out)
-    except BaseException:
-        if os.path.exists(partial):
-            os.remove(partial)
-        raise
+    files.write_bytes(out, content)
 
 
 def convert(

@@ -1,11 +1,16 @@
 """TensorBoard's event files of a run: one writer, and nothing twice after a resume."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from layered_segmentation import files
+
+_FRAME = 16  # bytes around a record of a TFRecord file: its length and two checksums
 
 
 class Events:
@@ -51,23 +56,19 @@ class Events:
                 self._truncate(os.path.join(self.directory, name), images_seen)
 
     def _truncate(self, path: str, images_seen: int) -> None:
-        # TensorBoard takes any file with `tfevents` in its name for one of its own.
-        partial = os.path.join(self.directory, "truncated.partial")
-        is_whole = True
-        with tf.io.TFRecordWriter(partial) as writer:
-            try:
-                for record in tf.data.TFRecordDataset(path):
-                    content = record.numpy()
-                    if tf.compat.v1.Event.FromString(content).step <= images_seen:
-                        writer.write(content)
-                    else:
-                        is_whole = False
-            except tf.errors.DataLossError:  # killed while it wrote the last record
-                is_whole = False
-        if is_whole:
-            os.remove(partial)
-        else:
-            os.replace(partial, path)
+        with open(path, "rb") as file:
+            content = file.read()
+        kept, start = [], 0
+        with contextlib.suppress(tf.errors.DataLossError):  # killed while it wrote the last record
+            for record in tf.data.TFRecordDataset(path):
+                event = record.numpy()
+                end = start + len(event) + _FRAME
+                if tf.compat.v1.Event.FromString(event).step <= images_seen:
+                    kept.append(content[start:end])
+                start = end
+        remaining = b"".join(kept)
+        if remaining != content:
+            files.write_bytes(path, remaining)
 
     def _open(self) -> Any:
         if self._writer is None:

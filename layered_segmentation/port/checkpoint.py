@@ -10,14 +10,13 @@ import dataclasses
 import operator
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from layered_segmentation import config as configs
+from layered_segmentation import files
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.discriminator import Discriminator
 from layered_segmentation.gan.generator import LayeredGenerator
@@ -178,21 +177,14 @@ def write_run(
 
     if os.path.lexists(out):
         raise UserError(f"--out={out}: there is one already; name a new directory")
-    out = os.path.normpath(out)
-    # A new directory beside the target, with a name that nobody has; the run inside of it is made
-    # as any directory is, for a temporary one is closed to all but its owner.
-    temporary = tempfile.mkdtemp(prefix=".converting-", dir=os.path.dirname(os.path.abspath(out)))
-    try:
-        run = RunDirectory(os.path.join(temporary, "run"))
+    with files.replacing_directory(out, overwrite=False) as partial:
+        run = RunDirectory(partial)
         run.create_or_resume(config)
         trainer.finish_average(generator, config)
         if discriminator is not None:
             run.save_discriminator(discriminator)
         run.save_generator(generator)
         run.finish(images_seen=0, seconds=0.0, images_per_second=0.0)  # none of them ours
-        os.replace(run.path, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return RunDirectory(out)
 
 

@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from layered_segmentation import files, sheets
 from layered_segmentation import images as photos
-from layered_segmentation import sheets
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.progress import Bar
-from layered_segmentation.run_directory import write_text
 from layered_segmentation.segmenter import cut_out
 from layered_segmentation.segmenter import segmenter as segmenters
 from layered_segmentation.segmenter.encode import Autoencoder, Training
@@ -34,7 +33,7 @@ RESULTS = "results.json"
 HELD_OUT = "held-out scenes"  # what the inputs say of these, instead of a directory
 THRESHOLD = 0.5
 _SHOWN = 10  # photos on a chunk's sheet
-_NUMBERED = re.compile(r"\d{5}(\.json|\.png)?(\.partial|\.replaced)?")
+_NUMBERED = re.compile(r"\d{5}(\.json|\.png)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +125,7 @@ def begin(job: ChunkJob, inputs: Mapping[str, Any], overwrite: bool = False) -> 
             return
         _remove_earlier(job, theirs)
     os.makedirs(job.out, exist_ok=True)
-    write_text(path, json.dumps({**inputs, "names": job.names}, indent=2) + "\n")
+    files.write_json(path, {**inputs, "names": job.names})
 
 
 def _read_inputs(path: str, overwrite: bool) -> dict[str, Any]:
@@ -153,18 +152,18 @@ def _remove_earlier(job: ChunkJob, inputs: Mapping[str, Any]) -> None:
         folder = os.path.join(job.out, part)
         for name in os.listdir(folder) if os.path.isdir(folder) else []:
             path = os.path.join(folder, name)
-            if not _NUMBERED.fullmatch(name):
+            if not _NUMBERED.fullmatch(files.final_name(name)):
                 continue
             if os.path.isdir(path):
                 shutil.rmtree(path)
             else:
                 os.remove(path)
     names = inputs.get("names", [])
-    files = [os.path.join(job.out, RESULTS), *map(job.mask, names)]
+    written = [os.path.join(job.out, RESULTS), *map(job.mask, names)]
     if inputs.get("images") == HELD_OUT:
-        files += [os.path.join(job.out, part, name) for part in (SCENES, TRUTH) for name in names]
-    for file in files:
-        for path in (file, f"{file}.partial"):
+        written += [os.path.join(job.out, part, name) for part in (SCENES, TRUTH) for name in names]
+    for file in written:
+        for path in (file, files.partial_path(file)):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
     for part in (RECORDS, SHEETS, ENCODERS, MASKS, SCENES, TRUTH):
@@ -271,7 +270,7 @@ def _finish(job: ChunkJob, chunk: _Chunk, training: Training, autoencoder: Autoe
     for name, (height, width), mask in zip(chunk.names, chunk.sizes, layers.mask, strict=True):
         mask = ops.convert_to_numpy(segmenter.restore(mask[None], height, width))[0, ..., 0]
         os.makedirs(os.path.dirname(job.mask(name)), exist_ok=True)
-        photos.write(job.mask(name), cut_out.binary_mask(mask, THRESHOLD))
+        photos.write(job.mask(name), cut_out.binary_mask(mask, THRESHOLD), durable=True)
     os.makedirs(os.path.dirname(job.sheet(number)), exist_ok=True)
     some = Layers(*(layer[:_SHOWN] for layer in layers))
     sheets.save_png(sheets.reconstruction_sheet(chunk.squares[:_SHOWN], some), job.sheet(number))
@@ -286,7 +285,7 @@ def _finish(job: ChunkJob, chunk: _Chunk, training: Training, autoencoder: Autoe
         "unreadable": chunk.unreadable,
     }
     os.makedirs(os.path.dirname(job.record(number)), exist_ok=True)
-    write_text(job.record(number), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    files.write_json(job.record(number), record, ensure_ascii=False)
 
 
 def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """The trained segmenters that come with the package, by name, and the checksums of presets."""
 
-import hashlib
 import json
 import os
 import shutil
 from typing import Any
 
+from layered_segmentation import files
 from layered_segmentation.errors import UserError
 
 CARD = "README.md"
@@ -57,8 +57,7 @@ def catalogue() -> dict[str, dict[str, Any]]:
 
 def write_card(directory: str, card: str) -> None:
     """Writes a preset's model card and its checksums anew."""
-    with open(os.path.join(directory, CARD), "w", encoding="utf-8") as file:
-        file.write(card)
+    files.write_text(os.path.join(directory, CARD), card)
     write_checksums(directory)
 
 
@@ -84,13 +83,8 @@ def keep_edited_card(before: str, after: str) -> None:
 
 def write_checksums(directory: str) -> None:
     """Writes the SHA-256 of every file of a preset into its checksums.json."""
-    sums = _checksums(directory)
     path = os.path.join(directory, CHECKSUMS)
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(sums, file, indent=2, sort_keys=True)
-        file.write("\n")
-    os.replace(partial, path)
+    files.write_json(path, _checksums(directory), sort_keys=True)
 
 
 def verify(directory: str, advice: str) -> None:
@@ -132,8 +126,7 @@ def _checksums(directory: str) -> dict[str, str]:
         path = os.path.join(directory, name)
         if name == CHECKSUMS or not os.path.isfile(path):
             continue
-        with open(path, "rb") as file:
-            sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        sums[name] = files.digest_of_files(path)
     return sums
 
 

@@ -1,7 +1,6 @@
 """`LayeredSegmenter`: the product, a KerasHub task that turns photos of any size into masks."""
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from keras import ops
 from keras_hub.src.utils.preset_utils import register_presets
 
+from layered_segmentation import files
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.composite import Layers, compose
 from layered_segmentation.segmenter import presets
@@ -260,23 +260,11 @@ def save(
     """
     if os.path.lexists(directory) and not overwrite:
         raise UserError(f"{directory}: already exists; remove it or add --overwrite")
-    partial, replaced = f"{directory}.partial", f"{directory}.replaced"
-    if os.path.lexists(replaced) and not os.path.lexists(directory):
-        os.replace(replaced, directory)  # a process that was killed between the two renames
-    for leftover in (partial, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
+    with files.replacing_directory(directory) as partial:
         segmenter.save_to_preset(partial)
         if card:
             presets.write_card(partial, card)
         presets.keep_edited_card(directory, partial)
-        if os.path.lexists(directory):
-            os.replace(directory, replaced)
-        os.replace(partial, directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def load(path: str) -> LayeredSegmenter:

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from layered_segmentation import files
 from layered_segmentation.data import cache
 from layered_segmentation.data.cache import RECORD, bytes_of, open_cache
 from layered_segmentation.data.scenes import Scenes
@@ -121,7 +122,7 @@ def test_an_interrupted_cache_is_never_used(tmp_path):
     source = Photos()
     on_disk(source, tmp_path)
     (directory,) = caches(tmp_path)
-    directory.rename(f"{directory}.partial")
+    directory.rename(files.partial_path(str(directory)))
     again = Photos()
     on_disk(again, tmp_path)
     assert again.reads == 1 and caches(tmp_path) == [directory]

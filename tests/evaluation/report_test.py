@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from layered_segmentation import config as configs
-from layered_segmentation import sheets
+from layered_segmentation import files, sheets
 from layered_segmentation.evaluation import report
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.run_directory import RunDirectory
@@ -162,7 +162,7 @@ def test_a_run_writes_its_own_page(run):
     page = Reader(open(path, encoding="utf-8").read())
     assert len(page.images) == 6 + 3
     assert "240,000" in page.text
-    assert not os.path.exists(path + ".partial")
+    assert not os.path.exists(files.partial_path(path))
 
 
 def test_a_run_without_a_log_has_a_page_too(tmp_path):

@@ -297,7 +297,7 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     np.testing.assert_array_equal(kept, first.predict_masks(image))
     assert os.listdir(tmp_path) == ["preset"]
     # As a process leaves it that was killed after the old one was set aside.
-    os.rename(preset, f"{preset}.replaced")
+    os.rename(preset, tmp_path / f".{os.path.basename(preset)}.replaced")
     with pytest.raises(OSError, match="No space"):
         segmenters.save(second, preset, overwrite=True)
     assert os.listdir(tmp_path) == ["preset"]

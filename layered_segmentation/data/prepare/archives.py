@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -13,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
+from layered_segmentation import files
 from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
 
@@ -59,23 +59,13 @@ def unpack(
     if _read_stamp(directory) == stamp:
         return directory
     _require_published(archive, size, sha256)
-    partial = directory + ".partial"
-    for old in (partial, directory):
-        shutil.rmtree(old, ignore_errors=True)
-    os.makedirs(partial)
-    try:
+    files.remove(directory)
+    with files.replacing_directory(directory) as partial:
         if archive.lower().endswith(".zip"):
             _unzip(archive, partial, show_progress)
         else:
             _untar(archive, partial, show_progress)
-        with open(os.path.join(partial, _STAMP), "w", encoding="utf-8") as file:
-            json.dump(stamp, file)
-        os.rename(partial, directory)
-    except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = directory  # a full disk, met while writing, does not name the place
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        files.write_json(os.path.join(partial, _STAMP), stamp)
     return directory
 
 
@@ -88,8 +78,7 @@ def _require_published(archive: str, size: int, sha256: str) -> None:
             file=sys.stderr,
         )
     elif sha256:
-        with open(archive, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = files.digest_of_files(archive)
         if digest != sha256:
             raise UserError(
                 f"{archive}: is damaged: its SHA-256 is {digest}, that of the published archive "

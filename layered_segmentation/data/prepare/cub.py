@@ -9,7 +9,6 @@ grey levels from 0 to 255.
 """
 
 import functools
-import hashlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,8 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from layered_segmentation import files as fingerprints
-from layered_segmentation import images
+from layered_segmentation import files, images
 from layered_segmentation.data.prepare import archives
 from layered_segmentation.data.prepare.builder import Entries, PhotoBuilder, Unusable, damage
 from layered_segmentation.errors import UserError
@@ -127,13 +125,13 @@ class Cub200Segmentation(PhotoBuilder):
         if root.is_dir() and masks.is_dir():
             split = _find_table(self.builder_config.table, root, directory)
             tables = [str(split), *(str(root / name) for name in _TABLES)]
-            files = [words[0] for words in _table(root / "images.txt", 1).values()]
-            photos = [str(root / "images" / file) for file in files]
-            drawn = [str(_mask_path(masks / "segmentations", file)) for file in files]
-            return fingerprints.of_files("", [*tables, *photos, *drawn])
+            names = [words[0] for words in _table(root / "images.txt", 1).values()]
+            photos = [str(root / "images" / name) for name in names]
+            drawn = [str(_mask_path(masks / "segmentations", name)) for name in names]
+            return files.fingerprint("", [*tables, *photos, *drawn])
         if root.is_dir() or masks.is_dir():
             return ""
-        return fingerprints.of_archives(str(root), str(masks))
+        return files.fingerprint_of_archives(str(root), str(masks))
 
     def _open(self, source: str, unpacked: str) -> dict[str, Entries]:
         directory = _directory(source)
@@ -222,14 +220,14 @@ def _read_birds(root: epath.Path, split_table: epath.Path) -> list[_Bird]:
     classes = [name for (name,) in _table(root / "classes.txt", 1).values()]
     if classes != CLASSES_FILE.read_text().split():
         raise UserError(f"{root / 'classes.txt'}: the classes are not those of CUB-200-2011")
-    files = _table(root / "images.txt", 1)
-    labels = _table(root / "image_class_labels.txt", 1, files)
-    boxes = _table(root / "bounding_boxes.txt", 4, files)
-    splits = _table(split_table, 1, files)
-    if split_table.name == REDO_FILE and len(files) == IMAGES:
+    names = _table(root / "images.txt", 1)
+    labels = _table(root / "image_class_labels.txt", 1, names)
+    boxes = _table(root / "bounding_boxes.txt", 4, names)
+    splits = _table(split_table, 1, names)
+    if split_table.name == REDO_FILE and len(names) == IMAGES:
         _require_redo(split_table, splits)
     birds = []
-    for id, (file,) in files.items():
+    for id, (file,) in names.items():
         try:
             left, top, width, height = map(float, boxes[id])
             label, split = int(labels[id][0]), int(splits[id][0])
@@ -269,7 +267,7 @@ def _table(
 
 def _require_redo(path: epath.Path, splits: dict[int, list[str]]) -> None:
     text = "".join(f"{id} {word}\n" for id, (word,) in sorted(splits.items()))
-    if hashlib.sha256(text.encode()).hexdigest() != _REDO_SHA256:
+    if files.digest(text) != _REDO_SHA256:
         raise UserError(f"{path}: is not the published split; download it from {REDO_URL}")
 
 

@@ -6,7 +6,6 @@ followed by its key if it has one. No path leads out of the directory, all are f
 """
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from layered_segmentation import images
+from layered_segmentation import files, images
 from layered_segmentation.data.folder import MASKS
 from layered_segmentation.data.source import MOST_SKIPPED, first_few
 from layered_segmentation.data.tfds import SPLIT, Part, TFDSSource
@@ -28,6 +27,7 @@ FILES = ("file", "file_name", "filename", "image/filename")  # features that are
 KEY = "key"  # a feature that names photos, but is no path
 MASK_FEATURES = ("mask", "segmentation_mask")
 
+_LOCK = ".extract.lock"
 _DIGITS = 6
 _NAMED = 10  # photos that may be unusable before their share counts
 _EXTENSIONS = {
@@ -307,20 +307,11 @@ def _safe_folder(name: str) -> str:
 
 def _put(path: str, content: bytes) -> bool:
     """Writes a file that is not there yet, whole or not at all; returns whether it did."""
-    if os.path.lexists(path):
+    # A power failure leaves an empty file at worst: waiting for the disk would double the time.
+    if os.path.islink(path) or (os.path.exists(path) and os.path.getsize(path)):
         return False
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = f"{path}.partial"
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-        os.replace(partial, path)
-    except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = path  # a full disk, seen while writing, does not name the path
-        if os.path.exists(partial):
-            os.remove(partial)
-        raise
+    files.write_bytes(path, content, durable=False)
     return True
 
 
@@ -340,8 +331,8 @@ def _require_same(flag: str, path: str, stamp: dict[str, Any]) -> None:
     """Requires that a directory is new, empty, or was written by the same command."""
     if os.path.lexists(path) and not os.path.isdir(path):
         raise UserError(f"{flag}={path}: a file has this name; name a directory")
-    unfinished = f"{STAMP}.partial"  # by a run that was killed
-    entries = sorted({*os.listdir(path)} - {unfinished}) if os.path.isdir(path) else []
+    unfinished = files.partial_path(STAMP)  # by a run that was killed
+    entries = sorted({*os.listdir(path)} - {unfinished, _LOCK}) if os.path.isdir(path) else []
     if not entries:
         return
     try:
@@ -365,14 +356,8 @@ def _require_same(flag: str, path: str, stamp: dict[str, Any]) -> None:
 def _claimed(flag: str, path: str, stamp: dict[str, Any]) -> Iterator[None]:
     """Makes a directory with the stamp of the command, and keeps other processes from it."""
     os.makedirs(path, exist_ok=True)
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{flag}={path}: another process extracts to it; wait") from error
+    message = f"{flag}={path}: another process extracts to it; wait"
+    with files.Lock(os.path.join(path, _LOCK), message):
         _require_same(flag, path, stamp)
         _put(os.path.join(path, STAMP), f"{json.dumps(stamp, indent=2)}\n".encode())
         yield
-    finally:
-        os.close(directory)

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from layered_segmentation import files as fingerprints
+from layered_segmentation import files
 from layered_segmentation.data.folder import MASKS, find_images
 from layered_segmentation.data.prepare.builder import (
     Entries,
@@ -44,7 +44,7 @@ class PhotoFolder(PhotoBuilder, skip_registration=True):  # type: ignore[call-ar
 
     def fingerprint(self, source: str) -> str:
         """Returns a digest of the photos' names, sizes and times."""
-        return fingerprints.of_files(source, find_images(source, "--source", excluded=[MASKS]))
+        return files.fingerprint(source, find_images(source, "--source", excluded=[MASKS]))
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self._photo_info(

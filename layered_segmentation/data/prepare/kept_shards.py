@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from tensorflow_datasets.core import writer
 
+from layered_segmentation import files
+
 PREFIX = "partial."  # of the directory, before the version
 
 _PLAN = "plan.json"
@@ -65,9 +67,9 @@ class KeptShards:
         file = os.path.basename(path)
         with contextlib.suppress(OSError):  # without it the next run starts over
             os.makedirs(self._directory, exist_ok=True)
-            self._write(_PLAN, self._plan)
+            files.write_json(self._path(_PLAN), self._plan)
             os.link(path, self._path(file))
-            self._write(f"{file}.json", shard)
+            files.write_json(self._path(f"{file}.json"), shard)
 
     def restore(self, path: str) -> bool:
         """Links a kept shard to its place in the dataset; returns whether there is one."""
@@ -90,12 +92,6 @@ class KeptShards:
                 return json.load(file)
         except (OSError, ValueError):
             return None
-
-    def _write(self, name: str, content: Any) -> None:
-        partial = self._path(f"{name}.new")
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        os.replace(partial, self._path(name))
 
 
 class Writer(writer.ExampleWriter):

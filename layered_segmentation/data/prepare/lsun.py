@@ -97,7 +97,7 @@ class LsunObjects(PhotoBuilder):
         if path.is_dir():
             summary = lmdb_reader.summary(str(path))
             return f"lmdb:{summary.entries} {summary.size}"
-        return files.of_archives(str(path))
+        return files.fingerprint_of_archives(str(path))
 
     def _open(self, source: str, unpacked: str) -> dict[str, Entries]:
         category = self.builder_config.name

@@ -2,11 +2,8 @@
 
 import contextlib
 import difflib
-import fcntl
 import io
 import os
-import shutil
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +22,6 @@ DATASETS = ("lsun_objects/CATEGORY", "cub200_segmentation", "cub200_segmentation
 
 _LOCK = ".prepare.lock"
 _UNFINISHED = "incomplete."  # TFDS's prefix of a directory that it has not renamed yet
-_REPLACED = "replaced."  # ours, of the dataset that --overwrite replaces
 
 
 class Prepared(NamedTuple):
@@ -76,7 +72,8 @@ def prepare(
     root = os.path.join(data_root, kind.builder.name)
     path = os.path.join(root, kind.config, str(kind.builder.VERSION))
     os.makedirs(root, exist_ok=True)
-    with _lock(root):
+    message = f"{root}: another process is preparing it; wait for it"
+    with files.Lock(os.path.join(root, _LOCK), message):
         _tidy(path)
         is_finished = os.path.exists(path) and not overwrite
         if is_finished:
@@ -85,7 +82,7 @@ def prepare(
             _require_same(builder, source, limit)
             _verify(builder)
         else:
-            with _replacing(path):
+            with files.setting_aside(path):  # TFDS renames the one it builds
                 builder = kind.open(source, data_dir)
                 _build(builder, limit)
                 _verify(builder)
@@ -149,45 +146,15 @@ def _hint(received: str, known: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-@contextlib.contextmanager
-def _lock(root: str) -> Iterator[None]:
-    with open(os.path.join(root, _LOCK), "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{root}: another process is preparing it; wait for it") from error
-        yield
-
-
 def _tidy(path: str) -> None:
     """Removes what stopped runs left beside a dataset; puts one back that was to be replaced."""
+    files.restore_replaced(path)
     parent, version = os.path.split(os.path.normpath(path))
     if not os.path.isdir(parent):
         return
     for name in os.listdir(parent):
-        if name == _REPLACED + version and not os.path.exists(path):
-            os.rename(os.path.join(parent, name), path)
-        elif name == _REPLACED + version or (
-            name.startswith(_UNFINISHED) and name.endswith(f"_{version}")
-        ):
-            shutil.rmtree(os.path.join(parent, name))
-
-
-@contextlib.contextmanager
-def _replacing(path: str) -> Iterator[None]:
-    """Sets a dataset aside while another is built; puts it back if that fails."""
-    parent, version = os.path.split(os.path.normpath(path))
-    aside = os.path.join(parent, _REPLACED + version)
-    if os.path.exists(path):
-        os.rename(path, aside)
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)  # built, but not what it should be
-        if os.path.exists(aside):
-            os.rename(aside, path)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+        if name.startswith(_UNFINISHED) and name.endswith(f"_{version}"):
+            files.remove(os.path.join(parent, name))
 
 
 def _build(builder: PhotoBuilder, limit: int) -> None:
@@ -215,7 +182,7 @@ def _require_same(builder: PhotoBuilder, source: str, limit: int) -> None:
             f"{builder.data_dir}: was prepared with --limit={held}, now with {asked}; add "
             "--overwrite, or name another --data_dir"
         )
-    if files.differ(metadata.get("fingerprint", ""), builder.fingerprint(source)):
+    if files.fingerprints_differ(metadata.get("fingerprint", ""), builder.fingerprint(source)):
         raise UserError(
             f"{builder.data_dir}: holds other photos than --source={source} now has (files were "
             "changed, added or removed); add --overwrite, or name another --data_dir"

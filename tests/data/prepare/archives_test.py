@@ -2,6 +2,7 @@ import errno
 import hashlib
 import io
 import os
+import pathlib
 import tarfile
 import zipfile
 
@@ -9,6 +10,7 @@ import pytest
 
 from layered_segmentation.data.prepare import archives
 from layered_segmentation.errors import UserError
+from layered_segmentation.files import partial_path
 
 FILES = {"car/data.mdb": bytes(range(256)) * 4000, "car/lock.mdb": b"", "car/deep/a.txt": b"a"}
 
@@ -58,11 +60,12 @@ def test_what_is_unpacked_is_reused_until_the_archive_changes(archive, tmp_path)
 
 
 def test_leftovers_of_a_killed_run_are_replaced(archive, tmp_path):
-    (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / "rest").write_bytes(b"half")
+    partial = pathlib.Path(partial_path(str(tmp_path / "out")))
+    partial.mkdir()
+    (partial / "rest").write_bytes(b"half")
     archives.unpack(str(archive), str(tmp_path / "out"))
     assert content(tmp_path / "out") == FILES
-    assert not (tmp_path / "out.partial").exists()
+    assert not partial.exists()
 
 
 @pytest.mark.parametrize("name", ["../evil", "car/../../evil", "/evil", "..\\evil", "C:\\evil"])

@@ -1,11 +1,12 @@
 """`layerseg extract`, from datasets that `layerseg prepare` and other builders made."""
 
 import errno
-import fcntl
 import json
 import os
+import pathlib
 
 import cub_files
+import filelock
 import lmdb_files
 import numpy as np
 import other_photos
@@ -13,7 +14,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from layered_segmentation import images
+from layered_segmentation import files, images
 from layered_segmentation.data import folder
 from layered_segmentation.data.prepare import extract as extraction
 
@@ -74,7 +75,7 @@ def tree(directory):
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != extraction.STAMP
+        if path.is_file() and path.name not in (extraction.STAMP, ".extract.lock")
     }
 
 
@@ -239,7 +240,8 @@ def test_a_stopped_run_continues_and_a_finished_one_reports_it(
     assert "are whole; the same command goes on" in result.stderr
     assert tree(out) == dict(list(cars().items())[:4])
     monkeypatch.setattr(extraction, "_put", put)
-    (out / f"{list(cars())[5]}.partial").write_bytes(b"of one that was killed")
+    partial = pathlib.Path(files.partial_path(str(out / list(cars())[5])))
+    partial.write_bytes(b"of one that was killed")
     before = (out / next(iter(cars()))).stat().st_mtime_ns
     result = extract("lsun_objects/car", data_dir)
     assert result.status == 0, result.stderr
@@ -315,10 +317,8 @@ def test_directories_of_other_commands_are_refused(extract, others, tmp_path):
 
 def test_two_at_a_time_are_refused(extract, others, tmp_path):
     (tmp_path / "out").mkdir()
-    directory = os.open(tmp_path / "out", os.O_RDONLY)
-    fcntl.flock(directory, fcntl.LOCK_EX)
-    result = extract("other_photos/labels", others)
-    os.close(directory)
+    with filelock.FileLock(tmp_path / "out" / ".extract.lock"):
+        result = extract("other_photos/labels", others)
     assert result.status == 2
     assert f"--out={tmp_path / 'out'}: another process extracts to it; wait" in result.stderr
     assert tree(tmp_path / "out") == {}

@@ -1,12 +1,12 @@
 """`layerseg prepare`, from real archives and folders, good and bad."""
 
-import fcntl
 import io
 import os
 import shutil
 import zipfile
 
 import cub_files
+import filelock
 import lmdb_files
 import numpy as np
 import pytest
@@ -133,7 +133,7 @@ def test_leftovers_of_killed_runs_are_removed(car, tmp_path):
     assert car().status == 0
     assert os.listdir(configs) == ["1.0.0"]
     # Killed while it replaced one: that is there again.
-    (configs / "1.0.0").rename(configs / "replaced.1.0.0")
+    (configs / "1.0.0").rename(configs / ".1.0.0.replaced")
     assert "is finished" in car().stdout
     assert os.listdir(configs) == ["1.0.0"]
 
@@ -150,8 +150,7 @@ def test_a_failed_replacement_keeps_the_old_one(car, archive, tmp_path):
 
 def test_two_at_a_time_are_refused(car, tmp_path):
     (tmp_path / "data" / "lsun_objects").mkdir(parents=True)
-    with open(tmp_path / "data" / "lsun_objects" / ".prepare.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with filelock.FileLock(tmp_path / "data" / "lsun_objects" / ".prepare.lock"):
         result = car()
     assert result.status == 2
     assert "another process is preparing it" in result.stderr
