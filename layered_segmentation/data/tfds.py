@@ -13,6 +13,7 @@ prepared, whether or not the code of its builder is installed.
 """
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -134,11 +135,8 @@ class TFDSSource(PhotoSource):
         self.parts = parse(dataset)
         super().__init__(f"data.dataset={dataset}", aspect, crop_margin)
         self._builders = [_open(self.origin, part.name, data_dir) for part in self.parts]
-        available = [
-            _count(self.origin, part, builder)
-            for part, builder in zip(self.parts, self._builders, strict=True)
-        ]
-        self.counts = shares(available, limit)
+        available = map(functools.partial(_count, self.origin), self.parts, self._builders)
+        self.counts = shares(list(available), limit)
 
     @classmethod
     def from_config(cls, config: DataConfig, seed: int) -> Self:
@@ -175,9 +173,40 @@ class TFDSSource(PhotoSource):
         Raises:
             UserError: A file of the dataset is missing or damaged.
         """
-        return _examples(
-            self.origin, self.parts[part], self._builders[part], self.counts[part], names
+        import tensorflow as tf
+
+        tfds = _import_tfds()
+        builder = self._builders[part]
+        features = builder.info.features
+        encoded = [name for name in names if isinstance(features[name], tfds.features.Image)]
+        decoders = tfds.decode.PartialDecoding(
+            dict.fromkeys(names, True),
+            decoders={name: tfds.decode.SkipDecoding() for name in encoded},
         )
+        # One shard after another: by default TFDS reads several in turn.
+        one_by_one = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+        with _quiet():
+            dataset = builder.as_dataset(
+                split=self.parts[part].instruction,
+                decoders=decoders,
+                read_config=one_by_one,
+                shuffle_files=False,
+            )
+        found = 0
+        try:
+            for example in dataset.take(self.counts[part]).as_numpy_iterator():
+                yield example
+                found += 1
+        except (  # a changed record, a missing file, fewer records than there should be
+            tf.errors.DataLossError,
+            tf.errors.NotFoundError,
+            tf.errors.FailedPreconditionError,
+        ) as error:
+            raise UserError(
+                f"{self.origin}: {self.parts[part]} is damaged after image {found:,} in "
+                f"{builder.data_dir} ({reason_of(error)}); remove that directory and prepare the "
+                "dataset again"
+            ) from error
 
     def first(self, count: int) -> list[np.ndarray]:
         """Returns the first usable photos at their own size, uint8 [H, W, 3]; at most `count`."""
@@ -284,41 +313,6 @@ def _count(origin: str, part: Part, builder: Any) -> int:
         f"{origin}: the split {part.split!r} of {part.name} holds {total:,} images, and "
         f"{f'[{part.slice}]' if part.slice else 'it'} {problem}"
     )
-
-
-def _examples(
-    origin: str, part: Part, builder: Any, count: int, names: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """Yields chosen features of the first `count` of a part, in the order they are stored in."""
-    import tensorflow as tf
-
-    tfds = _import_tfds()
-    features = builder.info.features
-    encoded = [name for name in names if isinstance(features[name], tfds.features.Image)]
-    decoders = tfds.decode.PartialDecoding(
-        dict.fromkeys(names, True), decoders={name: tfds.decode.SkipDecoding() for name in encoded}
-    )
-    # Shards one after another: by default TFDS reads several in turn.
-    one_by_one = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    with _quiet():
-        dataset = builder.as_dataset(
-            split=part.instruction, decoders=decoders, read_config=one_by_one, shuffle_files=False
-        )
-    found = 0
-    try:
-        for example in dataset.take(count).as_numpy_iterator():
-            yield example
-            found += 1
-    except (  # a changed record, a missing file, fewer records than there should be
-        tf.errors.DataLossError,
-        tf.errors.NotFoundError,
-        tf.errors.FailedPreconditionError,
-    ) as error:
-        reason = reason_of(error)
-        raise UserError(
-            f"{origin}: {part} is damaged after image {found:,} in {builder.data_dir} ({reason}); "
-            "remove that directory and prepare the dataset again"
-        ) from error
 
 
 def reason_of(error: Any) -> str:

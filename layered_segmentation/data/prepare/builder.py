@@ -188,7 +188,7 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
         return self._source or os.fspath(dl_manager.manual_dir)
 
     def _keep_shards(self, fingerprint: str) -> KeptShards:
-        # TFDS builds in a directory of another name beside the dataset's own.
+        # TFDS builds in a directory of another name next to the dataset's own.
         parent = os.path.dirname(os.path.normpath(self.data_dir))
         directory = os.path.join(parent, f"{PREFIX}{self.version}")
         features = repr(self.info.features)
