@@ -1,8 +1,6 @@
 """A TensorFlow Datasets builder that draws its photos: to measure reading without a download."""
 
-import functools
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -10,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from layered_segmentation.data.prepare.builder import Entries, Photo, PhotoBuilder, Unusable
+from layered_segmentation.data.prepare.builder import Entries, Photo, PhotoBuilder
 
 NAME = "drawn_photos"
 
@@ -48,7 +46,7 @@ class DrawnPhotos(PhotoBuilder, skip_registration=True):  # type: ignore[call-ar
 
     def _open(self, source: str, unpacked: str) -> dict[str, Entries]:
         del source, unpacked
-        return {"train": Entries(self._count, self._count * _BYTES, _read)}
+        return {"train": Entries(self._count, self._count * _BYTES, range, _example)}
 
 
 def draw(number: int) -> bytes:
@@ -65,9 +63,5 @@ def draw(number: int) -> bytes:
     return file.getvalue()
 
 
-def _read(count: int) -> Iterator[functools.partial[dict[str, Any] | Unusable]]:
-    return (functools.partial(_example, number) for number in range(count))
-
-
-def _example(number: int) -> dict[str, Any] | Unusable:
+def _example(number: int) -> dict[str, Any]:
     return {"image": draw(number)}

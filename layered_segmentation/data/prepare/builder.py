@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,13 +80,14 @@ class Entries(NamedTuple):
     Attributes:
         total: How many entries it has.
         size: Their approximate bytes.
-        read: Returns the given number of first entries, in order, as calls that return an example
-            or why there is none. The calls run in threads.
+        read: Returns the given number of first entries, in order.
+        to_example: Makes an entry an example, or says why it cannot; called in threads.
     """
 
     total: int
     size: int
-    read: Callable[[int], Iterator[Callable[[], dict[str, Any] | Unusable]]]
+    read: Callable[[int], Iterable[Any]]
+    to_example: Callable[[Any], dict[str, Any] | Unusable]
 
 
 class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -266,8 +267,8 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             # Reads on only as far as entries were left out; the rest may be damaged.
             while usable < count and taken < entries.total:
                 end = min(taken + count - usable, entries.total)
-                calls = itertools.islice(entries.read(end), taken, None)
-                for result in in_order(pool, lambda call: call(), calls, AHEAD):
+                rest = itertools.islice(entries.read(end), taken, None)
+                for result in in_order(pool, entries.to_example, rest, AHEAD):
                     taken += 1
                     self._entries[split] = taken
                     if isinstance(result, Unusable):

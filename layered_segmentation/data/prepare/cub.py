@@ -9,7 +9,7 @@ grey levels from 0 to 255.
 """
 
 import functools
-from collections.abc import Iterator
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -145,8 +145,12 @@ class Cub200Segmentation(PhotoBuilder):
         splits = {}
         for name, number in self.builder_config.numbers.items():
             chosen = [bird for bird in birds if bird.split == number]
-            read = functools.partial(_read, root / "images", masks / "segmentations", chosen)
-            splits[name] = Entries(len(chosen), _bytes(root / "images", chosen), read)
+            splits[name] = Entries(
+                len(chosen),
+                _bytes(root / "images", chosen),
+                functools.partial(itertools.islice, chosen),
+                functools.partial(_example, root / "images", masks / "segmentations"),
+            )
         return splits
 
     def _locate_photos(self, directory: epath.Path) -> epath.Path:
@@ -269,13 +273,6 @@ def _require_redo(path: epath.Path, splits: dict[int, list[str]]) -> None:
     text = "".join(f"{id} {word}\n" for id, (word,) in sorted(splits.items()))
     if files.digest(text) != _REDO_SHA256:
         raise UserError(f"{path}: is not the published split; download it from {REDO_URL}")
-
-
-def _read(
-    photos: epath.Path, masks: epath.Path, birds: list[_Bird], count: int
-) -> Iterator[functools.partial[dict[str, Any] | Unusable]]:
-    for bird in birds[:count]:
-        yield functools.partial(_example, photos, masks, bird)
 
 
 def _bytes(photos: epath.Path, birds: list[_Bird]) -> int:

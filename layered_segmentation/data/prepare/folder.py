@@ -1,8 +1,8 @@
 """TensorFlow Datasets builder of a directory of photos, their files kept as they are."""
 
 import functools
+import itertools
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -60,7 +60,9 @@ class PhotoFolder(PhotoBuilder, skip_registration=True):  # type: ignore[call-ar
         files = find_images(source, "--source", excluded=[MASKS])
         directory = epath.Path(source)
         size = sum((directory / file).stat().length for file in files)
-        return {"train": Entries(len(files), size, functools.partial(_read, directory, files))}
+        read = functools.partial(itertools.islice, files)
+        example = functools.partial(_example, directory)
+        return {"train": Entries(len(files), size, read, example)}
 
 
 def name_of(directory: str) -> str:
@@ -71,13 +73,6 @@ def name_of(directory: str) -> str:
 def safe_name(name: str) -> str:
     """Returns a name in which `_` replaces what a dataset's name may not hold."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip(".")
-
-
-def _read(
-    directory: epath.Path, files: list[str], count: int
-) -> Iterator[functools.partial[dict[str, Any] | Unusable]]:
-    for file in files[:count]:
-        yield functools.partial(_example, directory, file)
 
 
 def _example(directory: epath.Path, file: str) -> dict[str, Any] | Unusable:

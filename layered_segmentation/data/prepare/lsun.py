@@ -8,7 +8,6 @@ keys. Only scenes were published with a validation archive; objects have the spl
 """
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -105,12 +104,10 @@ class LsunObjects(PhotoBuilder):
         if not directory.is_dir():
             directory = self._unpack(directory, epath.Path(unpacked) / category)
         summary = lmdb_reader.summary(str(directory))
-
-        def read(count: int) -> Iterator[functools.partial[dict[str, Any] | Unusable]]:
-            for key, value in lmdb_reader.entries(str(directory), count):
-                yield functools.partial(_example, key, value)
-
-        return {"train": Entries(summary.entries, summary.size, read)}
+        read = functools.partial(lmdb_reader.entries, str(directory))
+        return {
+            "train": Entries(summary.entries, summary.size, read, lambda entry: _example(*entry))
+        }
 
     def _locate(self, source: epath.Path) -> epath.Path:
         """Returns the directory that is the database, or its archive."""
