@@ -242,12 +242,11 @@ class LayeredGAN(keras.Model):
         return [averages[index[id(v)]] for v in self.generator.stage_variables(resolution)]
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Compiles the step; the wait for data is measured around the iterator."""
+        """Compiles the step; the time spent waiting for data is measured around the iterator."""
         if self.train_function is not None and not force:
             return self.train_function
         strategy = self.distribute_strategy
 
-        @tf.function(reduce_retracing=True)
         def step(data: Any) -> dict[str, tf.Tensor]:
             run = tf.function(self.train_step, jit_compile=True) if self.jit_compile else None
             logs = strategy.run(run or self.train_step, args=(data,))
@@ -256,11 +255,13 @@ class LayeredGAN(keras.Model):
                 for name, value in logs.items()
             }
 
-        def train_function(iterator: Any) -> dict[str, tf.Tensor]:
+        compiled = tf.function(step, reduce_retracing=True)
+
+        def train_function(iterator: Any) -> Any:
             start = time.perf_counter()
             data = next(iterator)
             self.wait_seconds += time.perf_counter() - start
-            return step(data)
+            return compiled(data)
 
         self.train_function = train_function
         return train_function
@@ -290,16 +291,19 @@ class LayeredGAN(keras.Model):
             gan.shift,
             gan.contrast_jitter,
         )
-        return self._share(draws)
+        share: StepDraws = self._share(draws)
+        return share
 
     def _augmentations(self, images_seen: tf.Tensor, purpose: Purpose) -> Augmentations:
         strength, stage = self.config.gan.augment, self.stage
         if not strength:
             return None
         seed = self.config.train.seed
-        return self._share(
-            augmentation_draws(seed, images_seen, purpose, stage.batch, stage.resolution, strength)
+        draws = augmentation_draws(
+            seed, images_seen, purpose, stage.batch, stage.resolution, strength
         )
+        share: Augmentations = self._share(draws)
+        return share
 
     def _share(self, draws: Any) -> Any:
         context = tf.distribute.get_replica_context()

@@ -1,4 +1,4 @@
-"""Where a run is, how long it still takes, and the bar that says so."""
+"""Where a run is, how long it will still take, and a progress bar of both."""
 
 import dataclasses
 import math
@@ -10,16 +10,17 @@ from typing import Any, TextIO
 import keras
 import tqdm
 
+from layered_segmentation.gan.layered_gan import LayeredGAN
 from layered_segmentation.schedule import Stage
 
-# How much longer an image takes at twice the side, before it is measured. The arithmetic says up
-# to 4; small stages are held up by other things.
+# How much longer an image takes at twice the side, until it is measured. The arithmetic grows by
+# up to 4, but other costs dominate small stages.
 _COST_OF_DOUBLING = 3.0
 
 
 @dataclasses.dataclass
 class RunProgress:
-    """Where the run is; the trainer updates it before every `on_train_batch_end`.
+    """Where a run is; `Advance` updates it before the other callbacks read it.
 
     Attributes:
         images_seen: Real images shown since the run began.
@@ -27,7 +28,7 @@ class RunProgress:
         stage_index: 0 for the first resolution.
         resolution: Of the stage, pixels.
         images_per_second: Recent speed.
-        wait_share: Share of the time that training waited for data, in [0, 1].
+        wait_share: Share of the time spent waiting for data, in [0, 1].
     """
 
     images_seen: int = 0
@@ -38,12 +39,49 @@ class RunProgress:
     wait_share: float = 0.0
 
 
+class Advance(keras.callbacks.Callback):
+    """Updates the run's progress; must come before the other callbacks.
+
+    Speed and share of waiting are over about the last ten seconds.
+
+    Args:
+        gan: The model in training.
+        progress: What to update.
+    """
+
+    def __init__(self, gan: LayeredGAN, progress: RunProgress):
+        super().__init__()
+        self.gan = gan
+        self.progress = progress
+        self._mark: tuple[float, int, float] | None = None
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Takes note of the stage."""
+        self._mark = None
+        self.progress.stage_index = self.gan.stage.index
+        self.progress.resolution = self.gan.stage.resolution
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Counts the images of a batch."""
+        progress = self.progress
+        progress.images_seen += self.gan.stage.batch
+        now = time.perf_counter()
+        if self._mark is None:  # the first step compiles
+            self._mark = (now, progress.images_seen, self.gan.wait_seconds)
+            return
+        then, images, waited = self._mark
+        progress.images_per_second = (progress.images_seen - images) / (now - then)
+        progress.wait_share = (self.gan.wait_seconds - waited) / (now - then)
+        if now - then > 10:
+            self._mark = (now, progress.images_seen, self.gan.wait_seconds)
+
+
 class TimeLeft:
     """Estimates the time left over all stages, each at its own speed.
 
-    A stage's speed is measured on the wall clock, so that sheets, checkpoints and evaluation
-    count; the first step of a sitting, which compiles, does not. A stage that has not been
-    measured takes that of the nearest measured one, three times slower for twice the side.
+    A stage's speed is measured on the wall clock and so includes sheets and checkpoints, but not
+    the first step of a session, which compiles. For a stage without a measurement the speed is
+    that of the nearest measured one, three times slower for twice the side.
 
     Args:
         stages: The run's stages.
@@ -57,14 +95,14 @@ class TimeLeft:
         self._seconds_per_image: dict[int, float] = {}
 
     def update(self, stage_index: int, images_seen: int) -> None:
-        """Takes note of where the run is now."""
+        """Records where the run is now."""
         now = self._clock()
         start, first = self._since.setdefault(stage_index, (now, images_seen))
         if images_seen > first:
             self._seconds_per_image[stage_index] = (now - start) / (images_seen - first)
 
     def seconds(self, images_seen: int) -> float | None:
-        """Returns the seconds left, or None before anything was measured."""
+        """Returns the seconds left, or None before the first measurement."""
         if not self._seconds_per_image:
             return None
         return sum(
@@ -73,7 +111,7 @@ class TimeLeft:
         )
 
     def share_done(self, images_seen: int) -> float:
-        """Returns the share of the work that is done, in [0, 1]."""
+        """Returns the finished share of the work, in [0, 1]."""
         work = [
             (stage, min(max(images_seen, stage.first_image), stage.end_image) - stage.first_image)
             for stage in self.stages
@@ -90,8 +128,8 @@ class TimeLeft:
         return self._seconds_per_image[nearest] * _COST_OF_DOUBLING ** (stage.index - nearest)
 
 
-class Progress(keras.callbacks.Callback):
-    """A progress bar over the whole run; one line a minute where there is no terminal.
+class ProgressBar(keras.callbacks.Callback):
+    """A progress bar over the whole run; one line per minute where there is no terminal.
 
     Args:
         progress: Kept up to date by the trainer.
@@ -129,7 +167,7 @@ class Progress(keras.callbacks.Callback):
             )
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Moves the bar, or writes a line when one is due."""
+        """Updates the bar, or writes a line when one is due."""
         progress = self.progress
         self.time_left.update(progress.stage_index, progress.images_seen)
         done = self.time_left.share_done(progress.images_seen)
@@ -138,23 +176,23 @@ class Progress(keras.callbacks.Callback):
                 self._bar.n = round(100 * done, 2)
                 self._bar.desc = self.line(logs or {})
                 self._bar.refresh()
-        elif self._can_tell() and self._is_due(self._interval):
+        elif self._is_measured() and self._is_due(self._interval):
             print(f"{100 * done:3.0f}%  {self.line(logs or {})}", file=self._stream, flush=True)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Leaves the bar standing when the run is over."""
+        """Keeps the finished bar on the screen."""
         if self._bar is not None and self.progress.images_seen >= self.progress.total_images:
             self.close()
 
     def close(self) -> None:
-        """Ends the bar; also when training stops early."""
+        """Closes the bar, also when training stops early."""
         if self._bar is not None:
             self._bar.refresh()
             self._bar.close()
             self._bar = None
 
     def line(self, logs: Mapping[str, Any]) -> str:
-        """Returns what the bar says beside its length."""
+        """Returns the text of the bar."""
         progress = self.progress
         count = len(self.time_left.stages)
         left = self.time_left.seconds(progress.images_seen)
@@ -172,10 +210,10 @@ class Progress(keras.callbacks.Callback):
         ):
             if key in logs:
                 parts.append(f"{label} {float(logs[key]):{form}}")
-        parts.append(f"waits for data {100 * progress.wait_share:.0f} %")
+        parts.append(f"waiting for data {100 * progress.wait_share:.0f} %")
         return ", ".join(parts)
 
-    def _can_tell(self) -> bool:
+    def _is_measured(self) -> bool:
         return self.time_left.seconds(self.progress.images_seen) is not None
 
     def _is_due(self, interval: float) -> bool:
@@ -187,7 +225,7 @@ class Progress(keras.callbacks.Callback):
 
 
 class Every:
-    """Tells when the images seen pass a multiple of `every`, the same after a resume.
+    """Detects when the images seen pass a multiple of `every`, resumed or not.
 
     Args:
         progress: Kept up to date by the trainer.
@@ -208,7 +246,7 @@ class Every:
 
 
 def duration(seconds: float) -> str:
-    """Returns seconds as a person writes them: `48 s`, `8 min`, `3 h 20 min`, `2 d 4 h`."""
+    """Formats seconds: `48 s`, `8 min`, `3 h 20 min`, `2 d 4 h`."""
     seconds = round(seconds)
     if seconds < 100:
         return f"{seconds} s"

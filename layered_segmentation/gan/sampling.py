@@ -89,8 +89,7 @@ def sampler(
 def _compiled(
     generator: LayeredGenerator, seed: int, batch: int, mixing: float, resolution: int
 ) -> Any:
-    @tf.function(reduce_retracing=True)
-    def draw(index: tf.Tensor, truncation: tf.Tensor, alpha: tf.Tensor) -> Layers:
+    def draw(index: tf.Tensor, truncation: tf.Tensor, alpha: tf.Tensor) -> Any:
         draws = generator_draws(
             seed, index, Purpose.SAMPLE, batch, resolution, generator.latent_dim, mixing
         )
@@ -103,4 +102,4 @@ def _compiled(
             truncation=truncation,
         )
 
-    return draw
+    return tf.function(draw, reduce_retracing=True)

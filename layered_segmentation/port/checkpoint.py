@@ -173,14 +173,15 @@ def write_run(
     Raises:
         UserError: There is such a directory or file already.
     """
-    from layered_segmentation.gan import trainer
+    from layered_segmentation.gan.draws import mean_style_latents
 
     if os.path.lexists(out):
         raise UserError(f"--out={out}: there is one already; name a new directory")
     with files.replacing_directory(out, overwrite=False) as partial:
         run = RunDirectory(partial)
         run.create_or_resume(config)
-        trainer.finish_average(generator, config)
+        latents = mean_style_latents(config.train.seed, config.gan.latent_dim)
+        generator.update_mean_styles(latents)
         if discriminator is not None:
             run.save_discriminator(discriminator)
         run.save_generator(generator)

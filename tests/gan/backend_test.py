@@ -9,7 +9,7 @@ SCRIPT = """
 import sys
 import numpy as np
 import keras
-from layered_segmentation import losses
+from layered_segmentation.gan import losses
 from layered_segmentation.gan.composite import compose, perturb
 from layered_segmentation.gan.discriminator import Discriminator
 from layered_segmentation.gan.generator import LayeredGenerator

@@ -4,7 +4,13 @@ import pytest
 
 from layered_segmentation import config as configs
 from layered_segmentation import schedule
-from layered_segmentation.gan.run_progress import Every, Progress, RunProgress, TimeLeft, duration
+from layered_segmentation.gan.run_progress import (
+    Every,
+    ProgressBar,
+    RunProgress,
+    TimeLeft,
+    duration,
+)
 
 
 @pytest.fixture
@@ -66,7 +72,7 @@ def test_time_left_after_a_resume_estimates_the_earlier_stage(config):
 def test_progress_without_a_terminal_writes_a_line_a_minute(config):
     clock, stream = Clock(), io.StringIO()
     progress = progress_at(0, resolution=8, images_per_second=321.0, wait_share=0.07)
-    callback = Progress(progress, schedule.stages(config), stream, 60.0, clock)
+    callback = ProgressBar(progress, schedule.stages(config), stream, 60.0, clock)
     callback.on_train_begin()
     for _ in range(10):
         progress.images_seen += 100
@@ -80,14 +86,14 @@ def test_progress_without_a_terminal_writes_a_line_a_minute(config):
     assert "15 min left" in lines[-1]  # 1,000 images at 16 px, three times 0.3 s each
     for text in ("321 images/s", "alpha 0.50", "Wasserstein 1.50", "penalty 0.25", "coverage 0.30"):
         assert text in lines[-1]
-    assert "waits for data 7 %" in lines[-1]
+    assert "waiting for data 7 %" in lines[-1]
 
 
 def test_progress_on_a_terminal_is_one_bar_over_all_stages(config):
     stream = Terminal()
     clock = Clock()
     progress = progress_at(0, resolution=8)
-    callback = Progress(progress, schedule.stages(config), stream, 60.0, clock)
+    callback = ProgressBar(progress, schedule.stages(config), stream, 60.0, clock)
     for stage in range(2):
         callback.on_train_begin()
         for _ in range(10):
