@@ -23,7 +23,7 @@ from layered_segmentation import (
     RunDirectory,
     compose,
 )
-from layered_segmentation.training.sampling import sample_layers
+from layered_segmentation.gan.sampling import sample_layers
 
 DATA = os.path.join(os.path.dirname(__file__), "data", "present_version")
 PARTS = ("generator", "discriminator", "average", "generator_optimizer", "discriminator_optimizer")
