@@ -19,6 +19,7 @@ import filelock
 
 from layered_segmentation.errors import UserError
 
+_IS_WINDOWS = os.name == "nt"
 _LONGEST_NAME = 255  # bytes, on all common file systems
 _LEFTOVER = re.compile(r"\.(?P<stem>.+)\.(partial|replaced)(?P<suffix>\.[^.]*)?")
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of a directory, on some network disks
@@ -287,7 +288,7 @@ def _name_place(error: BaseException, path: str) -> None:
 
 def _sync_file(path: str) -> None:
     # Windows flushes only files that are open for writing.
-    file = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    file = os.open(path, os.O_RDWR if _IS_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(file)
     finally:
@@ -295,7 +296,7 @@ def _sync_file(path: str) -> None:
 
 
 def _sync_directory(path: str) -> None:
-    if os.name == "nt":  # directories cannot be opened there
+    if _IS_WINDOWS:  # directories cannot be opened there
         return
     directory = os.open(path or os.curdir, os.O_RDONLY)
     try:

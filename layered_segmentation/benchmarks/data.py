@@ -9,7 +9,6 @@ import dataclasses
 import io
 import multiprocessing
 import os
-import resource
 import statistics
 import sys
 import time
@@ -264,8 +263,10 @@ def _megabytes(field: str) -> float:
         with open("/proc/self/status", encoding="utf-8") as file:
             values = dict(line.split(":", 1) for line in file)
         return int(values[field].split()[0]) / 1000
-    if field == "RssAnon":
+    if field == "RssAnon" or sys.platform == "win32":
         return 0.0
+    import resource  # Windows has none
+
     # Elsewhere only the most is to be had, in bytes on macOS.
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (1e6 if sys.platform == "darwin" else 1000)
