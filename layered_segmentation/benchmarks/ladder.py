@@ -147,14 +147,14 @@ if __name__ == "__main__":
         """Measures a ladder."""
         del argv
         from layered_segmentation.data import folder
-        from layered_segmentation.segmenter import segmenter as segmenters
+        from layered_segmentation.segmenter import presets
 
         for name in (TABLE, JSON):
             path = os.path.join(_OUT.value, name)
             if os.path.lexists(path) and not _OVERWRITE.value:
                 raise UserError(f"{path}: already exists; name another --out or add --overwrite")
         loaded = {
-            os.path.basename(os.path.normpath(path)): segmenters.load(path)
+            os.path.basename(os.path.normpath(path)): presets.load(path)
             for path in _SEGMENTERS.value
         }
         if len(loaded) < len(_SEGMENTERS.value):

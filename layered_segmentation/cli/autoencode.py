@@ -31,7 +31,7 @@ from layered_segmentation.errors import UserError
 if TYPE_CHECKING:
     from layered_segmentation.run_directory import RunDirectory
     from layered_segmentation.segmenter.chunks import ChunkJob
-    from layered_segmentation.segmenter.encode import Autoencoder
+    from layered_segmentation.segmenter.encode import EncoderTrainer
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the trained run.", required=True)
 _MODE = flags.DEFINE_enum(
@@ -86,21 +86,20 @@ def _dataset(run: "RunDirectory", config: configs.Config) -> int:
         )
     from layered_segmentation import files, sheets
     from layered_segmentation.progress import Bar
-    from layered_segmentation.segmenter import encode, model_card
-    from layered_segmentation.segmenter import segmenter as segmenters
+    from layered_segmentation.segmenter import encode, model_card, presets
 
-    autoencoder = _open_autoencoder(run, config)
+    trainer = _open_trainer(run, config)
     side = config.gan.resolution
     photos = encode.dataset_photos(config, side, _IMAGES.value, _LIMIT.value)
     with run.lock():
         with Bar(config.encoder.iterations, "encoding", "step") as bar:
-            summary = autoencoder.train(
+            summary = trainer.train(
                 photos, config.data.mirror, tick=lambda note: bar.update(note=note)
             )
-        segmenter = autoencoder.segmenter
+        segmenter = trainer.segmenter
         facts = {"iterations": config.encoder.iterations, "seed": config.train.seed}
         card = model_card.draft(config, side, segmenter.count_params(), facts)
-        segmenters.save(segmenter, run.encoder, overwrite=_OVERWRITE.value, card=card)
+        presets.save(segmenter, run.encoder, overwrite=_OVERWRITE.value, card=card)
     layers = segmenter.predict_layers(photos[:_SHOWN])
     sheet = sheets.reconstruction_sheet(photos[:_SHOWN], layers)
     sheets.save_png(sheet, os.path.join(run.path, SHEET))
@@ -131,12 +130,12 @@ def _chunks(run: "RunDirectory", config: configs.Config) -> int:
     from layered_segmentation.segmenter import chunks
 
     out = _OUT.value
-    chunks.require_ours(out)
+    chunks.require_chunk_directory(out)
     images = _IMAGES.value or os.path.join(out, chunks.SCENES)
     names = _photo_names(images, out) if _IMAGES.value else _scene_names()
     for network in (run.generator_file, run.discriminator_file):
         if not os.path.exists(network):
-            _open_autoencoder(run, config)  # says what is missing
+            _open_trainer(run, config)  # says what is missing
     settings = config.encoder
     job = chunks.ChunkJob(
         images,
@@ -152,7 +151,7 @@ def _chunks(run: "RunDirectory", config: configs.Config) -> int:
         _write_scenes(out, len(names), config.gan.resolution)
     finished = [number for number in range(len(job.chunks())) if job.is_finished(number)]
     start = time.perf_counter()
-    records = chunks.encode(job, lambda: _open_autoencoder(run, config))
+    records = chunks.encode(job, lambda: _open_trainer(run, config))
     results = {
         "mode": "chunks",
         **chunks.summarise(records),
@@ -169,11 +168,11 @@ def _chunks(run: "RunDirectory", config: configs.Config) -> int:
     return 1 if results["unreadable"] else 0
 
 
-def _open_autoencoder(run: "RunDirectory", config: configs.Config) -> "Autoencoder":
+def _open_trainer(run: "RunDirectory", config: configs.Config) -> "EncoderTrainer":
     generator, discriminator = run.load_generator(), run.load_discriminator()
     from layered_segmentation.segmenter import encode
 
-    return encode.Autoencoder(generator, discriminator, config)
+    return encode.EncoderTrainer(generator, discriminator, config)
 
 
 def _photo_names(images: str, out: str) -> list[str]:

@@ -175,16 +175,15 @@ def _train(chain: Chain, directory: RunDirectory, devices: Sequence[str]) -> dic
 
 
 def _distill(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
-    from layered_segmentation.segmenter import distill, model_card
-    from layered_segmentation.segmenter import segmenter as segmenters
+    from layered_segmentation.segmenter import distill, model_card, presets, self_training
 
     config = chain.config
     side = config.student.resolution or config.gan.resolution
-    unlabelled = distill.training_photos(config, side)
+    unlabelled = self_training.training_photos(config, side)
     segmenter, summary = distill.distill(directory.load_generator(), config, photos=unlabelled)
     facts = {"steps": summary.steps, "seed": config.train.seed}
     card = model_card.draft(config, segmenter.resolution, segmenter.count_params(), facts)
-    segmenters.save(segmenter, directory.segmenter, overwrite=True, card=card)
+    presets.save(segmenter, directory.segmenter, overwrite=True, card=card)
     print(
         f"distilled {summary.steps:,} steps, {summary.images_per_second:,.1f} images/s", flush=True
     )
@@ -192,9 +191,9 @@ def _distill(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
 
 
 def _score(chain: Chain, directory: RunDirectory, pairs: Sequence[Pair] | None) -> dict[str, Any]:
-    from layered_segmentation.segmenter import segmenter as segmenters
+    from layered_segmentation.segmenter import presets
 
-    segmenter = segmenters.load(directory.path)
+    segmenter = presets.load(directory.path)
     shutil.rmtree(chain.path("examples"), ignore_errors=True)
     os.makedirs(chain.path("examples"))
     if pairs is None:
@@ -244,9 +243,9 @@ def _dataset_sheet(chain: Chain, predict: scoring.Predict) -> np.ndarray:
 
 def _export(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
     from layered_segmentation.export import saved_model, tflite
-    from layered_segmentation.segmenter import segmenter as segmenters
+    from layered_segmentation.segmenter import presets
 
-    segmenter = segmenters.load(directory.path)
+    segmenter = presets.load(directory.path)
     shutil.rmtree(chain.path("export"), ignore_errors=True)  # of a chain that was stopped
     images = chain.test.images or chain.config.data.path
     return {

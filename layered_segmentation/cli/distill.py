@@ -58,17 +58,16 @@ def main(argv: list[str]) -> None:
     quiet.import_tensorflow()
     generator = run.load_generator()
 
-    from layered_segmentation.segmenter import distill, model_card
-    from layered_segmentation.segmenter import segmenter as segmenters
+    from layered_segmentation.segmenter import distill, model_card, presets, self_training
 
     side = config.student.resolution or generator.resolution
-    photos = distill.training_photos(config, side)
+    photos = self_training.training_photos(config, side)
     with run.lock():
         segmenter, summary = distill.distill(generator, config, photos=photos)
         facts = {"steps": summary.steps, "seed": config.train.seed}
         card = model_card.draft(config, segmenter.resolution, segmenter.count_params(), facts)
         os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-        segmenters.save(segmenter, out, overwrite=_OVERWRITE.value, card=card)
+        presets.save(segmenter, out, overwrite=_OVERWRITE.value, card=card)
     results = {
         **dataclasses.asdict(summary),
         "parameters": segmenter.count_params(),

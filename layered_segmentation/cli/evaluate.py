@@ -228,13 +228,13 @@ def default_out(segmenter: str, predictions: str = "") -> str:
     Raises:
         UserError: The segmenter is not on this machine, so there is no place beside it.
     """
-    from layered_segmentation.segmenter import presets
+    from layered_segmentation.segmenter import preset_files
 
     if predictions:
         return os.path.join(os.path.dirname(os.path.abspath(predictions)), "evaluation")
     if "://" in segmenter:
         raise UserError(f"--segmenter={segmenter}: is not a local directory, so --out is needed")
-    if not os.path.isdir(segmenter) and segmenter in presets.names():
+    if not os.path.isdir(segmenter) and segmenter in preset_files.names():
         raise UserError(f"--segmenter={segmenter}: comes with the package, so --out is needed")
     if os.path.isdir(os.path.join(segmenter, "segmenter")):
         return os.path.join(segmenter, "evaluation")
@@ -270,10 +270,9 @@ def _open_pairs() -> "tuple[Sequence[Pair], str]":
 def _open_method(pairs: "Sequence[Pair]", count: int) -> "PredictPairs":
     """Opens what is scored, a segmenter or masks of the first `count` photos."""
     if not _PREDICTIONS.value:
-        from layered_segmentation.segmenter import looks
-        from layered_segmentation.segmenter import segmenter as segmenters
+        from layered_segmentation.segmenter import looks, presets
 
-        predict = segmenters.load(_SEGMENTER.value).predict_masks
+        predict = presets.load(_SEGMENTER.value).predict_masks
         return lambda chunk: looks.predict_masks(
             predict, [pair.image for pair in chunk], _LOOKS.value
         )

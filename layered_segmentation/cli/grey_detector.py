@@ -37,12 +37,12 @@ def main(argv: list[str]) -> None:
     quiet.import_tensorflow()
     from layered_segmentation.data.scenes import Scenes
     from layered_segmentation.evaluation import detectors, scoring
-    from layered_segmentation.segmenter import segmenter as segmenters
+    from layered_segmentation.segmenter import presets
 
     detector = detectors.train_grey(side, _STEPS.value, _SCENES.value)
     scenes = Scenes(detectors.GREY_SEED, _HELD_OUT, split="test")
     scores = scoring.score(detector.predict_masks, scenes.pairs(side), references=False)
-    segmenters.save(detector, out)
+    presets.save(detector, out)
     score = f"mIoU {scores.miou:.3f} ± {scores.miou_std:.3f}"
     print(f"{score} on {scores.images} held-out scenes\ndetector: {out}")
 

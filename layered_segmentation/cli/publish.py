@@ -42,10 +42,9 @@ def main(argv: list[str]) -> None:
     publish.require_address(_TO.value)
 
     quiet.import_tensorflow()
-    from layered_segmentation.segmenter import model_card
-    from layered_segmentation.segmenter import segmenter as segmenters
+    from layered_segmentation.segmenter import model_card, preset_files
 
-    directory = segmenters.find(_PRESET.value, flag="--preset")
+    directory = preset_files.find(_PRESET.value, flag="--preset")
     place, card = _read_card(directory)
     if _EVALUATION.value:
         card = model_card.with_scores(card, _read_results(_EVALUATION.value))
@@ -61,9 +60,9 @@ def main(argv: list[str]) -> None:
 
 
 def _read_card(directory: str) -> tuple[str, str]:
-    from layered_segmentation.segmenter import presets
+    from layered_segmentation.segmenter import preset_files
 
-    path = _CARD.value or os.path.join(directory, presets.CARD)
+    path = _CARD.value or os.path.join(directory, preset_files.CARD)
     try:
         with open(path, encoding="utf-8") as file:
             return path, file.read()

@@ -55,10 +55,9 @@ def main(argv: list[str]) -> int:
     quiet.import_tensorflow()
     from layered_segmentation import images
     from layered_segmentation.progress import Bar
-    from layered_segmentation.segmenter import looks, refine
-    from layered_segmentation.segmenter import segmenter as segmenters
+    from layered_segmentation.segmenter import looks, presets, refine
 
-    segmenter = segmenters.load(_SEGMENTER.value)
+    segmenter = presets.load(_SEGMENTER.value)
     start = time.perf_counter()
     unreadable = []
     with Bar(len(names), "segmenting", "photo") as bar:

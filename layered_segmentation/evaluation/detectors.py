@@ -19,7 +19,7 @@ from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import detection_model
-from layered_segmentation.segmenter import presets
+from layered_segmentation.segmenter import preset_files
 
 if TYPE_CHECKING:
     from layered_segmentation.segmenter.segmenter import LayeredSegmenter
@@ -90,12 +90,9 @@ class SegmenterDetector:
     """
 
     def __init__(self, path: str):
-        from layered_segmentation.segmenter import segmenter as segmenters
+        from layered_segmentation.segmenter import presets
 
-        try:
-            self._segmenter = segmenters.load(path)
-        except UserError as error:
-            raise UserError(str(error).replace("--segmenter=", "--detector=")) from error
+        self._segmenter = presets.load(path, flag="--detector")
         self.protocol = (
             f"Pseudo truth: the segmenter {path}, masks at {_THRESHOLD}, found where they cover at "
             f"least {LEAST_COVER:.0%}. "
@@ -165,7 +162,7 @@ def kind_of(path: str) -> str:
     Raises:
         UserError: The path is none of them.
     """
-    if "://" in path or (not os.path.isdir(path) and path in presets.names()):
+    if "://" in path or (not os.path.isdir(path) and path in preset_files.names()):
         return SEGMENTER
     if not os.path.isdir(path):
         raise UserError(
@@ -210,15 +207,15 @@ def train_grey(resolution: int, steps: int, scenes: int, width: int = 24) -> "La
     Returns:
         A segmenter of RGB photos whose output depends on their luminance alone.
     """
-    from layered_segmentation.segmenter import distill
-    from layered_segmentation.segmenter import segmenter as segmenters
+    from layered_segmentation.segmenter import fit
+    from layered_segmentation.segmenter.segmenter import create_segmenter
 
     images, masks = Scenes(GREY_SEED, scenes).load_pairs(resolution)
-    pool = distill.Pool.from_pairs(to_grey(images), masks)
-    detector = segmenters.create(width, resolution)
-    distill.initialise(detector, GREY_SEED)
+    pool = fit.Pool.from_pairs(to_grey(images), masks)
+    detector = create_segmenter(width, resolution)
+    fit.initialise(detector, GREY_SEED)
     settings = StudentConfig(width=width, steps=steps, augment=0.0)
-    distill.fit(detector, pool, settings, GREY_SEED)
+    fit.fit(detector, pool, settings, GREY_SEED)
     fold_grey(detector)
     return detector
 

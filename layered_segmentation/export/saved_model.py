@@ -211,9 +211,9 @@ if __name__ == "__main__":
     def main(argv: list[str]) -> None:
         """Exports one segmenter."""
         del argv
-        from layered_segmentation.segmenter import segmenter as segmenters
+        from layered_segmentation.segmenter import presets
 
-        done = export_saved_model(segmenters.load(_SEGMENTER.value), _OUT.value, _IMAGES.value)
+        done = export_saved_model(presets.load(_SEGMENTER.value), _OUT.value, _IMAGES.value)
         print(
             f"{done.path}: {done.megabytes:.2f} MB; masks differ from Keras by at most "
             f"{done.difference:.1e} on {done.images} images; {done.milliseconds:.1f} ms an image\n"

@@ -313,10 +313,10 @@ if __name__ == "__main__":
     def main(argv: list[str]) -> None:
         """Exports one segmenter."""
         del argv
-        from layered_segmentation.segmenter import segmenter as segmenters
+        from layered_segmentation.segmenter import presets
 
         done = export_tflite(
-            segmenters.load(_SEGMENTER.value),
+            presets.load(_SEGMENTER.value),
             _OUT.value,
             _INPUT_SIZE.value,
             _IMAGES.value,

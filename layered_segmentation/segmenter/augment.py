@@ -16,9 +16,11 @@ def augment(images: Any, masks: Any, augmentation: PairAugmentation) -> tuple[An
         augmentation: From `draws.pair_augmentation`.
 
     Returns:
-        Images and masks of the same shapes and ranges; what the frame uncovers is mirrored in.
+        Images and masks of the same shapes and ranges. What moves into the frame is filled by
+        reflection.
     """
-    pairs = ops.concatenate([images, masks], axis=-1)  # one array: they cannot come apart
+    # Transform one array, so that images and masks stay aligned.
+    pairs = ops.concatenate([images, masks], axis=-1)
     pairs = ops.image.affine_transform(
         pairs, augmentation.transforms, interpolation="bilinear", fill_mode="reflect"
     )

@@ -1,7 +1,7 @@
-"""Per-chunk encoders: the photos in chunks, an encoder trained on each, its masks written.
+"""Per-chunk encoders, the paper's protocol: one encoder per chunk of photos, which it segments.
 
-The paper's protocol. Some chunks' encoders train at once. A chunk's files are complete before its
-record is written, and a chunk with a record is not trained again.
+The encoders of several chunks may train at once. A chunk's record is written after all its other
+files, and a chunk with a record is not trained again.
 """
 
 import contextlib
@@ -21,16 +21,15 @@ from layered_segmentation import images as photos
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.progress import Bar
-from layered_segmentation.segmenter import cut_out
-from layered_segmentation.segmenter import segmenter as segmenters
-from layered_segmentation.segmenter.encode import Autoencoder, Training
+from layered_segmentation.segmenter import cut_out, presets
+from layered_segmentation.segmenter.encode import EncoderTrainer, Training
 from layered_segmentation.segmenter.segmenter import EncoderSegmenter
 
 RECORDS, MASKS, SHEETS, ENCODERS = "chunks", "masks", "reconstructions", "encoders"
-SCENES, TRUTH = "images", "true_masks"  # of held-out scenes, where no photos were given
+SCENES, TRUTH = "images", "true_masks"  # of held-out scenes, if no photos were given
 INPUTS = "inputs.json"  # what the chunks depend on, and the names of the photos
 RESULTS = "results.json"
-HELD_OUT = "held-out scenes"  # what the inputs say of these, instead of a directory
+HELD_OUT = "held-out scenes"  # stands for their directory in the inputs
 THRESHOLD = 0.5
 _SHOWN = 10  # photos on a chunk's sheet
 _NUMBERED = re.compile(r"\d{5}(\.json|\.png)?")
@@ -38,16 +37,16 @@ _NUMBERED = re.compile(r"\d{5}(\.json|\.png)?")
 
 @dataclasses.dataclass(frozen=True)
 class ChunkJob:
-    """Which photos to segment, and where the results go.
+    """Which photos to segment, and where to write the results.
 
     Attributes:
         images: Directory of the photos.
-        names: Their paths relative to it; no two may differ in their extension only.
+        names: Their paths relative to it; no two may differ only in their extension.
         out: Directory of the results.
-        chunk: Most photos an encoder is trained on.
-        iterations: Training steps a chunk.
-        together: Chunks whose encoders train at once; a stop loses no more than these.
-        save_encoders: Whether each chunk's segmenter is kept as a preset.
+        chunk: Most photos per chunk.
+        iterations: Training steps per chunk.
+        together: Chunks whose encoders train at once; an interruption loses at most these.
+        save_encoders: Whether to save each chunk's segmenter as a preset.
     """
 
     images: str
@@ -59,12 +58,12 @@ class ChunkJob:
     save_encoders: bool = False
 
     def chunks(self) -> list[list[str]]:
-        """Returns the photos of each chunk, in order; the chunks are about equally large."""
+        """Returns the photos of each chunk in order. The chunks are of about equal size."""
         count = -(-len(self.names) // self.chunk)
         return [list(map(str, part)) for part in np.array_split(self.names, count)]
 
     def record(self, number: int) -> str:
-        """Path of a chunk's record; its being there says that the chunk is finished."""
+        """Path of a chunk's record. It exists only if the chunk is finished."""
         return os.path.join(self.out, RECORDS, f"{number:05d}.json")
 
     def sheet(self, number: int) -> str:
@@ -80,16 +79,16 @@ class ChunkJob:
         return os.path.join(self.out, MASKS, os.path.splitext(name)[0] + ".png")
 
     def is_finished(self, number: int) -> bool:
-        """Whether nothing is left to do for a chunk."""
-        kept = not self.save_encoders or os.path.isdir(self.encoder(number))
-        return kept and os.path.exists(self.record(number))
+        """Whether a chunk has all the results that are asked for."""
+        has_encoder = not self.save_encoders or os.path.isdir(self.encoder(number))
+        return has_encoder and os.path.exists(self.record(number))
 
 
-def require_ours(out: str) -> None:
-    """Refuses a directory that holds anything but chunks.
+def require_chunk_directory(out: str) -> None:
+    """Refuses a directory that is neither empty nor an output directory of chunks.
 
     Raises:
-        UserError: It does, or a file has its name.
+        UserError: The directory holds something else, or is a file.
     """
     if os.path.exists(out) and not os.path.isdir(out):
         raise UserError(f"--out={out}: a file has this name; name a directory")
@@ -101,53 +100,53 @@ def require_ours(out: str) -> None:
 
 
 def begin(job: ChunkJob, inputs: Mapping[str, Any], overwrite: bool = False) -> None:
-    """Writes what the chunks depend on, or checks that it is the same.
+    """Records the inputs that the chunks depend on, or checks that they are unchanged.
 
     Args:
-        job: What to do and where.
-        inputs: JSON values; `images` is `HELD_OUT` where `job.images` is `SCENES` in `job.out`.
-        overwrite: Whether everything that an earlier call wrote is thrown away.
+        job: The job.
+        inputs: JSON values; `images` is `HELD_OUT` if `job.images` is `SCENES` in `job.out`.
+        overwrite: Whether to remove everything that earlier calls wrote.
 
     Raises:
-        UserError: Chunks that are there were made with other settings, photos or networks, or
-            from nobody knows what.
+        UserError: Existing chunks were made with other settings, photos or networks, or their
+            inputs cannot be read.
     """
     path = os.path.join(job.out, INPUTS)
     if os.path.exists(path):
-        theirs = _read_inputs(path, overwrite)
-        differing = [key for key in inputs if theirs.get(key) != inputs[key]]
+        earlier = _read_inputs(path, overwrite)
+        differing = [key for key in inputs if earlier.get(key) != inputs[key]]
         if differing and not overwrite:
             raise UserError(
-                f"--out={job.out}: it holds chunks made with other {', '.join(differing)} "
+                f"--out={job.out}: holds chunks made with other {', '.join(differing)} "
                 f"({path}); name another --out, or add --overwrite to train them again"
             )
         if not overwrite:
             return
-        _remove_earlier(job, theirs)
+        _remove_earlier(job, earlier)
     os.makedirs(job.out, exist_ok=True)
     files.write_json(path, {**inputs, "names": job.names})
 
 
 def _read_inputs(path: str, overwrite: bool) -> dict[str, Any]:
-    """Returns what earlier chunks were made from; nothing if it is damaged and to be replaced."""
+    """Returns the inputs of earlier chunks; empty if unreadable and about to be overwritten."""
     try:
         with open(path, encoding="utf-8") as file:
             inputs = json.load(file)
         if isinstance(inputs, dict):
             return inputs
-        reason = "no JSON object"
+        reason = "not a JSON object"
     except ValueError as error:
         reason = str(error)
     if overwrite:
         return {}
     raise UserError(
-        f"{path}: cannot be read ({reason}), so nobody knows what the chunks were made from; name "
-        "another --out, or add --overwrite to train them again"
+        f"{path}: cannot be read ({reason}), so the inputs of the chunks are unknown; name another "
+        "--out, or add --overwrite to train them again"
     )
 
 
 def _remove_earlier(job: ChunkJob, inputs: Mapping[str, Any]) -> None:
-    """Removes what an earlier call wrote, and nothing else that lies there."""
+    """Removes what earlier calls wrote, and no other files."""
     for part in (RECORDS, SHEETS, ENCODERS):
         folder = os.path.join(job.out, part)
         for name in os.listdir(folder) if os.path.isdir(folder) else []:
@@ -168,34 +167,34 @@ def _remove_earlier(job: ChunkJob, inputs: Mapping[str, Any]) -> None:
                 os.remove(path)
     for part in (RECORDS, SHEETS, ENCODERS, MASKS, SCENES, TRUTH):
         for folder, _, _ in os.walk(os.path.join(job.out, part), topdown=False):
-            with contextlib.suppress(OSError):  # not empty: something of the user's
+            with contextlib.suppress(OSError):  # not empty: it holds files of the user
                 os.rmdir(folder)
 
 
 def encode(
-    job: ChunkJob, open_autoencoder: Callable[[], Autoencoder], progress: bool = True
+    job: ChunkJob, open_trainer: Callable[[], EncoderTrainer], progress: bool = True
 ) -> list[dict[str, Any]]:
-    """Trains the encoders of the chunks that are left and writes their results.
+    """Trains the encoders of all unfinished chunks and writes their results.
 
     Args:
-        job: What to do and where.
-        open_autoencoder: Makes the networks; called only if a chunk is left.
-        progress: Whether a progress bar is shown.
+        job: The job.
+        open_trainer: Creates the trainer; called only if a chunk is unfinished.
+        progress: Whether to show a progress bar.
 
     Returns:
-        The records of all chunks, also of those finished before.
+        The records of all chunks, including those finished before.
 
     Raises:
-        UserError: None of the photos can be read, or a loss is not finite.
+        UserError: None of a chunk's photos can be read, or a loss is not finite.
     """
     chunks = job.chunks()
     left = [number for number in range(len(chunks)) if not job.is_finished(number)]
     if left:
-        autoencoder = open_autoencoder()
+        trainer = open_trainer()
         with Bar(len(left) * job.iterations, "encoding", "step", progress) as bar:
             for first in range(0, len(left), job.together):
                 group = left[first : first + job.together]
-                _encode_group(job, {number: chunks[number] for number in group}, autoencoder, bar)
+                _encode_group(job, {number: chunks[number] for number in group}, trainer, bar)
     records = []
     for number in range(len(chunks)):
         with open(job.record(number), encoding="utf-8") as file:
@@ -205,14 +204,14 @@ def encode(
 
 @dataclasses.dataclass(frozen=True)
 class _Chunk:
-    """A chunk's photos, as far as they can be read.
+    """The readable photos of a chunk.
 
     Attributes:
-        number: The chunk's.
+        number: The chunk's number.
         names: The photos that were read.
         sizes: Their heights and widths.
-        squares: As the segmenter is shown them, uint8 [N, R, R, 3].
-        unreadable: What is wrong with each of the others.
+        squares: The photos as the network sees them, uint8 [N, R, R, 3].
+        unreadable: An error message for each of the other photos.
     """
 
     number: int
@@ -223,26 +222,22 @@ class _Chunk:
 
 
 def _encode_group(
-    job: ChunkJob, group: Mapping[int, list[str]], autoencoder: Autoencoder, bar: Bar
+    job: ChunkJob, group: Mapping[int, list[str]], trainer: EncoderTrainer, bar: Bar
 ) -> None:
-    segmenter = autoencoder.segmenter
+    segmenter = trainer.segmenter
     chunks = [_read(job, number, names, segmenter) for number, names in group.items()]
     label = "chunk " + ", ".join(map(str, group))
-    trainings = autoencoder.train_together(
+    trainings = trainer.train_together(
         [chunk.squares for chunk in chunks],
         tick=lambda note: bar.update(len(group), f"{label}: {note}"),
         names=[f"chunk {number}" for number in group],
     )
     for chunk, training in zip(chunks, trainings, strict=True):
-        _finish(job, chunk, training, autoencoder)
+        _finish(job, chunk, training, trainer)
 
 
 def _read(job: ChunkJob, number: int, names: list[str], segmenter: EncoderSegmenter) -> _Chunk:
-    """Reads a chunk's photos.
-
-    Raises:
-        UserError: None can be read.
-    """
+    """Reads a chunk's photos; raises a UserError if none can be read."""
     squares, sizes, read, unreadable = [], [], [], []
     for name in names:
         try:
@@ -250,7 +245,7 @@ def _read(job: ChunkJob, number: int, names: list[str], segmenter: EncoderSegmen
         except photos.UnreadableImage as error:
             unreadable.append(str(error))
             continue
-        # What the segmenter is shown; the photo at its own size need not be kept.
+        # Keep the network's input only: photos at their own size may not fit into memory.
         square = ops.convert_to_numpy(segmenter.prepare(photo[None]))[0]
         squares.append(sheets.to_uint8(square))
         sizes.append(photo.shape[:2])
@@ -262,21 +257,21 @@ def _read(job: ChunkJob, number: int, names: list[str], segmenter: EncoderSegmen
     return _Chunk(number, read, sizes, np.stack(squares), unreadable)
 
 
-def _finish(job: ChunkJob, chunk: _Chunk, training: Training, autoencoder: Autoencoder) -> None:
-    """Writes what a chunk's encoder makes of its photos, and then the record."""
-    summary = autoencoder.settle(training)
-    segmenter, number = autoencoder.segmenter, chunk.number
+def _finish(job: ChunkJob, chunk: _Chunk, training: Training, trainer: EncoderTrainer) -> None:
+    """Writes the masks, the sheet and the preset of a chunk, and then its record."""
+    summary = trainer.finish(training)
+    segmenter, number = trainer.segmenter, chunk.number
     layers = segmenter.predict_layers(chunk.squares)
     for name, (height, width), mask in zip(chunk.names, chunk.sizes, layers.mask, strict=True):
         mask = ops.convert_to_numpy(segmenter.restore(mask[None], height, width))[0, ..., 0]
         os.makedirs(os.path.dirname(job.mask(name)), exist_ok=True)
         photos.write(job.mask(name), cut_out.binary_mask(mask, THRESHOLD), durable=True)
     os.makedirs(os.path.dirname(job.sheet(number)), exist_ok=True)
-    some = Layers(*(layer[:_SHOWN] for layer in layers))
-    sheets.save_png(sheets.reconstruction_sheet(chunk.squares[:_SHOWN], some), job.sheet(number))
+    shown = Layers(*(layer[:_SHOWN] for layer in layers))
+    sheets.save_png(sheets.reconstruction_sheet(chunk.squares[:_SHOWN], shown), job.sheet(number))
     if job.save_encoders:
         os.makedirs(os.path.dirname(job.encoder(number)), exist_ok=True)
-        segmenters.save(segmenter, job.encoder(number), overwrite=True)
+        presets.save(segmenter, job.encoder(number), overwrite=True)
     record = {
         "chunk": number,
         **dataclasses.asdict(summary),
@@ -289,7 +284,7 @@ def _finish(job: ChunkJob, chunk: _Chunk, training: Training, autoencoder: Autoe
 
 
 def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns what results.json says of all chunks; means are over photos.
+    """Returns the totals of chunks for results.json, and means over their photos.
 
     Args:
         records: The chunks' records.

@@ -1,23 +1,23 @@
-"""What a person gets from a mask: black and white, or the photo with the object cut out."""
+"""A binary mask, or a photo with the background made transparent."""
 
 import numpy as np
 
-_EDGE = 0.5  # range of probabilities over which a cut-out fades
+_EDGE = 0.5  # range of probabilities over which a cut-out fades out
 
 
 def binary_mask(mask: np.ndarray, threshold: float) -> np.ndarray:
-    """Returns probabilities, float [H, W], as uint8 0 and 255."""
+    """Thresholds probabilities, float [H, W] -> uint8 [H, W] of 0 and 255."""
     return np.where(mask >= threshold, 255, 0).astype(np.uint8)
 
 
-def cut_out(image: np.ndarray, mask: np.ndarray, threshold: float) -> np.ndarray:
-    """Returns a photo with the mask as its alpha.
+def cut_out(image: np.ndarray, mask: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """Returns a photo with its mask as the alpha channel.
 
     Args:
         image: uint8 [H, W, 3].
         mask: Float [H, W] in [0, 1].
-        threshold: Where alpha is half; it fades linearly around it, so that the faint
-            probabilities of the background do not show.
+        threshold: Probability at which alpha is one half. Alpha changes linearly around it and
+            is 0 for the low probabilities of the background.
 
     Returns:
         uint8 [H, W, 4].

@@ -1,7 +1,7 @@
-"""The paper's encoder: it learns to make the frozen generator draw photos (eq. 7).
+"""Training of the paper's encoder: it learns to make the frozen generator draw photos (eq. 7).
 
-What the generator draws for a photo has a mask, and this mask is the photo's segmentation. An
-`Autoencoder` trains a data set's encoder, or those of chunks of photos, several at once.
+The layers that the generator draws for a photo include a mask, which segments the photo. An
+`EncoderTrainer` trains the encoder of a dataset, or the encoders of several chunks at once.
 """
 
 import dataclasses
@@ -9,43 +9,46 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from layered_segmentation.config import Config, SourceName, Variant
 from layered_segmentation.data.batches import Crops
 from layered_segmentation.data.source import open_source
 from layered_segmentation.errors import UserError
+from layered_segmentation.gan import composite, losses
 from layered_segmentation.gan.discriminator import Discriminator
 from layered_segmentation.gan.draws import Purpose, weights
 from layered_segmentation.gan.generator import LayeredGenerator
-from layered_segmentation.segmenter import segmenter as segmenters
-from layered_segmentation.segmenter.autoencoder import EncoderGeneratorBackbone
-from layered_segmentation.segmenter.encoder_group import EncoderGroup
+from layered_segmentation.segmenter.encoder import Encoder, EncoderGeneratorBackbone
+from layered_segmentation.segmenter.segmenter import create_encoder_segmenter
 
-PHOTOS = 10_000  # a data set's encoder sees at most so many, if nobody asks for more
-_CODE_GAIN = 0.1  # of the dense kernel: first codes lie close to the mean style
-_EVALUATED = 1_000  # photos, for the loss that a summary states
-_BATCH = 100  # photos a pass without gradients
+PHOTOS = 10_000  # a dataset's encoder learns from at most this many, unless --limit is given
+FEATURE_SIDE = 8  # of the discriminator's features in eq. 7
+_CODE_GAIN = 0.1  # of the dense kernel: the first codes are close to the mean style
+_EVALUATED = 1_000  # photos for batch norm statistics and for the loss in the summary
+_BATCH = 100  # photos per pass without gradients
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodeSummary:
-    """How the training of one encoder went.
+    """The result of training one encoder.
 
     Attributes:
-        photos: Photos it learnt from.
+        photos: Photos it learned from.
         iterations: Training steps.
-        batch: Photos a step.
-        together: Encoders that trained at once, this one included.
+        batch: Photos per step.
+        together: Encoders that trained at once, including this one.
         first_loss: Eq. 7 at the first step.
-        loss: Eq. 7 over the photos (at most 1,000) when it was done, as the segmenter computes.
+        loss: Eq. 7 of the final segmenter over at most 1,000 of the photos.
         pixel_loss: Its first term alone, the mean absolute difference of values in [-1, 1].
-        images_per_second: Photos that all encoders together were trained on a second, without the
-            first step, which may compile.
-        seconds: Time of all; of the training, this encoder's share.
+        images_per_second: Training speed of all encoders together, without the first step, which
+            may compile.
+        seconds: Duration; of the joint training, this encoder's share.
     """
 
     photos: int
@@ -61,36 +64,28 @@ class EncodeSummary:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What the training of one encoder left, before batch norms and loss are settled.
+    """A trained encoder whose batch norms and loss are still to be computed, by `finish`.
 
     Attributes:
-        photos: What it learnt from, uint8 [N, R, R, 3].
-        weights: The encoder's, as its `get_weights` gives them.
-        batch: As of `EncodeSummary`, like all below.
-        together: Encoders that trained at once.
-        first_loss: Eq. 7 at the first step.
-        images_per_second: Photos a second, of all encoders.
-        seconds: Its share of the time.
+        photos: The photos it learned from, uint8 [N, R, R, 3].
+        weights: Its weights, as `get_weights` returns them.
+        summary: Its summary, with losses of NaN.
     """
 
     photos: np.ndarray
     weights: list[np.ndarray]
-    batch: int
-    together: int
-    first_loss: float
-    images_per_second: float
-    seconds: float
+    summary: EncodeSummary
 
 
-class Autoencoder:
-    """Encoders in training, with frozen copies of generator and discriminator, in float32.
+class EncoderTrainer:
+    """Trains encoders with frozen copies of a generator and a discriminator, in float32.
 
-    Batch norms take the batch's statistics while training. Afterwards theirs are set to those of
-    the photos that were trained on, all of them where it is a chunk: a photo's mask then depends on
-    nothing but the photo and the preset, and fits the photos it is made for.
+    In training, batch norms use the statistics of the batch. Afterwards their moving statistics
+    are recomputed over the training photos. A photo's mask then depends only on the photo and the
+    preset, and fits the photos it was trained for.
 
     Attributes:
-        segmenter: The `EncoderSegmenter`, with the weights that were settled last.
+        segmenter: The `EncoderSegmenter`, with the weights of the encoder finished last.
 
     Args:
         generator: The run's averaged generator.
@@ -109,11 +104,11 @@ class Autoencoder:
             generator, config.encoder.input_resolution, config.encoder.max_channels
         )
         self._encoder = self._backbone.encoder
-        self.segmenter = segmenters.create_encoder(self._backbone, config.data.aspect)
+        self.segmenter = create_encoder_segmenter(self._backbone, config.data.aspect)
         _initialise(self._encoder, self._seed)
         self._encoder.dense.bias.assign(ops.reshape(generator.mean_codes(), (-1,)))
         self._first_weights = [np.array(weight) for weight in self._encoder.get_weights()]
-        self._group = EncoderGroup(self._backbone, discriminator)
+        self._group = _EncoderGroup(self._backbone, discriminator)
 
     def train(
         self,
@@ -121,18 +116,18 @@ class Autoencoder:
         mirror: bool = False,
         tick: Callable[[str], None] | None = None,
     ) -> EncodeSummary:
-        """Trains a new encoder, from the same random weights each time, and settles it.
+        """Trains a new encoder from the same initial weights as always, and finishes it.
 
         Args:
             photos: uint8 [N, R, R, 3].
-            mirror: Whether photos are mirrored at random.
+            mirror: Whether to mirror photos at random.
             tick: Called after each step with a note for a progress bar.
 
         Raises:
             UserError: The loss is not finite.
         """
         (training,) = self.train_together([photos], mirror, tick)
-        return self.settle(training)
+        return self.finish(training)
 
     def train_together(
         self,
@@ -141,16 +136,16 @@ class Autoencoder:
         tick: Callable[[str], None] | None = None,
         names: Sequence[str] = (),
     ) -> list[Training]:
-        """Trains a new encoder for each chunk, all at once; each as it would be trained alone.
+        """Trains a new encoder for each chunk, all at once. Each is as if trained alone.
 
         Args:
-            chunks: Each uint8 [N, R, R, 3], of sizes of their own.
-            mirror: Whether photos are mirrored at random.
+            chunks: Photos, each uint8 [N, R, R, 3]; N may differ.
+            mirror: Whether to mirror photos at random.
             tick: Called after each step of all encoders with a note for a progress bar.
-            names: What an error calls each chunk.
+            names: The chunks' names, for error messages.
 
         Returns:
-            The trainings in the order of the chunks, for `settle`.
+            The trainings in the order of the chunks, for `finish`.
 
         Raises:
             UserError: A loss is not finite.
@@ -177,42 +172,38 @@ class Autoencoder:
                 tick(f"loss {np.mean(history[-20:]):.3f}")
         end = time.perf_counter()
         trained = (settings.iterations - 1) * sum(sizes)
-        return [
-            Training(
-                photos=photos,
-                weights=weights,
+        trainings = []
+        for photos, trained_weights, size, first_loss in zip(
+            chunks, self._group.weights(), sizes, history[0], strict=True
+        ):
+            summary = EncodeSummary(
+                photos=len(photos),
+                iterations=settings.iterations,
                 batch=size,
                 together=len(chunks),
                 first_loss=float(first_loss),
+                loss=math.nan,
+                pixel_loss=math.nan,
                 images_per_second=trained / max(end - compiled, 1e-9),
                 seconds=(end - start) / len(chunks),
             )
-            for photos, weights, size, first_loss in zip(
-                chunks, self._group.weights(), sizes, history[0], strict=True
-            )
-        ]
+            trainings.append(Training(photos, trained_weights, summary))
+        return trainings
 
-    def settle(self, training: Training) -> EncodeSummary:
-        """Puts an encoder into the segmenter, with batch norms for its photos, and scores it."""
+    def finish(self, training: Training) -> EncodeSummary:
+        """Puts an encoder into the segmenter, recomputes its batch norms and evaluates it."""
         start = time.perf_counter()
         self._encoder.set_weights(training.weights)
         photos = training.photos[:_EVALUATED]
-        self._settle_norms(photos)
+        self._recompute_norms(photos)
         loss, pixel_loss = self._evaluate(photos)
-        return EncodeSummary(
-            photos=len(training.photos),
-            iterations=self._settings.iterations,
-            batch=training.batch,
-            together=training.together,
-            first_loss=training.first_loss,
-            loss=loss,
-            pixel_loss=pixel_loss,
-            images_per_second=training.images_per_second,
-            seconds=training.seconds + time.perf_counter() - start,
+        seconds = training.summary.seconds + time.perf_counter() - start
+        return dataclasses.replace(
+            training.summary, loss=loss, pixel_loss=pixel_loss, seconds=seconds
         )
 
-    def _settle_norms(self, photos: np.ndarray) -> None:
-        """Sets the batch norms' statistics to the mean of theirs over batches of photos."""
+    def _recompute_norms(self, photos: np.ndarray) -> None:
+        """Sets the moving statistics of batch norms to the mean of those of batches of photos."""
         norms = [
             layer
             for layer in self._encoder.resnet.layers
@@ -232,10 +223,99 @@ class Autoencoder:
         for batch in _split(photos):
             images, reconstruction = _to_float(batch), self.segmenter.reconstruct(batch)
             pixel_loss = np.mean(np.abs(reconstruction - images))
-            (loss,) = self._group.eq7(reconstruction, [images])
+            (loss,) = self._group.reconstruction_losses(reconstruction, [images])
             sums += len(batch) * np.array([float(loss), pixel_loss])
         loss, pixel_loss = sums / len(photos)
         return float(loss), float(pixel_loss)
+
+
+class _EncoderGroup:
+    """Encoders that train at once, in one graph: each has its own loss, batch norms and Adam.
+
+    Only the frozen networks are shared. They treat each image alone, so the codes of all encoders
+    pass through them as one batch. The encoders run in parallel and use cores that one encoder
+    leaves idle. The results are the same as if each encoder trained alone.
+
+    Args:
+        backbone: Its encoder is the first of the group; its generator draws for all.
+        discriminator: Computes the features of eq. 7.
+    """
+
+    def __init__(self, backbone: EncoderGeneratorBackbone, discriminator: Discriminator):
+        self._generator = backbone.generator
+        self._discriminator = discriminator
+        self._learners = [_Learner(backbone.encoder)]
+        self._count = 1
+        self._step = tf.function(self._train_step)
+
+    def begin(self, count: int, weights: Sequence[np.ndarray], learning_rate: float) -> None:
+        """Starts anew with `count` encoders of the given initial weights."""
+        while len(self._learners) < count:
+            first = self._learners[0].encoder
+            self._learners.append(_Learner(Encoder.from_config(first.get_config())))
+        self._count = count
+        for learner in self._learners[:count]:
+            learner.reset(weights, learning_rate)
+
+    def step(self, batches: Sequence[np.ndarray]) -> np.ndarray:
+        """Trains each encoder on its batch; returns the losses before the step, float [K].
+
+        Args:
+            batches: Float [B, R, R, 3] in [-1, 1] for each encoder; B may differ.
+        """
+        each: np.ndarray = self._step([tf.constant(images) for images in batches]).numpy()
+        return each
+
+    def weights(self) -> list[list[np.ndarray]]:
+        """Returns the weights of each encoder, as `get_weights` returns them."""
+        return [learner.encoder.get_weights() for learner in self._learners[: self._count]]
+
+    def reconstruction_losses(self, reconstruction: Any, batches: Sequence[Any]) -> list[Any]:
+        """Returns eq. 7 of each batch of photos.
+
+        Args:
+            reconstruction: Float [N, R, R, 3], the reconstructions of all batches in order.
+            batches: Each float [B, R, R, 3].
+        """
+        images = ops.concatenate(batches)
+        compared = (
+            reconstruction,
+            images,
+            self._discriminator.features(reconstruction, side=FEATURE_SIDE),
+            self._discriminator.features(images, side=FEATURE_SIDE),
+        )
+        parts = [tf.split(values, [batch.shape[0] for batch in batches]) for values in compared]
+        return [losses.encoder(*of_batch) for of_batch in zip(*parts, strict=True)]
+
+    def _train_step(self, batches: list[tf.Tensor]) -> tf.Tensor:
+        learners = self._learners[: len(batches)]
+        variables = [learner.encoder.trainable_variables for learner in learners]
+        with tf.GradientTape() as tape:
+            codes = [
+                learner.encoder(images, training=True)
+                for learner, images in zip(learners, batches, strict=True)
+            ]
+            layers = self._generator.from_codes(ops.concatenate(codes))
+            each = self.reconstruction_losses(composite.compose(layers), batches)
+        # The gradient is that of the sum of the losses; only an encoder's own loss depends on it.
+        for learner, gradients in zip(learners, tape.gradient(each, variables), strict=True):
+            learner.optimizer.apply(gradients, learner.encoder.trainable_variables)
+        return tf.stack(each)
+
+
+class _Learner:
+    """An encoder and its Adam."""
+
+    def __init__(self, encoder: Encoder):
+        self.encoder = encoder
+        self.optimizer = keras.optimizers.Adam(beta_1=0.9, beta_2=0.999, epsilon=1e-8)
+        self.optimizer.build(encoder.trainable_variables)
+
+    def reset(self, weights: Sequence[np.ndarray], learning_rate: float) -> None:
+        self.encoder.set_weights(weights)
+        for variable in self.optimizer.variables:
+            variable.assign(ops.zeros_like(variable))
+        self.optimizer.learning_rate = learning_rate
 
 
 def require_mask(variant: Variant) -> None:
@@ -246,25 +326,25 @@ def require_mask(variant: Variant) -> None:
     """
     if not variant.has_mask:
         raise UserError(
-            f"gan.variant={variant!r} draws no mask, so its encoder cannot segment; take a run "
-            "of another variant"
+            f"gan.variant={variant!r} draws no mask, so its encoder cannot segment; use a run of "
+            "another variant"
         )
 
 
 def dataset_photos(config: Config, resolution: int, images: str = "", limit: int = 0) -> np.ndarray:
-    """Loads the photos that a data set's encoder learns from.
+    """Loads the photos that a dataset's encoder learns from.
 
     Args:
         config: The run's config.
-        resolution: The generator's, pixels.
-        images: A directory of photos instead of the run's own.
-        limit: At most so many; 0 for at most 10,000, and a line on stderr if there are more.
+        resolution: The generator's resolution in pixels.
+        images: A directory of photos to use instead of the run's training photos.
+        limit: Most photos to use; 0 for 10,000, with a note on stderr if there are more.
 
     Returns:
         uint8 [N, resolution, resolution, 3].
 
     Raises:
-        UserError: The photos are not there, too many cannot be used, or they take too much memory.
+        UserError: The photos cannot be found or read, or do not fit into memory.
     """
     data = config.data
     if images:
@@ -277,22 +357,22 @@ def dataset_photos(config: Config, resolution: int, images: str = "", limit: int
             source = open_source(data, config.train.seed)
             if not limit:
                 print(
-                    f"{most:,} of {total:,} photos are taken; --limit={total} takes all",
+                    f"using {most:,} of {total:,} photos; --limit={total} uses all",
                     file=sys.stderr,
                 )
         return source.load(resolution)
     except MemoryError as error:
         megabytes = len(source) * 3 * resolution**2 / 1e6
         raise UserError(
-            f"{len(source):,} photos at {resolution} px take {megabytes:,.0f} MB, more than there "
-            "is memory; take fewer with --limit"
+            f"{len(source):,} photos at {resolution} px take {megabytes:,.0f} MB, which does not "
+            "fit into memory; use fewer with --limit"
         ) from error
     except UserError as error:
         if images:
             raise UserError(f"--images={images}: {error}") from error
         raise UserError(
-            f"the encoder learns from the run's training photos ({error}); bring them back, or "
-            "name others with --images"
+            f"the encoder learns from the run's training photos ({error}); restore them, or name "
+            "others with --images"
         ) from error
 
 
@@ -306,7 +386,7 @@ def _to_float(photos: np.ndarray) -> np.ndarray:
 
 
 def _initialise(encoder: keras.Model, seed: int) -> None:
-    """Draws the kernels from the seed alone (He et al.), the codes' small; no global state."""
+    """Draws the kernels (He et al.; that of the codes small) as a function of the seed alone."""
     convolutions = [layer for layer in encoder.resnet.layers if hasattr(layer, "kernel")]
     for index, layer in enumerate([*convolutions, encoder.dense]):
         shape = layer.kernel.shape

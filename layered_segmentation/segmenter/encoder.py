@@ -1,4 +1,4 @@
-"""The encoder: photos -> codes of the layered generator (the paper's section on real images)."""
+"""The paper's segmenter of real images: an encoder in front of the frozen generator (eq. 7)."""
 
 import math
 from typing import Any
@@ -6,6 +6,9 @@ from typing import Any
 import keras
 import keras_hub
 from keras import ops
+
+from layered_segmentation.gan.composite import Layers
+from layered_segmentation.gan.generator import LayeredGenerator
 
 _FILTERS = (64, 128, 256, 512)
 _BLOCKS = (2, 2, 2, 2)
@@ -15,19 +18,23 @@ _BLOCKS = (2, 2, 2, 2)
 class Encoder(keras.Model):
     """ResNet-18 without global average pooling, then one dense layer to the codes.
 
-    The ResNet is KerasHub's, with random weights. It works at a side of its own: at the paper's 64
-    px it halves the side five times and leaves 2 × 2 features, so photos of a smaller generator
-    are enlarged and those of a larger one averaged down. At 16 px it would see the whole image
-    through one feature.
+    The ResNet is KerasHub's, with random weights. Its input resolution is independent of the
+    generator's: photos of a smaller generator are enlarged, those of a larger one averaged down.
+    At the paper's 64 px, the ResNet halves the side five times and leaves 2 × 2 features; at 16 px
+    it would reduce the whole image to one feature.
 
-    `training.autoencode` starts the dense layer's bias at the generator's mean style
-    (`LayeredGenerator.mean_codes`) and its kernel small: the first reconstructions are then the
-    mean scene, and not scenes far from all that the generator has learnt to draw.
+    `segmenter.encode` initialises the dense layer's bias to the generator's mean style
+    (`LayeredGenerator.mean_codes`) and its kernel to small values, so the first reconstructions
+    are close to the mean scene and within what the generator can draw.
 
     Args:
         codes_shape: Shape of one photo's codes, `LayeredGenerator.codes_shape`.
-        input_resolution: Side that the ResNet works at, pixels, from 8.
-        max_channels: Cap on the channels of the ResNet's stages; 512 is ResNet-18, 64 the least.
+        input_resolution: Side of the ResNet's input in pixels, at least 8.
+        max_channels: Upper bound on the channels of the ResNet's stages, at least 64; 512 is
+            ResNet-18.
+
+    Call:
+        Float [B, R, R, 3] in [-1, 1] -> float [B, generators, blocks, 2, latent_dim].
     """
 
     def __init__(
@@ -63,7 +70,7 @@ class Encoder(keras.Model):
 
         Args:
             images: Float [B, R, R, 3] in [-1, 1].
-            training: Whether batch norms take the batch's statistics.
+            training: Whether batch norms use the statistics of the batch.
 
         Returns:
             Float32 [B, generators, blocks, 2, latent_dim].
@@ -73,7 +80,7 @@ class Encoder(keras.Model):
         return ops.reshape(codes, (-1, *self.codes_shape))
 
     def _resize(self, images: Any) -> Any:
-        """Brings images to the ResNet's side, with operations that every export knows."""
+        """Resizes images to the ResNet's input, with operations that all export formats have."""
         side, own = images.shape[1], self.input_resolution
         if side == own:
             return images
@@ -88,3 +95,125 @@ class Encoder(keras.Model):
             "input_resolution": self.input_resolution,
             "max_channels": self.max_channels,
         }
+
+
+@keras.saving.register_keras_serializable(package="layered_segmentation")
+class EncoderGeneratorBackbone(keras_hub.models.Backbone):
+    """Photos -> the layers that the generator draws from their codes, G(E(x)) of eq. 7.
+
+    The generator is frozen. Its weights are part of the preset, so the preset does not depend on
+    the run that trained it.
+
+    Args:
+        variant: As for `LayeredGenerator`; it must draw a mask.
+        resolution: Side of the photos and of the generator's layers, in pixels.
+        latent_dim: As for `LayeredGenerator`, like the next three.
+        mapping_layers: Likewise.
+        max_channels: Likewise.
+        fused: Likewise.
+        encoder_resolution: Side of the ResNet's input in pixels.
+        encoder_channels: Upper bound on the ResNet's channels.
+        dtype: Keras dtype policy.
+        **kwargs: `name`, `trainable`.
+
+    Call:
+        Float [B, R, R, 3] in [-1, 1] -> float [B, R, R, 7]: background, foreground, mask logits.
+    """
+
+    def __init__(
+        self,
+        variant: str = "two_generators",
+        resolution: int = 64,
+        latent_dim: int = 512,
+        mapping_layers: int = 8,
+        max_channels: int = 512,
+        fused: bool = True,
+        encoder_resolution: int = 64,
+        encoder_channels: int = 512,
+        dtype: Any = None,
+        **kwargs: Any,
+    ):
+        sizes: dict[str, Any] = {
+            "variant": variant,
+            "resolution": resolution,
+            "latent_dim": latent_dim,
+            "mapping_layers": mapping_layers,
+            "max_channels": max_channels,
+            "fused": fused,
+        }
+        generator = LayeredGenerator(**sizes, dtype=dtype, name="generator")
+        if not generator.has_mask:
+            raise ValueError(f"variant={variant!r} draws no mask, so it cannot segment")
+        generator.trainable = False
+        encoder = Encoder(
+            generator.codes_shape, encoder_resolution, encoder_channels, dtype=dtype, name="encoder"
+        )
+        images = keras.Input((resolution, resolution, 3), name="images")
+        outputs = _Decoder(generator, name="decoder")(encoder(images))
+        super().__init__(inputs=images, outputs=outputs, dtype=dtype, **kwargs)
+        self.encoder = encoder
+        self.generator = generator
+        self._sizes = sizes
+
+    @classmethod
+    def around(
+        cls, generator: LayeredGenerator, encoder_resolution: int = 64, encoder_channels: int = 512
+    ) -> "EncoderGeneratorBackbone":
+        """Returns an untrained encoder in front of a copy of a generator, in float32.
+
+        Args:
+            generator: The generator; usually a run's averaged generator.
+            encoder_resolution: Side of the ResNet's input; 0 for the generator's resolution.
+            encoder_channels: Upper bound on the ResNet's channels.
+
+        Raises:
+            ValueError: The generator draws no mask.
+        """
+        backbone = cls(
+            generator.variant,
+            generator.resolution,
+            generator.latent_dim,
+            generator.mapping_layers,
+            generator.max_channels,
+            generator.fused,
+            encoder_resolution or generator.resolution,
+            encoder_channels,
+            dtype="float32",
+        )
+        backbone.generator.set_weights(generator.get_weights())
+        return backbone
+
+    @property
+    def resolution(self) -> int:
+        """Side of photos and layers in pixels."""
+        return self.generator.resolution
+
+    @property
+    def stride(self) -> int:
+        """What the sides of an input must be multiples of; here the only side possible."""
+        return self.resolution
+
+    def draw(self, images: Any, training: bool = False) -> Layers:
+        """Draws the layers of photos, float [B, R, R, 3] in [-1, 1]; the mask is in [0, 1]."""
+        return self.generator.to_layers(self(images, training=training))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            **self._sizes,
+            "encoder_resolution": self.encoder.input_resolution,
+            "encoder_channels": self.encoder.max_channels,
+        }
+
+
+class _Decoder(keras.layers.Layer):
+    """Codes -> the generator's outputs, as a layer for a functional model."""
+
+    def __init__(self, generator: LayeredGenerator, **kwargs: Any):
+        # The generator's layers cast their own inputs; its outputs are float32.
+        super().__init__(autocast=False, dtype="float32", **kwargs)
+        self.generator = generator
+        self.built = True
+
+    def call(self, codes: Any) -> Any:
+        return self.generator.outputs_from_codes(codes)

@@ -1,7 +1,7 @@
-"""A second look: the object, once found, is segmented again from a crop around it.
+"""A second look: the object found in a photo is segmented again in a crop around it.
 
-A student sees a whole photo in few pixels. Where the object is small in the frame, a crop around
-it shows it larger, at about the size at which training photos show it. No label is involved.
+A student sees a whole photo at a low resolution. If the object is small in the frame, a crop shows
+it larger, at about its size in the training photos. No labels are used.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,36 +9,36 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-MARGIN = 0.25  # of the longer side of the object's box, left free around it
-LEAST = 16  # pixels: a smaller crop shows nothing more
+MARGIN = 0.25  # around the object's box, as a fraction of its longer side
+LEAST = 16  # pixels: a smaller crop has no more detail
 PROTOCOL = (
-    f"Two looks: what the first finds is segmented again from a crop around it (margin {MARGIN} of "
+    f"Two looks: the object found first is segmented again in a crop around it (margin {MARGIN} of "
     "the longer side of its box). "
 )
-_FULL = 0.9  # of the frame: a crop that is larger shows nothing more
+_FULL = 0.9  # of the frame: a larger crop has no more detail
 
 Predict = Callable[[list[np.ndarray]], Sequence[np.ndarray]]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def predict_masks(predict: Predict, images: Sequence[np.ndarray], looks: int) -> list[np.ndarray]:
-    """Segments photos, and what was found there again from a crop around it.
+    """Segments photos, and with two looks the objects found in them a second time.
 
     Args:
         predict: A segmenter's `predict_masks`.
-        images: uint8 [H, W, 3], any sizes.
-        looks: 1 is `predict` alone, 2 adds the second look.
+        images: uint8 [H, W, 3] of any sizes.
+        looks: 1 for `predict` alone, 2 to add the second look.
 
     Returns:
-        For each photo a float32 [H, W] in [0, 1]: inside the crop the second look's, outside of
-        it, where the first saw next to nothing, 0. A photo in which nothing is found, or which
-        the object fills, keeps the first look's mask.
+        For each photo a float32 [H, W] in [0, 1]: the mask of the second look inside the crop, and
+        0 outside. The mask of the first look is kept if it shows no object, if the object fills
+        the photo, or if the second look finds nothing.
 
     Raises:
         ValueError: `looks` is neither 1 nor 2.
     """
     if looks not in (1, 2):
-        raise ValueError(f"looks={looks}: 1 or 2")
+        raise ValueError(f"looks={looks}: must be 1 or 2")
     masks = [np.array(mask, np.float32) for mask in predict(list(images))]
     if looks == 1:
         return masks
@@ -52,7 +52,7 @@ def predict_masks(predict: Predict, images: Sequence[np.ndarray], looks: int) ->
     crops = [_crop(np.asarray(images[index]), box) for index, box in boxes.items()]
     for (index, box), second in zip(boxes.items(), predict(crops), strict=True):
         left, top, right, bottom = box
-        if not (second >= 0.5).any():  # it lost what the first had found
+        if not (second >= 0.5).any():
             continue
         masks[index] = np.zeros_like(masks[index])
         masks[index][top:bottom, left:right] = second
@@ -60,21 +60,22 @@ def predict_masks(predict: Predict, images: Sequence[np.ndarray], looks: int) ->
 
 
 def crop_box(mask: np.ndarray) -> Box | None:
-    """Returns where to look again, or None where that would show nothing more.
+    """Returns the crop for the second look, or None if it would add no detail.
 
     Args:
-        mask: float [H, W] in [0, 1].
+        mask: Float [H, W] in [0, 1].
 
     Returns:
-        (left, top, right, bottom) in pixels, a box around the largest connected part at 0.5 and
-        all others of at least a tenth of its size, with a margin; inside the frame.
+        (left, top, right, bottom) in pixels: a box with a margin around the largest connected
+        component at threshold 0.5 and all others of at least a tenth of its area, inside the
+        frame.
     """
     height, width = mask.shape
     found = (mask >= 0.5).astype(np.uint8)
     count, _, parts, _ = cv2.connectedComponentsWithStats(found)
     if count < 2:
         return None
-    parts = parts[1:]  # the first is the ground
+    parts = parts[1:]  # the first is the background
     parts = parts[parts[:, cv2.CC_STAT_AREA] >= 0.1 * parts[:, cv2.CC_STAT_AREA].max()]
     low = parts[:, [cv2.CC_STAT_LEFT, cv2.CC_STAT_TOP]]
     high = low + parts[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]

@@ -1,17 +1,16 @@
-"""Model cards: what somebody who was not there must know of a trained segmenter.
+"""Model cards: what a user needs to know about a trained segmenter.
 
-A card is a Markdown file with the front matter that model hubs read and six sections. A draft says
-what the program knows; the rest is marked, and a card with marks left is not published.
+A card is a Markdown file with six sections and the front matter that model hubs read. A draft
+states what the program knows and marks the rest; a card with marks left is not published.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
-
-if TYPE_CHECKING:
-    from layered_segmentation.config import Config
 
 SECTIONS = ("Data", "Settings", "Scores", "Protocol", "Limits", "Licence")
 OPEN = "TO BE WRITTEN"
@@ -23,21 +22,21 @@ pipeline_tag: image-segmentation
 tags: [keras-hub, image-segmentation, unsupervised]
 ---
 """
-_PATHS = ("path", "data_dir", "test_path", "test_masks", "cache_dir")  # nobody else's business
+_PATHS = ("path", "data_dir", "test_path", "test_masks", "cache_dir")  # private to the machine
 
 
-def draft(config: "Config", resolution: int, parameters: int, facts: Mapping[str, Any]) -> str:
-    """Returns the card of a segmenter that was just trained.
+def draft(config: Config, resolution: int, parameters: int, facts: Mapping[str, Any]) -> str:
+    """Drafts the card of a newly trained segmenter.
 
     Args:
-        config: The run's.
-        resolution: Side that the segmenter works at, pixels.
-        parameters: How many it has.
-        facts: What training says of itself, such as steps and seconds.
+        config: The run's config.
+        resolution: The segmenter's resolution in pixels.
+        parameters: Its number of parameters.
+        facts: Facts about the training by name, such as steps and seed.
     """
     parts = {
-        "Data": f"{OPEN}: what the photos show, how many, where they come from, their licence. "
-        "No mask, label or pretrained network was used.",
+        "Data": f"{OPEN}: what the photos show, how many there are, their source and licence. "
+        "No masks, labels or pretrained networks were used.",
         "Settings": "\n".join(
             [
                 f"{parameters:,} parameters at {resolution} × {resolution} pixels. "
@@ -47,31 +46,32 @@ def draft(config: "Config", resolution: int, parameters: int, facts: Mapping[str
                 *(f"    {line}" for line in _changed_settings(config) or ["none"]),
             ]
         ),
-        "Scores": f"{OPEN}: `layerseg evaluate` measures them, and `layerseg publish "
-        "--evaluation=DIR` puts them here.",
-        "Protocol": f"{OPEN}, likewise.",
+        "Scores": f"{OPEN}: measure them with `layerseg evaluate`; `layerseg publish "
+        "--evaluation=DIR` inserts them here.",
+        "Protocol": f"{OPEN}: `layerseg publish --evaluation=DIR` inserts it here.",
         "Limits": f"{OPEN}: which photos it fails on.",
-        "Licence": f"{OPEN}: of the weights (and, as `license:`, in the first lines of this file).",
+        "Licence": f"{OPEN}: the licence of the weights. Repeat it as `license:` in the front "
+        "matter of this file.",
     }
     sections = "\n".join(f"## {name}\n\n{text}\n" for name, text in parts.items())
     return (
-        f"{_FRONT_MATTER}# {OPEN}: a name\n\n{OPEN}: what it cuts out of photos, in a sentence.\n\n"
-        "    import keras_hub, layered_segmentation\n"
-        '    segmenter = keras_hub.models.ImageSegmenter.from_preset("…")\n'
-        "    masks = segmenter.predict_masks([photo])  # uint8 [H, W, 3] -> float [H, W]\n\n"
+        f"{_FRONT_MATTER}# {OPEN}: a name\n\n{OPEN}: what it segments, in one sentence.\n\n"
+        "    from layered_segmentation import LayeredSegmenter\n"
+        '    segmenter = LayeredSegmenter.from_preset("…")\n'
+        "    mask = segmenter.predict_masks(photo)  # uint8 [H, W, 3] -> float [H, W] in [0, 1]\n\n"
         f"{sections}"
     )
 
 
 def with_scores(card: str, results: Mapping[str, Any]) -> str:
-    """Returns a card with the scores and the protocol of an evaluation.
+    """Returns a card with the scores and the protocol of an evaluation inserted.
 
     Args:
         card: The card.
         results: The results.json of `layerseg evaluate`.
 
     Raises:
-        UserError: The card lacks the sections, or these are no results of a segmenter.
+        UserError: The card lacks these sections, or the results are not those of a segmenter.
     """
     try:
         rows = [
@@ -85,7 +85,7 @@ def with_scores(card: str, results: Mapping[str, Any]) -> str:
         protocol, images = results["protocol"], results["images"]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            "--evaluation: its results.json is none of `layerseg evaluate --segmenter=…` "
+            "--evaluation: results.json was not written by `layerseg evaluate --segmenter=…` "
             f"({type(error).__name__}: {error})"
         ) from error
     table = [f"| {images:,} photos | mIoU |", "|---|---|", *rows]
@@ -93,7 +93,7 @@ def with_scores(card: str, results: Mapping[str, Any]) -> str:
 
 
 def require_complete(card: str, place: str) -> None:
-    """Refuses a card that leaves something open.
+    """Refuses an incomplete card.
 
     Args:
         card: The card.
@@ -107,8 +107,8 @@ def require_complete(card: str, place: str) -> None:
         raise UserError(f"{place}: the card has no section {', '.join(missing)}")
     if lines := [n for n, line in enumerate(card.splitlines(), 1) if OPEN in line]:
         raise UserError(
-            f"{place}: {OPEN!r} is left in line {', '.join(map(str, lines))}; write what is asked "
-            "for there (Scores and Protocol come from --evaluation)"
+            f"{place}: {OPEN!r} is left in line {', '.join(map(str, lines))}; replace it "
+            "(--evaluation inserts Scores and Protocol)"
         )
 
 
@@ -120,16 +120,12 @@ def _replace(card: str, section: str, text: str) -> str:
     return replaced.rstrip() + "\n"
 
 
-def _changed_settings(config: "Config") -> list[str]:
-    import dataclasses
-
-    from layered_segmentation.config import Config
-
+def _changed_settings(config: Config) -> list[str]:
     lines = []
     for section in dataclasses.fields(Config):
-        ours, default = getattr(config, section.name), getattr(Config(), section.name)
-        for field in dataclasses.fields(ours):
-            value = getattr(ours, field.name)
+        settings, default = getattr(config, section.name), getattr(Config(), section.name)
+        for field in dataclasses.fields(settings):
+            value = getattr(settings, field.name)
             if value != getattr(default, field.name) and field.name not in _PATHS:
                 lines.append(f"{section.name}.{field.name}={value}")
     return lines

@@ -1,7 +1,7 @@
-"""Photos in, masks and cut-outs out: which files a command reads and writes.
+"""The photos that a command reads, and the masks and cut-outs that it writes.
 
-For a photo NAME.jpg: NAME.mask.png (0 and 255) and NAME.cutout.png (the object with a soft edge,
-transparent around it). Sub-directories are kept.
+A photo NAME.jpg gives NAME.mask.png (0 and 255) and NAME.cutout.png (the object with a soft edge on
+a transparent background). Sub-directories are kept.
 """
 
 import collections
@@ -16,17 +16,17 @@ MASK, CUTOUT = ".mask.png", ".cutout.png"
 
 
 def find_photos(path: str, out: str) -> tuple[str, list[str]]:
-    """Finds what to segment.
+    """Finds the photos to segment.
 
     Args:
         path: --input, a photo or a directory of photos.
-        out: --out; what an earlier run wrote there is no photo.
+        out: --out; outputs of an earlier run in it are skipped.
 
     Returns:
-        A directory and the photos' paths relative to it.
+        A directory, and the photos' paths relative to it.
 
     Raises:
-        UserError: There is nothing to read, or `out` is a file.
+        UserError: There are no photos, or `out` is a file.
     """
     from layered_segmentation import images
     from layered_segmentation.data import folder
@@ -46,9 +46,9 @@ def find_photos(path: str, out: str) -> tuple[str, list[str]]:
 
 
 def name_outputs(names: list[str], out: str) -> dict[str, str]:
-    """Returns for each photo its outputs' path, less the ending.
+    """Returns the path of each photo's outputs without the ending, by the photo's name.
 
-    Photos that differ only in their extension keep it, so that none overwrites another's mask.
+    Photos whose names differ only in their extension keep it, so no mask overwrites another.
     """
     stems = {name: os.path.splitext(name)[0] for name in names}
     counts = collections.Counter(stems.values())
@@ -58,10 +58,10 @@ def name_outputs(names: list[str], out: str) -> dict[str, str]:
 
 
 def require_free(outputs: Iterable[str]) -> None:
-    """Refuses to overwrite.
+    """Refuses to overwrite outputs.
 
     Raises:
-        UserError: A mask or a cut-out is there already.
+        UserError: A mask or a cut-out exists already.
     """
     taken = [path + end for path in outputs for end in (MASK, CUTOUT) if os.path.exists(path + end)]
     if taken:
@@ -72,33 +72,33 @@ def require_free(outputs: Iterable[str]) -> None:
 
 
 def require_threshold(threshold: float) -> None:
-    """Refuses a --threshold that everything or nothing would pass.
+    """Refuses a --threshold that all probabilities pass, or none.
 
     Raises:
-        UserError: It is 0 or 1 or beyond.
+        UserError: The threshold is not between 0 and 1.
     """
     if not 0 < threshold < 1:
-        raise UserError(f"--threshold={threshold}: it must lie between 0 and 1")
+        raise UserError(f"--threshold={threshold}: must be between 0 and 1")
 
 
 def write(path: str, image: np.ndarray, mask: np.ndarray, threshold: float) -> None:
     """Writes a photo's mask and cut-out.
 
     Args:
-        path: Less the ending; its directory is made.
+        path: Path of the outputs without the ending; its directory is created.
         image: uint8 [H, W, 3].
         mask: Float [H, W] in [0, 1].
-        threshold: Probability from which a pixel counts as the object.
+        threshold: Least probability of a pixel of the object.
     """
     from layered_segmentation import images
-    from layered_segmentation.segmenter import cut_out
+    from layered_segmentation.segmenter.cut_out import binary_mask, cut_out
 
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    images.write(path + MASK, cut_out.binary_mask(mask, threshold))
-    images.write(path + CUTOUT, cut_out.cut_out(image, mask, threshold))
+    images.write(path + MASK, binary_mask(mask, threshold))
+    images.write(path + CUTOUT, cut_out(image, mask, threshold))
 
 
 def _is_output(path: str, out: str) -> bool:
-    """Whether a photo was written by an earlier run into a directory inside the input's."""
+    """Whether a photo is an output of an earlier run inside the input directory."""
     inside = os.path.realpath(path).startswith(os.path.join(os.path.realpath(out), ""))
     return inside and path.endswith((MASK, CUTOUT))

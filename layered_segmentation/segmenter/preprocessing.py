@@ -1,6 +1,7 @@
-"""From photos to what the segmenters' networks take; one pair of classes for each backbone.
+"""From photos to the inputs of the segmenters' networks.
 
-KerasHub finds a converter and a preprocessor by the backbone that a preset holds.
+There is a converter and a preprocessor for each backbone, because KerasHub finds these classes by
+the backbone of a preset.
 """
 
 from typing import Any
@@ -10,19 +11,19 @@ import keras_hub
 import numpy as np
 from keras import ops
 
-from layered_segmentation.segmenter.autoencoder import EncoderGeneratorBackbone
+from layered_segmentation.segmenter.encoder import EncoderGeneratorBackbone
 from layered_segmentation.segmenter.unet import UNetBackbone
 
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
 class LayeredSegmenterImageConverter(keras_hub.layers.ImageConverter):
-    """Makes uint8 RGB images of any size the network's square, in [-1, 1].
+    """Converts uint8 RGB images of any size to square images in [-1, 1].
 
     Args:
-        aspect: As in `data.aspect`, how the network was shown photos in training: `squash` changes
-            the aspect ratio; `pad` keeps it and continues the edges. So does `centre_crop`: what
-            training cut off must get a mask too.
-        **kwargs: What `keras_hub.layers.ImageConverter` takes.
+        aspect: `data.aspect` of the training: `squash` changes the aspect ratio; `pad` keeps it
+            and repeats the edges. `centre_crop` does the same as `pad`, because the parts that
+            training cropped need a mask too.
+        **kwargs: The arguments of `keras_hub.layers.ImageConverter`.
     """
 
     backbone_cls: Any = UNetBackbone
@@ -33,11 +34,11 @@ class LayeredSegmenterImageConverter(keras_hub.layers.ImageConverter):
 
     @property
     def pads(self) -> bool:
-        """Whether images are continued to a square, so that their aspect ratio stays."""
+        """Whether images are padded to a square, which keeps their aspect ratio."""
         return self.aspect != "squash"
 
     def call(self, inputs: Any) -> Any:
-        """Resizes and scales one image, a batch or a list; float at once, so nothing is rounded."""
+        """Resizes and scales one image, a batch or a list, in float: nothing is rounded."""
         if self.pads:
             inputs = keras.tree.map_structure(pad_to_square, inputs)
         return super().call(keras.tree.map_structure(self._as_float, inputs))
@@ -52,7 +53,7 @@ class LayeredSegmenterImageConverter(keras_hub.layers.ImageConverter):
 
     @classmethod
     def for_side(cls, side: int, aspect: str = "squash") -> "LayeredSegmenterImageConverter":
-        """Returns a converter to squares of a side, pixels."""
+        """Returns a converter to squares with a side of `side` pixels."""
         return cls(
             aspect=aspect,
             image_size=(side, side),
@@ -65,7 +66,7 @@ class LayeredSegmenterImageConverter(keras_hub.layers.ImageConverter):
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
 class LayeredSegmenterPreprocessor(keras_hub.models.ImageSegmenterPreprocessor):
-    """The converter as KerasHub's preprocessor, so that `fit` and `from_preset` find it."""
+    """KerasHub's preprocessor with this converter, for `fit` and `from_preset`."""
 
     backbone_cls: Any = UNetBackbone
     image_converter_cls = LayeredSegmenterImageConverter
@@ -73,23 +74,23 @@ class LayeredSegmenterPreprocessor(keras_hub.models.ImageSegmenterPreprocessor):
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
 class EncoderSegmenterImageConverter(LayeredSegmenterImageConverter):
-    """The same for the encoder."""
+    """The converter of `EncoderSegmenter`."""
 
     backbone_cls = EncoderGeneratorBackbone
 
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
 class EncoderSegmenterPreprocessor(LayeredSegmenterPreprocessor):
-    """The same for the encoder."""
+    """The preprocessor of `EncoderSegmenter`."""
 
     backbone_cls = EncoderGeneratorBackbone
     image_converter_cls = EncoderSegmenterImageConverter
 
 
 def pad_to_square(images: Any) -> Any:
-    """Continues the edges of images to a square about them, [B, H, W, C] -> [B, S, S, C].
+    """Pads images to a square by repeating their edges, [B, H, W, C] -> [B, S, S, C].
 
-    One image, [H, W, C], will do as well. S is the larger of H and W.
+    S is the larger of H and W. One image, [H, W, C], is padded likewise.
     """
     height, width = ops.shape(images)[-3:-1]
     side = _larger(height, width)
@@ -101,7 +102,7 @@ def pad_to_square(images: Any) -> Any:
 
 
 def crop_from_square(masks: Any, height: Any, width: Any) -> Any:
-    """Undoes `pad_to_square`: [B, S, S, C] -> [B, height, width, C]."""
+    """The inverse of `pad_to_square`: [B, S, S, C] -> [B, height, width, C]."""
     side = _larger(height, width)
     top, left = (side - height) // 2, (side - width) // 2
     return masks[:, top : top + height, left : left + width]
@@ -110,4 +111,4 @@ def crop_from_square(masks: Any, height: Any, width: Any) -> Any:
 def _larger(height: Any, width: Any) -> Any:
     if isinstance(height, int) and isinstance(width, int):
         return max(height, width)
-    return ops.maximum(height, width)  # known only when the graph runs
+    return ops.maximum(height, width)  # tensors in a graph

@@ -1,4 +1,4 @@
-"""Uploads a preset with its card and checksums to a model hub, through KerasHub's own upload."""
+"""Uploads a preset with its model card and checksums to a model hub, through KerasHub."""
 
 import os
 import re
@@ -8,84 +8,84 @@ from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
 from layered_segmentation.errors import UserError
-from layered_segmentation.segmenter import model_card, presets
+from layered_segmentation.segmenter import model_card, preset_files
 
 _HUGGING_FACE = re.compile(r"hf://[\w.-]+/[\w.-]+")
 _KAGGLE = re.compile(r"kaggle://[\w.-]+/[\w.-]+/[\w.-]+/[\w.-]+")
 
 
 def require_address(address: str) -> None:
-    """Refuses an address that no hub would take.
+    """Refuses an address that is not a hub's.
 
     Raises:
         UserError: It is neither hf://OWNER/NAME nor kaggle://OWNER/MODEL/keras/VARIATION.
     """
     if not _HUGGING_FACE.fullmatch(address) and not _KAGGLE.fullmatch(address):
         raise UserError(
-            f"--to={address}: it must be hf://OWNER/NAME or kaggle://OWNER/MODEL/keras/VARIATION"
+            f"--to={address}: must be hf://OWNER/NAME or kaggle://OWNER/MODEL/keras/VARIATION"
         )
 
 
 @contextmanager
 def prepared(preset: str, card: str, place: str) -> Iterator[str]:
-    """Lays out what is uploaded, in a directory of its own, and checks it.
+    """Copies a preset with its card for the upload, and checks that the copy loads.
 
     Args:
-        preset: The preset's directory; it stays as it is.
-        card: The card.
-        place: Where it comes from, for messages.
+        preset: The preset's directory; not modified.
+        card: The model card.
+        place: The card's file, for error messages.
 
     Yields:
-        A temporary directory with the preset's files, the card and fresh checksums.
+        A temporary directory with the preset's files, the card and new checksums.
 
     Raises:
-        UserError: The card is incomplete, or the copy is not a segmenter of ours.
+        UserError: The card is incomplete, or the copy is not a `LayeredSegmenter`.
     """
-    from layered_segmentation.segmenter import segmenter as segmenters
+    from layered_segmentation.segmenter import presets
 
     model_card.require_complete(card, place)
     with TemporaryDirectory() as temporary:
         copy = os.path.join(temporary, "preset")
         shutil.copytree(preset, copy)
-        with open(os.path.join(copy, presets.CARD), "w", encoding="utf-8") as file:
+        with open(os.path.join(copy, preset_files.CARD), "w", encoding="utf-8") as file:
             file.write(card)
-        presets.write_checksums(copy)
-        segmenters.load(copy)
+        preset_files.write_checksums(copy)
+        presets.load(copy)
         yield copy
 
 
 def upload(directory: str, address: str, private: bool = False, overwrite: bool = False) -> None:
-    """Uploads a directory that `prepared` made.
+    """Uploads a directory from `prepared`.
 
     Args:
-        directory: It is used up: an upload may change it.
-        address: As `require_address` has it.
-        private: Whether a repository that is made anew is private; Hugging Face only.
-        overwrite: Whether a model that is there gets a new version on top. Both hubs keep the
-            older ones.
+        directory: The directory; the upload may modify it.
+        address: An address that `require_address` accepts.
+        private: Whether a new repository is private; Hugging Face only.
+        overwrite: Whether to upload a new version if the model exists. Both hubs keep the older
+            versions.
 
     Raises:
-        UserError: There is a model already, or the hub refuses.
+        UserError: The model exists and `overwrite` is off, or the upload fails.
     """
     import keras_hub
 
     require_address(address)
     try:
         if address.startswith("hf://"):
-            _lead_with_the_card(directory, address.removeprefix("hf://"), private, overwrite)
+            _upload_card_first(directory, address.removeprefix("hf://"), private, overwrite)
         keras_hub.upload_preset(address, directory)
     except UserError:
         raise
-    except Exception as error:  # the hubs' libraries raise whatever their network libraries do
+    except Exception as error:  # the hubs' libraries pass on the errors of their network libraries
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--to={address}: the upload failed: {reason}. Is this machine online and logged in "
-            "(`hf auth login`, or a Kaggle API token), and is the name yours to write to?"
+            f"--to={address}: the upload failed: {reason}. Check that this machine is online and "
+            "logged in (`hf auth login`, or a Kaggle API token) and may write to this address"
         ) from error
 
 
-def _lead_with_the_card(directory: str, name: str, private: bool, overwrite: bool) -> None:
-    """Uploads the card first: where there is none, KerasHub puts one of its own in its place."""
+def _upload_card_first(directory: str, name: str, private: bool, overwrite: bool) -> None:
+    """Uploads the card before the preset: KerasHub writes its own card if there is none."""
     import huggingface_hub
 
     is_taken = huggingface_hub.repo_exists(name) and huggingface_hub.file_exists(
@@ -93,12 +93,12 @@ def _lead_with_the_card(directory: str, name: str, private: bool, overwrite: boo
     )
     if is_taken and not overwrite:
         raise UserError(
-            f"--to=hf://{name}: there is a model already; add --overwrite to put this one on top "
-            "of it (the older one stays in its history)"
+            f"--to=hf://{name}: the model exists already; add --overwrite to upload a new version "
+            "(the history keeps the older one)"
         )
     huggingface_hub.create_repo(name, private=private, exist_ok=True)
     huggingface_hub.upload_file(
-        path_or_fileobj=os.path.join(directory, presets.CARD),
-        path_in_repo=presets.CARD,
+        path_or_fileobj=os.path.join(directory, preset_files.CARD),
+        path_in_repo=preset_files.CARD,
         repo_id=name,
     )

@@ -1,4 +1,4 @@
-"""Crisp edges at a photo's own size from the student's small, soft mask; still no labels."""
+"""Fits a soft, low-resolution mask to the edges of its photo at the photo's own size; no labels."""
 
 from collections.abc import Callable
 
@@ -8,63 +8,67 @@ import numpy as np
 from layered_segmentation.config import Refinement
 
 GRABCUT_ITERATIONS = 5
-
-_RADIUS = 1 / 16  # of the longer side: about two pixels of the mask of a student of 32 px
+_RADIUS = 1 / 16  # of the longer side: about two pixels of a mask of 32 px
 _SMOOTHNESS = 1e-2  # variance of the photo, in [0, 1], above which an edge is kept
-_MARGIN = 0.05  # of each side: GrabCut takes this rim for ground where the student's mask is not
+_MARGIN = 0.05  # of each side: in this rim, pixels outside the mask are background for certain
 _GRABCUT_SIDE = 512  # longest side GrabCut works at
-_REACH = 0.8  # of the root of the mask's area: as far about it may be object, in a consensus
+_REACH = 0.8  # times the square root of the mask's area: how far around it the object may extend
 
 
-def refine(image: np.ndarray, probability: np.ndarray, method: str) -> np.ndarray:
+def refine(
+    image: np.ndarray, probability: np.ndarray, method: Refinement | str = Refinement.guided
+) -> np.ndarray:
     """Fits a mask to the edges of its photo.
 
     Args:
         image: uint8 [H, W, 3].
-        probability: float [H, W] in [0, 1].
-        method: `none`; `guided`, a guided filter (He et al. 2010), soft; `grabcut`, GrabCut
-            started from the mask instead of a rectangle; `consensus`, GrabCut from the mask, from
-            what lies about it and from a rectangle, and once more between what all three call
-            object and what none does, four times as slow. The latter two are softened by the
-            guided filter where the photo is larger than GrabCut can work at.
+        probability: Float [H, W] in [0, 1].
+        method: A `Refinement` or its value: `none`; `guided`, a guided filter (He et al. 2010),
+            which keeps the mask soft; `grabcut`, GrabCut (Rother et al. 2004) started from the
+            mask; `consensus`, a vote of GrabCut started from the mask, from its surroundings and
+            from a rectangle, with a final GrabCut that decides where the three disagree. It takes
+            four times as long. Photos larger than GrabCut's working size get its result enlarged
+            and softened by the guided filter.
 
     Returns:
-        float32 [H, W] in [0, 1]. A mask with nothing or everything in it comes back as it was.
+        Float32 [H, W] in [0, 1]. A mask that is empty or full at 0.5 is returned unchanged.
 
     Raises:
         ValueError: The method is unknown or the shapes differ.
     """
     if method not in list(Refinement):
-        raise ValueError(f"refine={method!r}: one of {', '.join(Refinement)}")
+        raise ValueError(f"refine={method!r}: must be one of {', '.join(Refinement)}")
     if probability.shape != image.shape[:2]:
-        raise ValueError(f"mask {list(probability.shape)} for photo {list(image.shape)}")
+        raise ValueError(
+            f"the mask is {list(probability.shape)}, the photo {list(image.shape)}: height and "
+            "width must be equal"
+        )
     probability = np.clip(np.asarray(probability, np.float32), 0, 1)
     is_object = probability >= 0.5
     if method == Refinement.none or is_object.all() or not is_object.any():
         return probability
     if method == Refinement.guided:
         return _guided(image, probability, max(image.shape) * _RADIUS)
-    return _at_grabcuts_size(
-        _grabcut if method == Refinement.grabcut else _consensus, image, probability
-    )
+    run = _grabcut if method == Refinement.grabcut else _consensus
+    return _at_working_size(run, image, probability)
 
 
 def run_grabcut(
     image: np.ndarray,
     labels: np.ndarray,
-    rectangle: tuple[int, int, int, int] | None,
+    rectangle: tuple[int, int, int, int] | None = None,
     iterations: int = GRABCUT_ITERATIONS,
 ) -> np.ndarray:
-    """Runs OpenCV's GrabCut from a fixed random seed.
+    """Runs OpenCV's GrabCut with a fixed random seed.
 
     Args:
         image: uint8 [H, W, 3].
-        labels: uint8 [H, W] of `cv2.GC_*`; not read if a rectangle is given. Not changed.
+        labels: uint8 [H, W] of `cv2.GC_*`; ignored if a rectangle is given. Not modified.
         rectangle: (left, top, width, height), or None to start from the labels.
-        iterations: Of GrabCut.
+        iterations: Iterations of GrabCut.
 
     Returns:
-        bool [H, W].
+        Bool [H, W].
 
     Raises:
         cv2.error: Foreground or background has too few pixels to be modelled.
@@ -72,7 +76,7 @@ def run_grabcut(
     labels = labels.copy()
     models = np.zeros((1, 65)), np.zeros((1, 65))
     mode = cv2.GC_INIT_WITH_MASK if rectangle is None else cv2.GC_INIT_WITH_RECT
-    cv2.setRNGSeed(0)  # its mixtures start from k-means, which draws
+    cv2.setRNGSeed(0)  # the mixtures are initialised by k-means, which is random
     cv2.grabCut(np.ascontiguousarray(image), labels, rectangle, *models, iterations, mode)
     is_object: np.ndarray = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
     return is_object
@@ -81,10 +85,11 @@ def run_grabcut(
 def _guided(image: np.ndarray, probability: np.ndarray, radius: float) -> np.ndarray:
     guide = image.astype(np.float32) / 255
     filtered = cv2.ximgproc.guidedFilter(guide, probability, max(1, round(radius)), _SMOOTHNESS)
-    return np.clip(filtered, 0, 1)
+    clipped: np.ndarray = np.clip(filtered, 0, 1)
+    return clipped
 
 
-def _at_grabcuts_size(
+def _at_working_size(
     method: Callable[[np.ndarray, np.ndarray], np.ndarray],
     image: np.ndarray,
     probability: np.ndarray,
@@ -103,7 +108,6 @@ def _at_grabcuts_size(
 def _grabcut(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
     is_object = probability >= 0.5
     labels = np.where(is_object, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    # All may change but what lies outside of the mask along the frame: that much is known ground.
     labels[_rim(is_object.shape) & ~is_object] = cv2.GC_BGD
     mask = _run(image, labels)
     return probability if mask is None else mask.astype(np.float32)
@@ -137,9 +141,9 @@ def _rim(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _run(image: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-    """Runs GrabCut; None where it cannot start, or finds nothing or everything."""
+    """Runs GrabCut. Returns None if it cannot start, or if its mask is empty or full."""
     try:
-        mask = run_grabcut(image, labels, None)
+        mask = run_grabcut(image, labels)
     except cv2.error:  # too few pixels of one kind to model
         return None
     return mask if mask.any() and not mask.all() else None

@@ -1,8 +1,7 @@
-"""`LayeredSegmenter`: the product, a KerasHub task that turns photos of any size into masks."""
+"""`LayeredSegmenter`: a KerasHub task that segments photos of any size."""
 
-import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, overload
 
 import keras
 import keras_hub
@@ -10,11 +9,10 @@ import numpy as np
 from keras import ops
 from keras_hub.src.utils.preset_utils import register_presets
 
-from layered_segmentation import files
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.composite import Layers, compose
-from layered_segmentation.segmenter import presets
-from layered_segmentation.segmenter.autoencoder import EncoderGeneratorBackbone
+from layered_segmentation.segmenter import preset_files
+from layered_segmentation.segmenter.encoder import EncoderGeneratorBackbone
 from layered_segmentation.segmenter.preprocessing import (
     EncoderSegmenterImageConverter,
     EncoderSegmenterPreprocessor,
@@ -25,22 +23,29 @@ from layered_segmentation.segmenter.preprocessing import (
 )
 from layered_segmentation.segmenter.unet import UNetBackbone, levels_for
 
-_BATCH = 64  # images a pass, in prediction
+_BATCH = 64  # images per pass in prediction
 
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
 class LayeredSegmenter(keras_hub.models.ImageSegmenter):
-    """Cuts one kind of thing out of photos.
+    """Segments one kind of object in photos.
 
     As a Keras model it maps prepared images, float [B, R, R, 3] in [-1, 1], to mask probabilities,
-    float [B, R, R, 1]; `predict`, `predict_masks` and `masks` take photos as they are. A preset
-    directory round-trips: `segmenter.save_to_preset(DIR)`, then
-    `keras_hub.models.ImageSegmenter.from_preset(DIR)`.
+    float [B, R, R, 1]. `predict`, `predict_masks` and `masks` take uint8 photos of any size.
 
     Args:
         backbone: A `UNetBackbone`.
-        preprocessor: A `LayeredSegmenterPreprocessor`; its converter's size is the resolution.
-        **kwargs: `name`, and what `keras_hub.models.Task` takes.
+        preprocessor: A `LayeredSegmenterPreprocessor`; its converter's size is the resolution R.
+        **kwargs: `name` and the other arguments of `keras_hub.models.Task`.
+
+    Example:
+        ```python
+        from layered_segmentation import LayeredSegmenter
+
+        segmenter = LayeredSegmenter.from_preset("layered_unet_flowers_64")
+        mask = segmenter.predict_masks(photo)  # uint8 [H, W, 3] -> float [H, W]
+        segmenter.save_to_preset("my_preset")
+        ```
     """
 
     backbone_cls: Any = UNetBackbone
@@ -58,13 +63,13 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
 
     @staticmethod
     def make_head() -> keras.layers.Layer:
-        """Returns the layer that makes mask logits of the backbone's features."""
-        # In float32 also under mixed precision: a mask is a probability.
+        """Returns the layer that computes mask logits from the backbone's features."""
+        # In float32 also under mixed precision: half precision rounds probabilities near 1 to 1.
         return keras.layers.Conv2D(1, 1, dtype="float32", name="mask_logits")
 
     @property
     def resolution(self) -> int:
-        """Side of the square the network works at, pixels."""
+        """Side of the square images the network takes, in pixels."""
         return int(self.preprocessor.image_converter.image_size[0])
 
     def compile(
@@ -82,10 +87,10 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
         return self.head(self.backbone(images, training=training))
 
     def prepare(self, images: Any) -> Any:
-        """Resizes and scales photos as the preprocessor does, in `keras.ops` only.
+        """Resizes and scales photos as the preprocessor does, but with `keras.ops` only.
 
         Args:
-            images: uint8 [B, H, W, 3], any size.
+            images: uint8 [B, H, W, 3] of any size.
 
         Returns:
             Float [B, R, R, 3] in [-1, 1].
@@ -102,12 +107,12 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
         return images * converter.scale + converter.offset
 
     def restore(self, masks: Any, height: int, width: int) -> Any:
-        """Undoes what `prepare` did to the shape of photos.
+        """Resizes masks back to the size of the photos, the inverse of `prepare`.
 
         Args:
             masks: Float [B, R, R, 1].
-            height: Of the photos, pixels.
-            width: Likewise.
+            height: Height of the photos in pixels.
+            width: Width of the photos in pixels.
 
         Returns:
             Float [B, height, width, 1] in [0, 1].
@@ -118,10 +123,10 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
         return crop_from_square(resize_masks(masks, side, side), height, width)
 
     def masks(self, images: Any) -> Any:
-        """Segments a batch of photos; what the SavedModel computes.
+        """Segments a batch of photos of one size. The SavedModel computes this function.
 
         Args:
-            images: uint8 [B, H, W, 3], any size.
+            images: uint8 [B, H, W, 3] of any size.
 
         Returns:
             Float [B, H, W, 1] in [0, 1].
@@ -129,22 +134,30 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
         height, width = ops.shape(images)[1:3]
         return self.restore(self(self.prepare(images), training=False), height, width)
 
-    def predict_masks(self, images: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
-        """Segments photos of any sizes.
+    @overload
+    def predict_masks(self, images: Sequence[np.ndarray]) -> list[np.ndarray]: ...
+
+    @overload
+    def predict_masks(self, images: np.ndarray) -> Any: ...
+
+    def predict_masks(self, images: Any) -> Any:
+        """Segments one photo, or photos of any sizes.
 
         Args:
-            images: uint8 photos [H, W, 3]; grey [H, W] and RGBA [H, W, 4] are converted. Or one
-                uint8 [B, H, W, 3].
+            images: One uint8 photo [H, W, 3], a list of such photos, or a batch [B, H, W, 3].
+                Grey photos, [H, W] or [H, W, 1], and RGBA photos, [H, W, 4], are converted.
 
         Returns:
-            For each photo a float32 [H, W] in [0, 1].
+            For one photo, its mask: float32 [H, W] in [0, 1]. Otherwise the list of their masks.
 
         Raises:
-            UserError: An image is not uint8 or not an image.
+            UserError: An image is not uint8, or does not have the shape of an image.
         """
+        if isinstance(images, np.ndarray) and images.ndim < 4:
+            return self.predict_masks([images])[0]
         masks = []
         for batch, prepared in self._batches(images):
-            # Keras's own predict: the one of KerasHub would prepare the images once more.
+            # Not `self.predict`, which would prepare the images a second time.
             small = keras.Model.predict_on_batch(self, prepared)
             for image, mask in zip(batch, small, strict=True):
                 restored = self.restore(mask[None], *image.shape[:2])
@@ -152,12 +165,23 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
         return masks
 
     def predict(self, x: Any, batch_size: Any = None, verbose: Any = 0, **kwargs: Any) -> Any:
-        """Segments photos: uint8 [B, H, W, 3] -> float [B, H, W, 1]; a list gives a list.
+        """Segments photos.
 
-        Datasets go to KerasHub's `predict` and give masks at the network's resolution.
+        Args:
+            x: uint8 [B, H, W, 3], one photo [H, W, 3], or a list of photos of any sizes. Anything
+                else, such as a dataset, goes to KerasHub's `predict`, which returns masks at the
+                network's resolution.
+            batch_size: For KerasHub's `predict`.
+            verbose: Likewise.
+            **kwargs: Likewise.
+
+        Returns:
+            Float [B, H, W, 1] in [0, 1], for one photo [H, W, 1], or a list of these.
         """
         if isinstance(x, np.ndarray) and x.ndim == 4:
             return np.stack(self.predict_masks(x))[..., None]
+        if isinstance(x, np.ndarray):
+            return self.predict_masks(x)[..., None]
         if isinstance(x, list | tuple):
             return [mask[..., None] for mask in self.predict_masks(x)]
         return super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
@@ -165,10 +189,10 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
     def save_to_preset(self, preset_dir: str, *args: Any, **kwargs: Any) -> None:
         """Writes a preset as KerasHub does, and the checksums of its files."""
         super().save_to_preset(preset_dir, *args, **kwargs)
-        presets.write_checksums(preset_dir)
+        preset_files.write_checksums(preset_dir)
 
     def _batches(self, images: Any) -> Iterator[tuple[list[np.ndarray], Any]]:
-        """Yields photos with what the network takes, a batch at a time."""
+        """Yields batches of photos, each with the network's input for it."""
         for first in range(0, len(images), _BATCH):
             batch = [as_rgb(image) for image in images[first : first + _BATCH]]
             yield batch, ops.concatenate([self.prepare(image[None]) for image in batch])
@@ -176,14 +200,14 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
 class EncoderSegmenter(LayeredSegmenter):
-    """The paper's segmenter: the mask that the generator draws for a photo's codes.
+    """The paper's segmenter: the mask that the generator draws from a photo's codes.
 
-    `fit` trains the encoder only; the generator stays as it is.
+    `fit` trains the encoder only; the generator is frozen.
 
     Args:
         backbone: An `EncoderGeneratorBackbone`.
         preprocessor: An `EncoderSegmenterPreprocessor`.
-        **kwargs: As of `LayeredSegmenter`.
+        **kwargs: As for `LayeredSegmenter`.
     """
 
     backbone_cls = EncoderGeneratorBackbone
@@ -191,28 +215,31 @@ class EncoderSegmenter(LayeredSegmenter):
 
     @staticmethod
     def make_head() -> keras.layers.Layer:
-        """Returns the layer that picks the mask logits out of the generator's outputs."""
+        """Returns the layer that selects the mask logits from the generator's outputs."""
         return _MaskLogits(dtype="float32", name="mask_logits")
 
     def predict_layers(self, images: Sequence[np.ndarray] | np.ndarray) -> Layers:
-        """Returns what the generator draws for photos; `compose` lays it together.
+        """Returns the layers that the generator draws for photos; see also `reconstruct`.
 
         Args:
-            images: As for `predict_masks`.
+            images: Photos of any sizes as a list, or a batch; as for `predict_masks`.
 
         Returns:
-            Layers of float32 arrays at the network's resolution, [N, R, R, C].
+            `Layers` of float32 arrays at the network's resolution, [N, R, R, C].
 
         Raises:
-            UserError: An image is not uint8 or not an image.
+            UserError: An image is not uint8, or does not have the shape of an image.
         """
+        if isinstance(images, np.ndarray) and images.ndim < 4:
+            images = [images]
         parts = [self.backbone.predict_on_batch(prepared) for _, prepared in self._batches(images)]
         layers = self.backbone.generator.to_layers(np.concatenate(parts))
         return Layers(*map(ops.convert_to_numpy, layers))
 
     def reconstruct(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         """Returns the composites of `predict_layers`, float [N, R, R, 3] in about [-1, 1]."""
-        return compose(self.predict_layers(images))
+        composites: np.ndarray = compose(self.predict_layers(images))
+        return composites
 
 
 class _MaskLogits(keras.layers.Layer):
@@ -222,13 +249,13 @@ class _MaskLogits(keras.layers.Layer):
         return outputs[..., 6:7]
 
 
-def create(width: int, resolution: int, aspect: str = "squash") -> LayeredSegmenter:
-    """Makes an untrained segmenter.
+def create_segmenter(width: int, resolution: int, aspect: str = "squash") -> LayeredSegmenter:
+    """Creates an untrained segmenter.
 
     Args:
         width: Channels of the U-Net's first level.
-        resolution: Side of the square it works at, a multiple of 8.
-        aspect: How photos become that square, as in `data.aspect`.
+        resolution: Side of the square images it takes, a multiple of 8.
+        aspect: How photos become square, as in `data.aspect`.
     """
     converter = LayeredSegmenterImageConverter.for_side(resolution, aspect)
     return LayeredSegmenter(
@@ -237,62 +264,12 @@ def create(width: int, resolution: int, aspect: str = "squash") -> LayeredSegmen
     )
 
 
-def create_encoder(backbone: EncoderGeneratorBackbone, aspect: str = "squash") -> EncoderSegmenter:
-    """Makes a segmenter of an encoder and a generator; `aspect` as for `create`."""
+def create_encoder_segmenter(
+    backbone: EncoderGeneratorBackbone, aspect: str = "squash"
+) -> EncoderSegmenter:
+    """Creates a segmenter from an encoder and a generator; `aspect` as in `create_segmenter`."""
     converter = EncoderSegmenterImageConverter.for_side(backbone.resolution, aspect)
     return EncoderSegmenter(backbone, EncoderSegmenterPreprocessor(converter))
-
-
-def save(
-    segmenter: LayeredSegmenter, directory: str, overwrite: bool = False, card: str = ""
-) -> None:
-    """Writes a KerasHub preset; the directory appears only when it is complete.
-
-    Args:
-        segmenter: What to write.
-        directory: The preset's.
-        overwrite: Whether a preset that is there is replaced; a card in it that somebody has
-            worked on stays beside the new one.
-        card: Its model card; none if empty.
-
-    Raises:
-        UserError: The directory exists and `overwrite` is off.
-    """
-    if os.path.lexists(directory) and not overwrite:
-        raise UserError(f"{directory}: already exists; remove it or add --overwrite")
-    with files.replacing_directory(directory) as partial:
-        segmenter.save_to_preset(partial)
-        if card:
-            presets.write_card(partial, card)
-        presets.keep_edited_card(directory, partial)
-
-
-def load(path: str) -> LayeredSegmenter:
-    """Loads a segmenter from a run directory, a preset directory or a preset's address.
-
-    Args:
-        path: RUN (with RUN/segmenter/), a preset directory, the name of a preset that comes with
-            the package (`presets.names()`), or `hf://…`, `kaggle://…`. A directory goes before a
-            name.
-
-    Raises:
-        UserError: There is none, it is not one of ours, or a file of it is not what was saved.
-    """
-    preset = path
-    if "://" not in path:
-        preset = find(path)
-        if preset in presets.names():  # a directory, which KerasHub would take for its own
-            preset = os.path.join(os.curdir, preset)
-    try:
-        segmenter = keras_hub.models.ImageSegmenter.from_preset(preset)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--segmenter={path}: {preset} cannot be loaded: {reason}") from error
-    if not isinstance(segmenter, LayeredSegmenter):
-        raise UserError(
-            f"--segmenter={path}: holds a {type(segmenter).__name__}, not a LayeredSegmenter"
-        )
-    return segmenter
 
 
 def resize_masks(masks: Any, height: Any, width: Any) -> Any:
@@ -302,7 +279,7 @@ def resize_masks(masks: Any, height: Any, width: Any) -> Any:
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """Returns a uint8 image as RGB: grey is repeated, alpha is dropped.
+    """Converts a uint8 image to RGB: grey is repeated, alpha is dropped.
 
     Raises:
         UserError: It is not a uint8 image.
@@ -310,7 +287,8 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     image = np.asarray(image)
     if image.dtype != np.uint8:
         raise UserError(
-            f"an image has values of type {image.dtype}; the segmenter takes uint8, 0 to 255"
+            f"an image has values of type {image.dtype}; the segmenter takes uint8, 0 to 255. "
+            "Convert values in [0, 1] with `np.rint(255 * image).astype(np.uint8)`"
         )
     if image.ndim == 2:
         image = image[..., None]
@@ -319,36 +297,5 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
 
 
-def find(path: str, flag: str = "--segmenter") -> str:
-    """Returns the directory of a preset on this machine, its files checked.
-
-    Args:
-        path: As for `load`, but for addresses.
-        flag: What named it, for messages.
-
-    Raises:
-        UserError: There is none, or a file of it is not what was saved.
-    """
-    if not os.path.lexists(path) and (directory := presets.packaged(path)):
-        return directory
-    for candidate in (path, os.path.join(path, "segmenter")):
-        if os.path.isfile(os.path.join(candidate, "task.json")):
-            if os.path.isfile(os.path.join(candidate, presets.CHECKSUMS)):
-                presets.verify(candidate, "make it anew, or copy it again from where it is whole")
-            return candidate
-    if os.path.isfile(os.path.join(path, "config.yaml")):
-        raise UserError(
-            f"no segmenter in {path} yet: run `layerseg distill --run_dir={path}` first"
-        )
-    if os.path.isdir(path):
-        raise UserError(
-            f"{flag}={path}: neither a run directory (no config.yaml) nor a preset (no task.json)"
-        )
-    raise UserError(
-        f"{flag}={path}: there is no such directory, and no such preset in the package "
-        f"({', '.join(presets.names())})"
-    )
-
-
-# `LayeredSegmenter.presets` lists them, and `ImageSegmenter.from_preset` finds them by name.
-register_presets(presets.catalogue(), UNetBackbone)
+# Makes the packaged presets known to `from_preset` and `LayeredSegmenter.presets`.
+register_presets(preset_files.catalogue(), UNetBackbone)

@@ -1,34 +1,37 @@
-"""Self-training: the student goes on learning from its own masks of the unlabelled photos.
+"""Self-training: the student continues to learn from its own masks of the unlabelled photos.
 
-Generated pairs teach what an object is; the photos themselves teach what the generator never
-draws. Each round segments photos, keeps those the student is surest of, and trains on them with
-augmentation. With `student.self_training_refine` it learns from masks that were first fitted to
-the photos' edges: one photo's refinement errs at random, what many have in common is the object.
-No label is involved.
+Generated pairs teach what an object is; the photos teach what the generator never draws. Each
+round segments photos, keeps those whose masks are most certain, and trains on them with
+augmentation. With `student.self_training_refine`, the masks are first fitted to the photos' edges:
+the errors of refinement differ from photo to photo, and the student learns what is common to many.
+No labels are used.
 """
 
 import concurrent.futures
 import dataclasses
 import os
-from typing import Any
 
 import cv2
 import numpy as np
 import tensorflow as tf
 
 from layered_segmentation import images
-from layered_segmentation.config import StudentConfig
+from layered_segmentation.config import Config, Refinement, SourceName, StudentConfig
+from layered_segmentation.data.folder import Folder
+from layered_segmentation.data.source import open_source
+from layered_segmentation.errors import UserError
 from layered_segmentation.gan.draws import subset
 from layered_segmentation.progress import Bar
-from layered_segmentation.segmenter import distill
+from layered_segmentation.segmenter.fit import FitSummary, Pool, fit
 from layered_segmentation.segmenter.refine import refine
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
-KEPT = 0.7  # share of the photos that a round learns from
-REFINED = 4_000  # at most so many photos are refined for a round
-REFINED_SIDE = 128  # at least so large, pixels
-_COVERAGE = (0.02, 0.9)  # a mask outside of this says that there is no object, or all is
-_AUGMENT = 1.0  # photos need less of it than generated pairs do
+PHOTOS = 8_000  # at most this many photos are used
+REFINED = 4_000  # at most this many photos are refined per round
+REFINED_SIDE = 128  # pixels, the least side at which photos are refined
+KEPT = 0.7  # fraction of the photos that a round trains on
+_COVERAGE = (0.02, 0.9)  # masks that cover less show no object, masks that cover more no background
+_AUGMENT = 1.0  # photos vary more than generated pairs, so they need less augmentation
 _RATE = 0.6  # of the student's learning rate
 _BATCH = 250
 
@@ -39,25 +42,26 @@ def self_train(
     settings: StudentConfig,
     seed: int,
     progress: bool = True,
-) -> list[distill.DistillSummary]:
+) -> list[FitSummary]:
     """Trains a student on its own masks, in place.
 
     Args:
         segmenter: A distilled student.
-        photos: The unlabelled training photos, uint8 [N, S, S, 3], S = `photo_side(…)`.
+        photos: The unlabelled training photos, uint8 [N, S, S, 3] with S = `photo_side(…)`.
         settings: `self_training` rounds of `self_training_steps` steps, and
             `self_training_refine`.
-        seed: Seed of which photos are taken and of all that is drawn.
-        progress: Whether a progress bar is shown.
+        seed: Seed of the choice of photos and of all draws.
+        progress: Whether to show progress bars.
 
     Returns:
-        A summary a round.
+        A summary per round. Rounds end early if no mask shows an object.
 
     Raises:
         UserError: The loss is not finite.
     """
-    refined = settings.self_training_refine != "none"
-    most = REFINED if refined else distill.SELF_TRAINED
+    method = settings.self_training_refine
+    is_refined = method != Refinement.none
+    most = REFINED if is_refined else PHOTOS
     round_settings = dataclasses.replace(
         settings,
         steps=settings.self_training_steps,
@@ -66,48 +70,84 @@ def self_train(
     )
     summaries = []
     for number in range(settings.self_training):
-        # Refinement is costly: each round takes other photos, where there are more than it can.
-        chosen = _choose(photos, most, seed + number if refined else seed)
-        if refined:
-            pool = refined_pairs(segmenter, chosen, settings.self_training_refine, progress)
+        # Only a part of the photos can be refined per round, so each round takes another part.
+        chosen = _choose(photos, most, seed + number if is_refined else seed)
+        if is_refined:
+            pool = refined_pairs(segmenter, chosen, method, progress)
         else:
             pool = confident_pairs(segmenter, chosen)
         if not len(pool):
-            break  # the student finds no object anywhere: there is nothing to learn from
-        summaries.append(
-            distill.fit(segmenter, pool, round_settings, seed + 1000 * (number + 1), progress)
-        )
+            break
+        round_seed = seed + 1000 * (number + 1)
+        summaries.append(fit(segmenter, pool, round_settings, round_seed, progress))
     return summaries
 
 
 def photo_side(settings: StudentConfig, resolution: int) -> int:
-    """Returns the side, pixels, of the photos that a student of a resolution trains itself on."""
-    return resolution if settings.self_training_refine == "none" else max(resolution, REFINED_SIDE)
+    """Returns the side, in pixels, of the photos for self-training at a student's resolution."""
+    if settings.self_training_refine == Refinement.none:
+        return resolution
+    return max(resolution, REFINED_SIDE)
 
 
-def confident_pairs(segmenter: LayeredSegmenter, photos: np.ndarray) -> distill.Pool:
-    """Returns the photos whose masks are surest, with these masks.
+def training_photos(config: Config, resolution: int) -> np.ndarray | None:
+    """Loads the photos for self-training, or returns None if it is off.
 
     Args:
-        segmenter: The student.
+        config: The run's config.
+        resolution: The student's resolution in pixels.
+
+    Returns:
+        uint8 [N, S, S, 3] with S = `photo_side(…)`.
+
+    Raises:
+        UserError: The photos cannot be found or read.
+    """
+    if not config.student.self_training:
+        return None
+    side = photo_side(config.student, resolution)
+    # Photos large enough for training may be too small for this side: they are enlarged.
+    margin = max(config.data.crop_margin, side / config.gan.resolution)
+    data = dataclasses.replace(config.data, crop_margin=margin)
+    if data.name != SourceName.folder:
+        data = dataclasses.replace(data, limit=min(data.limit or PHOTOS, PHOTOS))
+    try:
+        source = open_source(data, config.train.seed)
+        if isinstance(source, Folder) and len(source) > PHOTOS:  # take some of every sub-directory
+            places = np.linspace(0, len(source) - 1, PHOTOS).round().astype(int)
+            source.files = [source.files[place] for place in places]
+        # The bicubic filter keeps photos sharp that `refined_pairs` reduces again.
+        return source.load(side, images.TRIANGLE if side == resolution else images.BICUBIC)
+    except UserError as error:
+        raise UserError(
+            f"self-training needs the training photos ({error}); restore them, or turn "
+            "self-training off with --set=student.self_training=0"
+        ) from error
+
+
+def confident_pairs(segmenter: LayeredSegmenter, photos: np.ndarray) -> Pool:
+    """Returns the photos whose masks are most certain, with these masks.
+
+    Args:
+        segmenter: The student, of resolution R.
         photos: uint8 [N, R, R, 3].
     """
     masks = probabilities(segmenter, photos)
     certainty = np.mean(np.abs(2 * masks - 1), axis=(1, 2))
     kept = _best(certainty, masks)
-    return distill.Pool.from_pairs(photos[kept], masks[kept])
+    return Pool.from_pairs(photos[kept], masks[kept])
 
 
 def refined_pairs(
-    segmenter: LayeredSegmenter, photos: np.ndarray, method: str, progress: bool = True
-) -> distill.Pool:
-    """Returns the photos whose refined masks agree best with the student's, with the refined ones.
+    segmenter: LayeredSegmenter, photos: np.ndarray, method: Refinement, progress: bool = True
+) -> Pool:
+    """Returns the photos whose masks change least when refined, with the refined masks.
 
     Args:
         segmenter: The student, of resolution R.
-        photos: uint8 [N, S, S, 3], S >= R.
-        method: Of `refine.refine`.
-        progress: Whether a progress bar is shown.
+        photos: uint8 [N, S, S, 3] with S >= R.
+        method: How to refine.
+        progress: Whether to show a progress bar.
 
     Returns:
         A pool at resolution R.
@@ -116,7 +156,7 @@ def refined_pairs(
     small = np.stack([images.to_square(photo, side) for photo in photos])
     masks = probabilities(segmenter, small)
 
-    def fit(index: int) -> np.ndarray:
+    def refine_mask(index: int) -> np.ndarray:
         photo = photos[index]
         enlarged = cv2.resize(masks[index], photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         return images.to_square(refine(photo, enlarged, method), side)
@@ -126,20 +166,20 @@ def refined_pairs(
         Bar(len(photos), "refining masks", "photo", progress) as bar,
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        for index, mask in enumerate(pool.map(fit, range(len(photos)))):
+        for index, mask in enumerate(pool.map(refine_mask, range(len(photos)))):
             refined[index] = mask
             bar.update()
-    kept = _best(_ious(masks >= 0.5, refined >= 0.5), refined)
-    return distill.Pool.from_pairs(small[kept], refined[kept])
+    kept = _best(_iou(masks >= 0.5, refined >= 0.5), refined)
+    return Pool.from_pairs(small[kept], refined[kept])
 
 
 def probabilities(segmenter: LayeredSegmenter, photos: np.ndarray) -> np.ndarray:
-    """Segments photos of the student's own resolution, uint8 [N, R, R, 3] -> float32 [N, R, R]."""
+    """Segments photos of the student's resolution, uint8 [N, R, R, 3] -> float32 [N, R, R]."""
 
-    @tf.function(reduce_retracing=True)
-    def predict(images: tf.Tensor) -> Any:
-        return tf.sigmoid(segmenter.logits(tf.cast(images, tf.float32) / 127.5 - 1.0))
+    def predict(batch: tf.Tensor) -> tf.Tensor:
+        return tf.sigmoid(segmenter.logits(tf.cast(batch, tf.float32) / 127.5 - 1.0))
 
+    predict = tf.function(predict, reduce_retracing=True)
     parts = [
         predict(tf.constant(photos[first : first + _BATCH]))
         for first in range(0, len(photos), _BATCH)
@@ -150,18 +190,21 @@ def probabilities(segmenter: LayeredSegmenter, photos: np.ndarray) -> np.ndarray
 def _choose(photos: np.ndarray, most: int, seed: int) -> np.ndarray:
     if len(photos) <= most:
         return photos
-    return photos[subset(seed, len(photos), most)]
+    chosen: np.ndarray = photos[subset(seed, len(photos), most)]
+    return chosen
 
 
-def _ious(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Returns the IoU of each pair of masks, bool [N, R, R]; 1 where both are empty."""
-    intersection, union = (np.count_nonzero(both, axis=(1, 2)) for both in (a & b, a | b))
-    result: np.ndarray = np.where(union, intersection / np.maximum(union, 1), 1.0)
-    return result
+def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Returns the IoU of each pair of masks, bool [N, H, W] -> float [N]; 1 if both are empty."""
+    union = np.count_nonzero(a | b, axis=(1, 2))
+    intersection = np.count_nonzero(a & b, axis=(1, 2))
+    iou: np.ndarray = np.where(union > 0, intersection / np.maximum(union, 1), 1.0)
+    return iou
 
 
 def _best(scores: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Returns which masks score best among those that have something and not all in them."""
+    """Returns which masks have the best scores and show both object and background, bool [N]."""
     coverage = np.mean(masks > 0.5, axis=(1, 2))
-    best = scores >= np.quantile(scores, 1 - KEPT)
-    return best & (coverage > _COVERAGE[0]) & (coverage < _COVERAGE[1])
+    has_both = (coverage > _COVERAGE[0]) & (coverage < _COVERAGE[1])
+    best: np.ndarray = has_both & (scores >= np.quantile(scores, 1 - KEPT))
+    return best

@@ -1,7 +1,7 @@
 """The student's network: a small fully convolutional U-Net, as a KerasHub backbone.
 
-Plain convolutions, few channels where there are many pixels: on a phone's or a desktop's CPU these
-run close to the machine's peak and have fast gradients, while depthwise ones have neither.
+It has plain convolutions, with few channels where there are many pixels. On the CPUs of phones and
+desktops these run close to peak speed and have fast gradients; depthwise convolutions do not.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ _GROWTH = (1.0, 1.5, 2.5, 4.0, 4.0)  # channels of each level, times the width
 
 
 def levels_for(resolution: int) -> int:
-    """Returns how many levels suit an input side: it is halved while that stays whole and >= 4.
+    """Returns the number of levels for an input side: it is halved while integer and at least 4.
 
     8 -> 2, 16 -> 3, 32 -> 4, 64 and 128 -> 5, 24 -> 3.
     """
@@ -30,13 +30,15 @@ def levels_for(resolution: int) -> int:
 class UNetBackbone(keras_hub.models.Backbone):
     """A U-Net from images to features at the images' own resolution.
 
-    Each level halves the side with a strided convolution; the deeper ones add a second. The deepest
-    also sees the image's mean features, so that every pixel knows the whole scene. On the way up, a
-    2 × 2 transposed convolution doubles the side, and that level's features are added.
+    On the way down, each level halves the side with a strided convolution; levels after the second
+    have one more convolution. The deepest level adds the mean of its features over the image to
+    every pixel, so each pixel depends on the whole scene. On the way up, a 2 × 2 transposed
+    convolution doubles the side, and the features of that level are added.
 
     Args:
         width: Channels of the first level; the others have up to 4 times as many.
-        levels: Levels, from 1; sides must be multiples of 2 ** (levels - 1). See `levels_for`.
+        levels: Number of levels, at least 1; see `levels_for`. The sides of the input must be
+            multiples of 2 ** (levels - 1).
         dtype: Keras dtype policy.
         **kwargs: `name`, `trainable`.
 
@@ -71,7 +73,7 @@ class UNetBackbone(keras_hub.models.Backbone):
     @property
     def stride(self) -> int:
         """What the sides of an input must be multiples of."""
-        return 2 ** (self.levels - 1)
+        return 1 << (self.levels - 1)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "width": self.width, "levels": self.levels}
@@ -80,7 +82,8 @@ class UNetBackbone(keras_hub.models.Backbone):
 def _channels(width: int, level: int) -> int:
     if level == 0:
         return width
-    return max(8, 8 * round(width * _GROWTH[level] / 8))  # kernels work on 8 channels at a time
+    channels = 8 * round(width * _GROWTH[level] / 8)  # CPU kernels work on 8 channels at a time
+    return max(8, channels)
 
 
 def _convolution(x: Any, channels: int, name: str, dtype: Any, strides: int = 1) -> Any:
@@ -95,13 +98,13 @@ def _convolution(x: Any, channels: int, name: str, dtype: Any, strides: int = 1)
         dtype=dtype,
         name=name,
     )(x)
-    # A short memory: the statistics must have settled after a few hundred steps.
+    # A low momentum, because training may have only a few hundred steps.
     x = layers.BatchNormalization(momentum=0.95, dtype=dtype, name=f"{name}_norm")(x)
     return layers.ReLU(dtype=dtype, name=f"{name}_relu")(x)
 
 
 def _double(x: Any, channels: int, name: str, dtype: Any) -> Any:
-    """Doubles the side; unlike a resize, its gradient is as fast as a convolution's."""
+    """Doubles the side. Unlike that of a resize, its gradient is as fast as a convolution's."""
     return layers.Conv2DTranspose(
         channels,
         2,

@@ -12,10 +12,11 @@ from layered_segmentation.data.scenes import Scenes
 
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory):
-    from layered_segmentation.segmenter import segmenter
+    from layered_segmentation.segmenter import presets
+    from layered_segmentation.segmenter.segmenter import create_segmenter
 
     run = tmp_path_factory.mktemp("run")
-    segmenter.save(segmenter.create(8, 16), str(run / "segmenter"))
+    presets.save(create_segmenter(8, 16), str(run / "segmenter"))
     return run
 
 
@@ -56,10 +57,10 @@ def test_results_table_and_sheet(layerseg, preset, test_set, refine):
 def test_the_score_is_that_of_the_segmenters_masks(layerseg, preset, test_set):
     from layered_segmentation.data import folder
     from layered_segmentation.evaluation.iou import iou
-    from layered_segmentation.segmenter import segmenter
+    from layered_segmentation.segmenter import presets
 
     pairs = folder.PairFolder(str(test_set / "photos"), str(test_set / "masks"))
-    masks = segmenter.load(str(preset)).predict_masks([pair.image for pair in pairs])
+    masks = presets.load(str(preset)).predict_masks([pair.image for pair in pairs])
     expected = [iou(mask >= 0.5, pair.mask) for mask, pair in zip(masks, pairs, strict=True)]
     out = test_set / "out"
     assert layerseg("evaluate", *flags(preset, test_set, f"--out={out}")).status == 0
@@ -196,14 +197,15 @@ def test_a_run_on_scenes_is_scored_on_the_held_out_ones(layerseg, tmp_path, monk
 
     from layered_segmentation import config as configs
     from layered_segmentation.evaluation import scoring
-    from layered_segmentation.segmenter import segmenter
+    from layered_segmentation.segmenter import presets
+    from layered_segmentation.segmenter.segmenter import create_segmenter
 
     monkeypatch.setattr(scoring, "HELD_OUT", 5)
     config = configs.Config()
     config.data = dataclasses.replace(config.data, name="shapes")
     config.gan = dataclasses.replace(config.gan, resolution=16)
     configs.save(config, str(tmp_path / "config.yaml"))
-    segmenter.save(segmenter.create(8, 16), str(tmp_path / "segmenter"))
+    presets.save(create_segmenter(8, 16), str(tmp_path / "segmenter"))
     result = layerseg("evaluate", f"--segmenter={tmp_path}")
     assert result.status == 0, result.stderr
     results = json.loads((tmp_path / "evaluation" / "results.json").read_text())

@@ -5,18 +5,18 @@ import pytest
 from PIL import Image
 
 from layered_segmentation.data.scenes import Scenes
-from layered_segmentation.segmenter import cut_out
-from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.segmenter import cut_out, presets
+from layered_segmentation.segmenter.segmenter import create_segmenter
 
 
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory):
-    segmenter = segmenters.create(8, 16)
+    segmenter = create_segmenter(8, 16)
     generator = np.random.default_rng(0)
     for weight in segmenter.weights:
         weight.assign(np.asarray(weight) * generator.uniform(0.5, 1.5, weight.shape))
     path = str(tmp_path_factory.mktemp("model") / "preset")
-    segmenters.save(segmenter, path)
+    presets.save(segmenter, path)
     return path
 
 
@@ -70,7 +70,7 @@ def test_masks_and_cutouts_at_the_photos_own_size(preset, album, tmp_path, layer
 
 def test_masks_are_the_segmenters(preset, album, tmp_path, layerseg):
     photo = album / "first.png"
-    expected = segmenters.load(preset).predict_masks([np.asarray(Image.open(photo))])[0]
+    expected = presets.load(preset).predict_masks([np.asarray(Image.open(photo))])[0]
     threshold = float(np.median(expected))
     done = layerseg(
         "segment",

@@ -5,8 +5,8 @@ from PIL import Image
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import detectors
-from layered_segmentation.segmenter import presets
-from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.segmenter import preset_files, presets
+from layered_segmentation.segmenter.segmenter import create_segmenter
 
 LEFT = np.tile(np.arange(8) < 4, (6, 1))
 PHOTO = np.zeros((6, 8, 3), np.uint8)
@@ -43,8 +43,8 @@ def test_photos_with_a_detectors_masks(folders):
 
 
 def test_a_segmenter_finds_what_covers_a_hundredth(tmp_path):
-    segmenter = segmenters.create(8, 16)
-    segmenters.save(segmenter, str(tmp_path / "segmenter"))
+    segmenter = create_segmenter(8, 16)
+    presets.save(segmenter, str(tmp_path / "segmenter"))
     for path in (tmp_path, tmp_path / "segmenter"):
         assert isinstance(detectors.open_detector(str(path)), detectors.SegmenterDetector)
     detector = detectors.open_detector(str(tmp_path))
@@ -56,7 +56,7 @@ def test_a_segmenter_finds_what_covers_a_hundredth(tmp_path):
 
 
 def test_a_segmenter_of_the_package_is_known_by_its_name():
-    (name,) = presets.names()
+    (name,) = preset_files.names()
     detector = detectors.open_detector(name)
     assert isinstance(detector, detectors.SegmenterDetector)
     (mask,) = detector([np.zeros((9, 12, 3), np.uint8)], ["a"])
@@ -101,7 +101,7 @@ def test_colour_makes_no_difference_to_it(grey_detector):
 
 
 def test_folding_changes_nothing_for_grey_images():
-    segmenter = segmenters.create(8, 8)
+    segmenter = create_segmenter(8, 8)
     grey = detectors.to_grey(scenes())
     before = np.stack(segmenter.predict_masks(grey))
     detectors.fold_grey(segmenter)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.export import quantize, tflite
-from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.segmenter.segmenter import create_segmenter
 
 MOBILE = os.path.join(os.path.dirname(__file__), "..", "..", "export", "mobile")
 WEB = os.path.join(MOBILE, "web")
@@ -27,7 +27,7 @@ SIDE = 16
 def exported(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("mobile") / "segmenter.tflite")
     keras.utils.set_random_seed(0)  # its mask of the scene below is neither empty nor full
-    tflite.export_tflite(segmenters.create(8, SIDE), path)
+    tflite.export_tflite(create_segmenter(8, SIDE), path)
     return path
 
 
@@ -63,7 +63,7 @@ def test_the_readme_says_how_to_read_int8(readme, tmp_path):
     for index, scene in enumerate(Scenes(seed=1, count=4, split="test").load(SIDE)):
         cv2.imwrite(str(scenes / f"{index}.png"), scene)
     samples = quantize.representative_samples(str(scenes), SIDE)
-    content = tflite.convert(segmenters.create(8, SIDE), SIDE, "int8", samples)
+    content = tflite.convert(create_segmenter(8, SIDE), SIDE, "int8", samples)
     run = Interpreter(model_content=content).get_signature_runner("serving_default")
     (scale, zero), (divisor,) = (
         re.search(r"\(scale (\d+), zero point (\d+)\)", readme).groups(),

@@ -13,7 +13,8 @@ from tiny_networks import random_student, scenes
 from layered_segmentation import images as photos
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import compare, saved_model, tflite
-from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.segmenter import presets
+from layered_segmentation.segmenter.segmenter import create_segmenter
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_the_saved_model_takes_images_that_are_not_square(segmenter, exported):
 
 
 def test_the_saved_model_pads_as_its_segmenter_does(segmenter, tmp_path):
-    padding = segmenters.create(8, 16, "pad")
+    padding = create_segmenter(8, 16, "pad")
     padding.set_weights(segmenter.get_weights())
     saved_model.write(padding, str(tmp_path / "model"))
     serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
@@ -116,7 +117,7 @@ def test_what_the_exports_say_is_what_was_measured(exported):
 
 
 def test_the_default_student_is_small(tmp_path):
-    segmenter = segmenters.load("layered_unet_flowers_64")
+    segmenter = presets.load("layered_unet_flowers_64")
     assert (segmenter.backbone.width, segmenter.resolution) == (24, 64)
     done = tflite.export_tflite(segmenter, str(tmp_path / "student.tflite"))
     assert done.megabytes < 4  # README has its latency; a busy machine would make a test of it fail
@@ -210,7 +211,7 @@ def test_photos_to_compare_on(segmenter, tmp_path):
 
 
 def test_the_commands(segmenter, tmp_path):
-    segmenters.save(segmenter, str(tmp_path / "preset"))
+    presets.save(segmenter, str(tmp_path / "preset"))
     results = {}
     for script, out in (("saved_model", "models"), ("tflite", "segmenter.tflite")):
         command = [sys.executable, "-m", f"layered_segmentation.export.{script}"]

@@ -24,7 +24,7 @@ from layered_segmentation.export import (
     tflite,
 )
 from layered_segmentation.gan.composite import compose
-from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.segmenter.segmenter import create_segmenter
 
 pytestmark = pytest.mark.usefixtures("shallow_resnet")
 
@@ -169,7 +169,7 @@ def test_openvino_computes_the_same(segmenter, tmp_path, kind):
     if kind != "encoder":
         segmenter = random_student()
         if kind == "padding student":
-            padding = segmenters.create(8, 16, "pad")
+            padding = create_segmenter(8, 16, "pad")
             padding.set_weights(segmenter.get_weights())
             segmenter = padding
     saved_model.write(segmenter, str(tmp_path / "model"))

@@ -11,8 +11,7 @@ from layered_segmentation.data import folder
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import agreement, quantize, tflite
-from layered_segmentation.segmenter import presets
-from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.segmenter import preset_files, presets
 
 FLOWERS = "layered_unet_flowers_64"
 
@@ -36,8 +35,8 @@ def segmenter():
 
 @pytest.fixture(scope="module")
 def flowers():
-    assert FLOWERS in presets.names()
-    return segmenters.load(FLOWERS)
+    assert FLOWERS in preset_files.names()
+    return presets.load(FLOWERS)
 
 
 def signature(path):

@@ -144,7 +144,7 @@ def test_a_data_sets_photos_are_capped_aloud_and_a_limit_goes_beyond(monkeypatch
     config = tiny_config()
     assert len(encode.dataset_photos(config, 16, str(album))) == 3
     said = capsys.readouterr().err
-    assert said == "3 of 4 photos are taken; --limit=4 takes all\n"
+    assert said == "using 3 of 4 photos; --limit=4 uses all\n"
     photos = encode.dataset_photos(config, 16, str(album), limit=4)
     assert len(photos) == 4
     np.testing.assert_array_equal(
@@ -155,7 +155,7 @@ def test_a_data_sets_photos_are_capped_aloud_and_a_limit_goes_beyond(monkeypatch
     assert len(encode.dataset_photos(config, 16, limit=50)) == 12
     assert capsys.readouterr().err == ""
     assert len(encode.dataset_photos(config, 16)) == 3
-    assert "--limit=12 takes all" in capsys.readouterr().err
+    assert "--limit=12 uses all" in capsys.readouterr().err
 
 
 def test_photos_beyond_the_memory_are_refused(monkeypatch, album):
@@ -163,5 +163,5 @@ def test_photos_beyond_the_memory_are_refused(monkeypatch, album):
         raise MemoryError
 
     monkeypatch.setattr("layered_segmentation.data.folder.Folder.load", fail)
-    with pytest.raises(UserError, match=r"4 photos at 1000 px take 12 MB.* fewer with --limit"):
+    with pytest.raises(UserError, match=r"4 photos at 1000 px take 12 MB.* use fewer with --limit"):
         encode.dataset_photos(tiny_config(), 1000, str(album))

@@ -7,13 +7,9 @@ import pytest
 import tensorflow as tf
 
 from layered_segmentation import config as configs
-from layered_segmentation.data.scenes import Scenes
-from layered_segmentation.errors import UserError
-from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.run_directory import RunDirectory
-from layered_segmentation.segmenter import distill
-from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.segmenter import distill, presets
 
 
 def tiny_config(*overrides):
@@ -37,27 +33,6 @@ def tiny_generator(config):
         if weight.name in ("kernel", "constant"):
             weight.assign(tf.random.stateless_normal(weight.shape, (index, 0)))
     return generator
-
-
-def mean_iou(segmenter, images, masks):
-    predicted = np.stack(segmenter.predict_masks(images)) > 0.5
-    truth = masks > 0
-    return np.mean((predicted & truth).sum((1, 2)) / (predicted | truth).sum((1, 2)))
-
-
-def test_a_student_learns_to_segment_images_it_has_not_seen():
-    images, masks = Scenes(0, 1000).load_pairs(16)
-    unseen, truth = Scenes(0, 100, "test").load_pairs(16)
-    settings = configs.StudentConfig(width=16, steps=150, batch=32, learning_rate=0.005)
-    segmenter = segmenters.create(settings.width, 16)
-    before = mean_iou(segmenter, unseen, truth)
-    pool = distill.Pool.from_pairs(images, masks)
-    summary = distill.fit(segmenter, pool, settings, seed=0, progress=False)
-    after = mean_iou(segmenter, unseen, truth)
-    assert after > 0.6 and after > before + 0.2
-    assert summary.steps == 150 and summary.pairs == 1000
-    assert 0.5 < summary.agreement < 1 and summary.images_per_second > 0
-    assert summary.coverage == pytest.approx(masks.mean(), abs=1e-6)
 
 
 def test_distilling_a_generator_is_a_function_of_the_seed():
@@ -95,48 +70,6 @@ def test_the_student_may_work_at_another_resolution():
     assert segmenter.resolution == 24
 
 
-def test_pairs_are_shifted_composites():
-    generator = np.random.default_rng(0)
-    background = np.zeros((1, 16, 16, 3), np.uint8)
-    foreground = np.full((1, 16, 16, 3), 255, np.uint8)
-    mask = np.zeros((1, 16, 16, 1), np.uint8)
-    mask[:, 6:10, 6:10] = 255
-    layers = Layers(background, foreground, mask)
-    settings = configs.StudentConfig(batch=64, augment=0.0)
-    for shift, moves in ((0.0, False), (0.125, True)):
-        pool = distill.Pool(layers, shift=shift)
-        seed, step = int(generator.integers(100)), tf.constant(0)
-        images, masks = distill._pairs(
-            pool, Layers(*map(tf.constant, layers)), settings, seed, step
-        )
-        # Image and mask move together, by at most 2 pixels, and not always by the same.
-        np.testing.assert_allclose(images, np.repeat(2 * masks - 1, 3, axis=-1), atol=1e-5)
-        corners = {tuple(np.argwhere(m[..., 0] > 0.5)[0]) for m in np.asarray(masks)}
-        assert (len(corners) > 10) == moves
-        assert all(abs(x - 6) <= 2 and abs(y - 6) <= 2 for x, y in corners)
-
-
-def test_mask_loss_on_hand_computed_values():
-    masks = np.zeros((1, 2, 2, 1), np.float32)
-    masks[0, 0] = 1
-    # At logit 0: cross-entropy ln 2; overlap 2 · ½ = 1, total 2 + 2, Dice 1 - (2 + 1) / (4 + 1).
-    loss = distill.mask_loss(masks, np.zeros_like(masks))
-    assert float(loss) == pytest.approx(np.log(2) + 0.4, abs=1e-6)
-    sure = distill.mask_loss(masks, (2 * masks - 1) * 30)
-    assert float(sure) == pytest.approx(0, abs=1e-6)
-    wrong = distill.mask_loss(masks, (1 - 2 * masks) * 30)
-    assert float(wrong) == pytest.approx(30 + 1 - 1 / 5, abs=1e-3)
-
-
-def test_a_loss_that_is_not_finite_stops_with_advice():
-    images, masks = Scenes(0, 32).load_pairs(16)
-    settings = configs.StudentConfig(width=8, steps=30, batch=8, learning_rate=1e30)
-    segmenter = segmenters.create(8, 16)
-    pool = distill.Pool.from_pairs(images, masks)
-    with pytest.raises(UserError, match=r"not finite at step \d+; lower student.learning_rate"):
-        distill.fit(segmenter, pool, settings, seed=0, progress=False)
-
-
 @pytest.fixture
 def trained_run(tmp_path):
     config = tiny_config(
@@ -155,13 +88,13 @@ def test_the_command_writes_a_segmenter_and_its_results(trained_run, layerseg):
     results = json.load(open(os.path.join(trained_run.path, "segmenter_results.json")))
     assert results["steps"] == results["student"]["steps"] == 4
     assert results["self_training_rounds"] <= 3
-    before = segmenters.load(trained_run.path)
+    before = presets.load(trained_run.path)
 
     again = layerseg("distill", f"--run_dir={trained_run.path}")
     assert again.status == 2 and "--overwrite" in again.stderr
     done = layerseg("distill", f"--run_dir={trained_run.path}", "--overwrite")
     assert done.status == 0, done.stderr
-    after = segmenters.load(trained_run.path)
+    after = presets.load(trained_run.path)
     image = np.zeros((1, 16, 16, 3), np.uint8)
     assert np.abs(before.predict(image) - after.predict(image)).max() > 0
 
@@ -172,7 +105,7 @@ def test_students_of_other_sizes_lie_where_they_are_asked_to(trained_run, layers
     flags += ["--set=student.steps=2", "--set=student.self_training=0"]
     done = layerseg("distill", *flags)
     assert done.status == 0, done.stderr
-    segmenter = segmenters.load(str(out))
+    segmenter = presets.load(str(out))
     assert (segmenter.resolution, segmenter.backbone.width) == (32, 8)
     results = json.load(open(f"{out}_results.json"))
     # The config gives the size alone: what else the run's student has stays.

@@ -14,8 +14,7 @@ from layered_segmentation.gan import losses, sampling
 from layered_segmentation.gan.composite import compose
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.run_directory import RunDirectory
-from layered_segmentation.segmenter import chunks, encode
-from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.segmenter import chunks, encode, presets
 from layered_segmentation.sheets import reconstruction_sheet, to_uint8
 
 STEPS = 120
@@ -45,19 +44,19 @@ class Trained:
         self.photos = to_uint8(compose(self.truth))
         self.networks = self.generator, self.discriminator
         self.weights = [network.get_weights() for network in self.networks]
-        self.autoencoder = encode.Autoencoder(self.generator, self.discriminator, config)
-        self.frozen = self.autoencoder.segmenter.backbone.generator
-        self.first = self.autoencoder.segmenter.predict_layers(self.photos)
+        self.trainer = encode.EncoderTrainer(self.generator, self.discriminator, config)
+        self.frozen = self.trainer.segmenter.backbone.generator
+        self.first = self.trainer.segmenter.predict_layers(self.photos)
         self.notes = []
-        self.summary = self.autoencoder.train(self.photos, tick=self.notes.append)
-        self.last = self.autoencoder.segmenter.predict_layers(self.photos)
+        self.summary = self.trainer.train(self.photos, tick=self.notes.append)
+        self.last = self.trainer.segmenter.predict_layers(self.photos)
         self.images = self.photos / np.float32(127.5) - np.float32(1)
-        self.encoder = self.autoencoder.segmenter.backbone.encoder
+        self.encoder = self.trainer.segmenter.backbone.encoder
 
     def set(self, **changes):
-        """Returns the autoencoder with other settings, and with the graphs that are there."""
-        self.autoencoder._settings = dataclasses.replace(self.config.encoder, **changes)
-        return self.autoencoder
+        """Returns the trainer with other settings, and with the graphs that are there."""
+        self.trainer._settings = dataclasses.replace(self.config.encoder, **changes)
+        return self.trainer
 
     def train(self, **changes):
         """Trains once more."""
@@ -65,8 +64,8 @@ class Trained:
 
     def masks(self, training):
         """Puts an encoder into the segmenter; returns its summary and masks of its photos."""
-        summary = self.autoencoder.settle(training)
-        return summary, self.autoencoder.segmenter.predict_layers(training.photos).mask
+        summary = self.trainer.finish(training)
+        return summary, self.trainer.segmenter.predict_layers(training.photos).mask
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +107,7 @@ def test_frozen_networks_do_not_change(trained):
 
 def test_the_first_codes_lie_around_the_mean_style(trained):
     mean = np.array(trained.generator.mean_codes())
-    trained.encoder.set_weights(trained.autoencoder._first_weights)
+    trained.encoder.set_weights(trained.trainer._first_weights)
     first = np.array(trained.encoder(trained.images[:8], training=True))
     assert 0 < np.abs(first - mean).mean() < 0.3
 
@@ -124,30 +123,30 @@ def test_training_is_a_function_of_the_seed_and_starts_anew_each_time(trained):
     masks = []
     for _ in range(2):
         trained.train(iterations=3)
-        masks.append(trained.autoencoder.segmenter.predict_layers(trained.photos).mask)
+        masks.append(trained.trainer.segmenter.predict_layers(trained.photos).mask)
     np.testing.assert_allclose(masks[0], masks[1], atol=1e-4)
     config = tiny_config()
     config.train = dataclasses.replace(config.train, seed=1)
-    other = encode.Autoencoder(trained.generator, trained.discriminator, config)
-    ours, theirs = trained.autoencoder._first_weights, other._first_weights
+    other = encode.EncoderTrainer(trained.generator, trained.discriminator, config)
+    ours, theirs = trained.trainer._first_weights, other._first_weights
     kernels = [index for index, weight in enumerate(ours) if weight.ndim > 1]
     assert all(np.abs(ours[index] - theirs[index]).max() > 1e-3 for index in kernels)
 
 
 def test_encoders_that_train_together_are_those_that_train_alone(trained, eagerly):
-    autoencoder = trained.set(iterations=3, learning_rate=1e-4)
+    trainer = trained.set(iterations=3, learning_rate=1e-4)
     # Sizes differ, and so does the last one's batch.
     albums = trained.photos[:9], trained.photos[9:17], trained.photos[17:]
-    alone = [autoencoder.train_together([photos])[0] for photos in albums]
-    together = autoencoder.train_together(albums)
-    assert [training.batch for training in together] == [8, 8, 7]
+    alone = [trainer.train_together([photos])[0] for photos in albums]
+    together = trainer.train_together(albums)
+    assert [training.summary.batch for training in together] == [8, 8, 7]
     assert mean_difference(alone[0].weights, alone[1].weights) > 1e-5
-    assert mean_difference(alone[0].weights, autoencoder._first_weights) > 1e-5
+    assert mean_difference(alone[0].weights, trainer._first_weights) > 1e-5
     for ours, theirs in zip(together, alone, strict=True):
-        assert (ours.together, theirs.together) == (3, 1)
+        assert (ours.summary.together, theirs.summary.together) == (3, 1)
         # Batch norms' averages, which are of the encoder's own batches, are among the weights.
         assert mean_difference(ours.weights, theirs.weights) < 1e-6
-        assert ours.first_loss == pytest.approx(theirs.first_loss, rel=1e-5)
+        assert ours.summary.first_loss == pytest.approx(theirs.summary.first_loss, rel=1e-5)
     (summary, mask), (their_summary, their_mask) = map(trained.masks, (together[2], alone[2]))
     assert mean_difference([mask], [their_mask]) < 1e-5
     assert summary.loss == pytest.approx(their_summary.loss, rel=1e-4)
@@ -161,8 +160,8 @@ def test_speed_counts_the_photos_of_all_encoders(trained, monkeypatch):
         [trained.photos[:8]] * 2
     )
     # Begun at 0, compiled at 1, done at 2: two steps of two batches of 8 in a second.
-    assert first.images_per_second == second.images_per_second == 2 * 2 * 8
-    assert first.seconds == second.seconds == 1  # half of two seconds each
+    assert first.summary.images_per_second == second.summary.images_per_second == 2 * 2 * 8
+    assert first.summary.seconds == second.summary.seconds == 1  # half of two seconds each
     # The same photos make the same encoders, also in one graph.
     assert mean_difference(first.weights, second.weights) < 1e-6
 
@@ -173,13 +172,11 @@ def test_a_loss_that_is_not_finite_stops_with_advice(trained):
 
 
 def test_of_several_encoders_the_failed_one_is_named(trained, monkeypatch):
-    autoencoder = trained.set(iterations=2, learning_rate=1e-4)
+    trainer = trained.set(iterations=2, learning_rate=1e-4)
     losses = [np.array([0.5, np.nan, 0.5])]
-    monkeypatch.setattr(autoencoder._group, "step", lambda batches: losses[0])
+    monkeypatch.setattr(trainer._group, "step", lambda batches: losses[0])
     with pytest.raises(UserError, match="loss of chunk 8 is not finite at step 0"):
-        autoencoder.train_together(
-            [trained.photos[:8]] * 3, names=["chunk 7", "chunk 8", "chunk 9"]
-        )
+        trainer.train_together([trained.photos[:8]] * 3, names=["chunk 7", "chunk 8", "chunk 9"])
 
 
 def test_a_reconstruction_sheet_shows_photo_and_mask():
@@ -265,7 +262,7 @@ def test_chunks_of_photos_get_masks_at_the_photos_own_size(
     assert results["photos"] == 4 and results["chunks"] == len(results["losses"]) == 2
     assert files(out / "reconstructions") == ["00000.png", "00001.png"]
     # The kept encoder gives the mask that was written, at a size where nothing is resized.
-    kept = segmenters.load(str(out / "encoders" / "00000"))
+    kept = presets.load(str(out / "encoders" / "00000"))
     photo = np.asarray(Image.open(album / "a.png"))
     written = np.asarray(Image.open(out / "masks" / "a.png")) > 0
     # The chunk was segmented as one batch: a value at the threshold may round to its other side.
@@ -320,14 +317,14 @@ def test_a_stop_loses_only_the_chunks_that_train(trained, eagerly, tmp_path, mon
     (album / "e.png").write_bytes(b"no image")
     job = chunks.ChunkJob(str(album), names, str(tmp_path), chunk=2, iterations=2, together=2)
     assert [len(part) for part in job.chunks()] == [2, 2, 1]
-    autoencoder = trained.set(iterations=2)
+    trainer = trained.set(iterations=2)
     with pytest.raises(UserError, match="none of chunk 2's 1 photos can be read"):
-        chunks.encode(job, lambda: autoencoder, progress=False)
+        chunks.encode(job, lambda: trainer, progress=False)
     assert files(tmp_path / "chunks") == ["00000.json", "00001.json"]
     before = [os.stat(job.record(number)).st_mtime_ns for number in (0, 1)]
 
     Image.fromarray(trained.photos[4]).save(album / "e.png")
-    records = chunks.encode(job, lambda: autoencoder, progress=False)
+    records = chunks.encode(job, lambda: trainer, progress=False)
     assert [os.stat(job.record(number)).st_mtime_ns for number in (0, 1)] == before
     assert [record["names"] for record in records] == [names[:2], names[2:4], names[4:]]
     assert files(tmp_path / "masks") == names
@@ -392,5 +389,5 @@ def test_a_run_without_its_discriminator_or_mask_is_refused(layerseg, tmp_path):
         assert done.status == 2 and "no discriminator in it yet" in done.stderr
     config.gan.variant = "single_output"
     with pytest.raises(UserError, match="draws no mask"):
-        encode.Autoencoder(LayeredGenerator("single_output", 16, 8, 2, 8), discriminator, config)
+        encode.EncoderTrainer(LayeredGenerator("single_output", 16, 8, 2, 8), discriminator, config)
     assert not (tmp_path / "out").exists()

@@ -11,10 +11,13 @@ from layered_segmentation.gan.composite import compose
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.images import write
 from layered_segmentation.segmenter import encoder as encoders
-from layered_segmentation.segmenter import segmenter as segmenters
-from layered_segmentation.segmenter.autoencoder import EncoderGeneratorBackbone
-from layered_segmentation.segmenter.encoder import Encoder
-from layered_segmentation.segmenter.segmenter import EncoderSegmenter, LayeredSegmenter
+from layered_segmentation.segmenter import preset_files, presets
+from layered_segmentation.segmenter.encoder import Encoder, EncoderGeneratorBackbone
+from layered_segmentation.segmenter.segmenter import (
+    EncoderSegmenter,
+    LayeredSegmenter,
+    create_encoder_segmenter,
+)
 
 RESNET_18 = encoders._BLOCKS
 
@@ -46,7 +49,7 @@ def randomised():
     for index, weight in enumerate(backbone.encoder.weights):
         noise = np.random.default_rng(index).uniform(0.5, 1.5, weight.shape)
         weight.assign(np.asarray(weight) * noise + 0.01 * noise)
-    return segmenters.create_encoder(backbone)
+    return create_encoder_segmenter(backbone)
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +127,9 @@ def test_masks_are_those_of_the_layers(segmenter):
 
 def test_a_preset_round_trips_through_kerashub(segmenter, eagerly, tmp_path):
     preset = str(tmp_path / "preset")
-    segmenters.save(segmenter, preset)
+    presets.save(segmenter, preset)
     images = photos((20, 30), (16, 16))
-    for back in (keras_hub.models.ImageSegmenter.from_preset(preset), segmenters.load(preset)):
+    for back in (keras_hub.models.ImageSegmenter.from_preset(preset), presets.load(preset)):
         assert type(back) is EncoderSegmenter and isinstance(back, LayeredSegmenter)
         assert back.backbone.get_config() == segmenter.backbone.get_config()
         for ours, theirs in zip(
@@ -138,6 +141,19 @@ def test_a_preset_round_trips_through_kerashub(segmenter, eagerly, tmp_path):
     np.testing.assert_allclose(
         loaded(images[0][None]), segmenter.prepare(images[0][None]), atol=1e-6
     )
+
+
+def test_a_preset_of_older_module_paths_loads(segmenter, eagerly, tmp_path):
+    preset = tmp_path / "preset"
+    presets.save(segmenter, str(preset))
+    for path in preset.glob("*.json"):
+        old = path.read_text().replace(".segmenter.encoder", ".models.autoencoder")
+        path.write_text(old.replace(".segmenter.", ".models."))
+    preset_files.write_checksums(str(preset))
+    assert "layered_segmentation.models.autoencoder" in (preset / "config.json").read_text()
+    image = photos((20, 30))[0]
+    loaded = presets.load(str(preset))
+    np.testing.assert_array_equal(loaded.predict_masks(image), segmenter.predict_masks(image))
 
 
 def test_a_keras_file_round_trips(segmenter, eagerly, tmp_path):

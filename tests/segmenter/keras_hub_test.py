@@ -6,15 +6,14 @@ import pytest
 from keras_hub.src.tests.test_case import TestCase
 from tiny_networks import scenes
 
-from layered_segmentation.segmenter import segmenter as segmenters
-from layered_segmentation.segmenter.segmenter import LayeredSegmenter
+from layered_segmentation.segmenter.segmenter import LayeredSegmenter, create_segmenter
 from layered_segmentation.segmenter.unet import UNetBackbone
 
 
 class LayeredSegmenterTest(TestCase):
     def setUp(self):
         super().setUp()
-        made = segmenters.create(8, 16)
+        made = create_segmenter(8, 16)
         self.init_kwargs = {"backbone": made.backbone, "preprocessor": made.preprocessor}
         self.images = scenes(16, count=4)
         # `predict` gives an array's masks at its own size, a dataset's at the network's.

@@ -6,8 +6,8 @@ import pytest
 
 from layered_segmentation import images as photos
 from layered_segmentation.data.scenes import Scenes
-from layered_segmentation.segmenter import looks
-from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.segmenter import looks, presets
+from layered_segmentation.segmenter.segmenter import create_segmenter
 
 SIDE = 16  # of the network below
 
@@ -91,8 +91,8 @@ def test_the_box_by_hand():
 
 
 def test_the_verbs_take_looks(layerseg, tmp_path):
-    segmenter = segmenters.create(8, 16)
-    segmenters.save(segmenter, str(tmp_path / "preset"))
+    segmenter = create_segmenter(8, 16)
+    presets.save(segmenter, str(tmp_path / "preset"))
     (tmp_path / "photos").mkdir()
     (tmp_path / "masks").mkdir()
     images, masks = Scenes(seed=0, count=2, split="test").load_pairs(64)

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from layered_segmentation.errors import UserError
-from layered_segmentation.segmenter import presets
-from layered_segmentation.segmenter import segmenter as segmenters
-from layered_segmentation.segmenter.segmenter import LayeredSegmenter
+from layered_segmentation.segmenter import preset_files, presets
+from layered_segmentation.segmenter.segmenter import LayeredSegmenter, create_segmenter
 
 FLOWERS = "layered_unet_flowers_64"
 SECTIONS = ("Data", "Settings", "Scores", "Protocol", "Limits", "Licence")
@@ -39,11 +38,11 @@ def iou(ours, theirs):
 @pytest.mark.parametrize(
     "load",
     [
-        segmenters.load,
+        presets.load,
         LayeredSegmenter.from_preset,
         keras_hub.models.ImageSegmenter.from_preset,
     ],
-    ids=["ours", "class", "KerasHub's"],
+    ids=["presets.load", "class", "KerasHub"],
 )
 def test_a_preset_that_comes_with_the_package_segments(load):
     segmenter = load(FLOWERS)
@@ -52,21 +51,40 @@ def test_a_preset_that_comes_with_the_package_segments(load):
     assert iou(segmenter.predict_masks([image])[0] >= 0.5, truth) > 0.8
 
 
+def test_presets_of_older_module_paths_load_unchanged(tmp_path):
+    # The packaged preset was written when the classes were in `layered_segmentation.models`.
+    directory = preset_files.packaged(FLOWERS)
+    with open(os.path.join(directory, "task.json"), encoding="utf-8") as file:
+        assert '"module": "layered_segmentation.models.' in file.read()
+    mine = tmp_path / "mine"
+    segmenter = create_segmenter(8, 16)
+    presets.save(segmenter, str(mine))
+    for path in mine.glob("*.json"):
+        path.write_text(path.read_text().replace(".segmenter.", ".models."))
+    preset_files.write_checksums(str(mine))
+    assert "layered_segmentation.models.unet" in (mine / "config.json").read_text()
+    image, _ = flower()
+    loaded = presets.load(str(mine))
+    np.testing.assert_array_equal(loaded.predict_masks(image), segmenter.predict_masks(image))
+
+
 def test_kerashub_lists_them():
-    assert FLOWERS in presets.names()
+    assert FLOWERS in preset_files.names()
     listed = LayeredSegmenter.presets[FLOWERS]
     assert "flowers" in listed["metadata"]["description"]
     segmenter = LayeredSegmenter.from_preset(FLOWERS)
     assert listed["metadata"]["params"] == segmenter.backbone.count_params()
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", preset_files.names())
 def test_each_has_a_card_checksums_and_is_small(name):
-    directory = presets.packaged(name)
+    directory = preset_files.packaged(name)
     files = os.listdir(directory)
-    assert {presets.CARD, presets.CHECKSUMS, "task.json", "model.weights.h5"} <= set(files)
+    assert {preset_files.CARD, preset_files.CHECKSUMS, "task.json", "model.weights.h5"} <= set(
+        files
+    )
     assert sum(os.path.getsize(os.path.join(directory, file)) for file in files) < 3_000_000
-    with open(os.path.join(directory, presets.CARD), encoding="utf-8") as file:
+    with open(os.path.join(directory, preset_files.CARD), encoding="utf-8") as file:
         card = file.read()
     assert tuple(re.findall(r"^## (.+)$", card, re.M)) == SECTIONS
     assert f"--segmenter={name}" in card
@@ -89,14 +107,14 @@ def test_segment_works_without_any_training(layerseg, tmp_path):
 
 def test_a_directory_goes_before_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    segmenters.save(segmenters.create(8, 16), FLOWERS)
-    assert segmenters.load(FLOWERS).resolution == 16
+    presets.save(create_segmenter(8, 16), FLOWERS)
+    assert presets.load(FLOWERS).resolution == 16
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path, monkeypatch, layerseg):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=f"no such preset in the package .*{FLOWERS}"):
-        segmenters.load("layered_unet_flowres_64")
+        presets.load("layered_unet_flowres_64")
     flags = [f"--segmenter={FLOWERS}", "--images=none", "--masks=none"]
     done = layerseg("evaluate", *flags)
     assert done.status == 2 and "so --out is needed" in done.stderr
@@ -105,9 +123,9 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path, monkeypatch, layerseg):
 
 @pytest.mark.parametrize("fault", ["changed", "missing", "unknown", "no checksums"])
 def test_a_damaged_preset_is_refused(tmp_path, monkeypatch, fault):
-    shutil.copytree(presets.packaged(FLOWERS), tmp_path / FLOWERS)
-    monkeypatch.setattr(presets, "_PACKAGED", str(tmp_path))
-    assert segmenters.load(FLOWERS).resolution == 64
+    shutil.copytree(preset_files.packaged(FLOWERS), tmp_path / FLOWERS)
+    monkeypatch.setattr(preset_files, "_PACKAGED", str(tmp_path))
+    assert presets.load(FLOWERS).resolution == 64
     if fault == "changed":
         with open(tmp_path / FLOWERS / "model.weights.h5", "ab") as file:
             file.write(b"x")
@@ -116,35 +134,35 @@ def test_a_damaged_preset_is_refused(tmp_path, monkeypatch, fault):
     elif fault == "unknown":
         (tmp_path / FLOWERS / "more.json").write_text("{}")
     else:
-        os.remove(tmp_path / FLOWERS / presets.CHECKSUMS)
+        os.remove(tmp_path / FLOWERS / preset_files.CHECKSUMS)
     with pytest.raises(UserError, match="the installed package is damaged; install it again"):
-        segmenters.load(FLOWERS)
+        presets.load(FLOWERS)
 
 
 def test_ones_own_presets_carry_checksums(tmp_path):
     mine = str(tmp_path / "mine")
-    segmenters.save(segmenters.create(8, 16), mine)
-    presets.verify(mine, "write it")
+    presets.save(create_segmenter(8, 16), mine)
+    preset_files.verify(mine, "write it")
     (tmp_path / "mine" / "notes.txt").write_text("one's own files are no damage")
-    segmenters.load(mine).save_to_preset(mine)  # as Keras's users do; the sums go with it
-    assert segmenters.load(mine).resolution == 16
+    presets.load(mine).save_to_preset(mine)  # as Keras's users do; the sums go with it
+    assert presets.load(mine).resolution == 16
     with open(os.path.join(mine, "model.weights.h5"), "ab") as file:
         file.write(b"x")
     with pytest.raises(UserError, match=r"model\.weights\.h5: its SHA-256 is .* copy it again"):
-        segmenters.load(mine)
-    os.remove(os.path.join(mine, presets.CHECKSUMS))
+        presets.load(mine)
+    os.remove(os.path.join(mine, preset_files.CHECKSUMS))
     with pytest.raises(UserError, match=r"checksums\.json: cannot be read"):
-        presets.verify(mine, "write it")
+        preset_files.verify(mine, "write it")
 
 
 def test_an_edited_card_outlives_the_segmenter_that_it_described(tmp_path):
     mine = tmp_path / "mine"
-    segmenters.save(segmenters.create(8, 16), str(mine), card="first draft")
-    segmenters.save(segmenters.create(8, 16), str(mine), overwrite=True, card="second draft")
-    assert (mine / presets.CARD).read_text() == "second draft"
+    presets.save(create_segmenter(8, 16), str(mine), card="first draft")
+    presets.save(create_segmenter(8, 16), str(mine), overwrite=True, card="second draft")
+    assert (mine / preset_files.CARD).read_text() == "second draft"
     assert not (mine / "README.old.md").exists()  # nobody had worked on the first
-    (mine / presets.CARD).write_text("my own words")
-    segmenters.save(segmenters.create(8, 16), str(mine), overwrite=True, card="third draft")
-    assert (mine / presets.CARD).read_text() == "third draft"
+    (mine / preset_files.CARD).write_text("my own words")
+    presets.save(create_segmenter(8, 16), str(mine), overwrite=True, card="third draft")
+    assert (mine / preset_files.CARD).read_text() == "third draft"
     assert (mine / "README.old.md").read_text() == "my own words"
-    segmenters.load(str(mine))
+    presets.load(str(mine))

@@ -10,8 +10,8 @@ import pytest
 
 from layered_segmentation import config as configs
 from layered_segmentation.errors import UserError
-from layered_segmentation.segmenter import model_card, presets
-from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.segmenter import model_card, preset_files, presets
+from layered_segmentation.segmenter.segmenter import create_segmenter
 
 FLOWERS = "layered_unet_flowers_64"
 HF, KAGGLE = "hf://somebody/flowers", "kaggle://somebody/flowers/keras/small"
@@ -62,9 +62,9 @@ def run(tmp_path):
     root = tmp_path / "run"
     (root / "evaluation").mkdir(parents=True)
     config = configs.load("quickstart_photos", ["data.path=/home/me/secret"])
-    segmenter = segmenters.create(8, 16)
+    segmenter = create_segmenter(8, 16)
     card = model_card.draft(config, 16, segmenter.count_params(), {"steps": 300, "seed": 0})
-    segmenters.save(segmenter, str(root / "segmenter"), card=card)
+    presets.save(segmenter, str(root / "segmenter"), card=card)
     results = {
         "miou": 0.8123,
         "miou_std": 0.1,
@@ -87,7 +87,7 @@ def finish(path):
 def test_a_packaged_preset_arrives_whole(layerseg, hub, address):
     done = layerseg("publish", f"--preset={FLOWERS}", f"--to={address}", "--private")
     assert done.status == 0, done.stderr
-    packaged = presets.packaged(FLOWERS)
+    packaged = preset_files.packaged(FLOWERS)
     assert sorted(os.listdir(hub.root)) == sorted(os.listdir(packaged))
     for name in os.listdir(packaged):
         with (
@@ -95,7 +95,7 @@ def test_a_packaged_preset_arrives_whole(layerseg, hub, address):
             open(os.path.join(hub.root, name), "rb") as theirs,
         ):
             assert ours.read() == theirs.read(), name
-    assert segmenters.load(hub.root).resolution == 64
+    assert presets.load(hub.root).resolution == 64
     if address == HF:
         # Our card first: KerasHub writes another where it finds none.
         assert [call[0] for call in hub.calls] == ["create", "file", "create", "folder"]
@@ -106,7 +106,7 @@ def test_a_packaged_preset_arrives_whole(layerseg, hub, address):
 
 
 def test_a_draft_says_what_is_known_and_what_is_missing(layerseg, hub, run):
-    card = (run / "segmenter" / presets.CARD).read_text()
+    card = (run / "segmenter" / preset_files.CARD).read_text()
     assert "gan.mask_size=0.2" in card and "student.resolution=64" in card
     assert "steps 300, seed 0" in card and "secret" not in card
     flags = [f"--preset={run}", f"--to={HF}"]
@@ -116,7 +116,7 @@ def test_a_draft_says_what_is_known_and_what_is_missing(layerseg, hub, run):
 
 
 def test_a_run_is_published_with_its_scores(layerseg, hub, run):
-    card = run / "segmenter" / presets.CARD
+    card = run / "segmenter" / preset_files.CARD
     finish(card)
     before = {path.name: path.read_bytes() for path in (run / "segmenter").iterdir()}
     flags = [f"--preset={run}", f"--to={HF}", f"--evaluation={run / 'evaluation'}"]
@@ -126,11 +126,11 @@ def test_a_run_is_published_with_its_scores(layerseg, hub, run):
     assert "| the segmenter, refine: none | 0.812 ± 0.100 |" in dry.stdout and hub.calls == []
     done = layerseg("publish", *flags)
     assert done.status == 0, done.stderr
-    with open(os.path.join(hub.root, presets.CARD), encoding="utf-8") as file:
+    with open(os.path.join(hub.root, preset_files.CARD), encoding="utf-8") as file:
         published = file.read()
     assert "| grabcut | 0.700 |" in published and "\nAs is.\n" in published
     assert published.index("## Scores") < published.index("## Protocol") < published.index("## Lim")
-    presets.verify(hub.root, "publish again")
+    preset_files.verify(hub.root, "publish again")
     assert {path.name: path.read_bytes() for path in (run / "segmenter").iterdir()} == before
 
 
@@ -139,7 +139,7 @@ def test_a_model_on_the_hub_is_not_overwritten_unasked(layerseg, hub, run):
     assert layerseg("publish", *flags).status == 0
     calls = list(hub.calls)
     done = layerseg("publish", *flags)
-    assert done.status == 2 and "there is a model already; add --overwrite" in done.stderr
+    assert done.status == 2 and "the model exists already; add --overwrite" in done.stderr
     assert hub.calls == calls
     assert layerseg("publish", *flags, "--overwrite").status == 0
 
@@ -159,9 +159,9 @@ def test_a_failed_upload_is_one_error(layerseg, hub, monkeypatch, address):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--to=hf://flowers"], "it must be hf://OWNER/NAME or kaggle://"),
-        (["--to=kaggle://somebody/flowers"], "it must be hf://OWNER/NAME or kaggle://"),
-        (["--to=https://huggingface.co/a/b"], "it must be hf://OWNER/NAME or kaggle://"),
+        (["--to=hf://flowers"], "must be hf://OWNER/NAME or kaggle://"),
+        (["--to=kaggle://somebody/flowers"], "must be hf://OWNER/NAME or kaggle://"),
+        (["--to=https://huggingface.co/a/b"], "must be hf://OWNER/NAME or kaggle://"),
         ([f"--to={HF}", "--card=NONE"], "NONE: the model card cannot be read"),
         ([f"--to={HF}", "--evaluation=NONE"], "--evaluation=NONE: "),
         ([f"--to={HF}", "--preset=NONE"], "--preset=NONE: there is no such directory"),
@@ -182,5 +182,5 @@ def test_cards_and_results_that_do_not_fit():
     with pytest.raises(UserError, match="the card has no section Scores"):
         good = {"miou": 1, "miou_std": 0, "images": 1, "refine": "none", "references": {}}
         model_card.with_scores("## Data\n", {**good, "protocol": ""})
-    with pytest.raises(UserError, match=r"its results.json is none of `layerseg evaluate"):
+    with pytest.raises(UserError, match=r"results.json was not written by `layerseg evaluate"):
         model_card.with_scores("## Scores\n\n## Protocol\n", {"fid": 3})

@@ -11,9 +11,8 @@ import pytest
 
 from layered_segmentation.errors import UserError
 from layered_segmentation.images import to_square
-from layered_segmentation.segmenter import preprocessing
-from layered_segmentation.segmenter import segmenter as segmenters
-from layered_segmentation.segmenter.segmenter import LayeredSegmenter
+from layered_segmentation.segmenter import preprocessing, presets
+from layered_segmentation.segmenter.segmenter import LayeredSegmenter, create_segmenter
 from layered_segmentation.segmenter.unet import UNetBackbone, levels_for
 
 
@@ -24,7 +23,7 @@ def photos(*sizes, seed=0):
 
 def randomised(width=8, resolution=16, seed=0, aspect="squash"):
     """A segmenter whose weights, norms included, differ from those it starts with."""
-    segmenter = segmenters.create(width, resolution, aspect)
+    segmenter = create_segmenter(width, resolution, aspect)
     generator = np.random.default_rng(seed)
     for weight in segmenter.weights:
         noise = generator.uniform(0.5, 1.5, weight.shape)
@@ -37,13 +36,13 @@ def randomised(width=8, resolution=16, seed=0, aspect="squash"):
 )
 def test_depth_adapts_to_the_resolution(resolution, levels):
     assert levels_for(resolution) == levels
-    segmenter = segmenters.create(8, resolution)
+    segmenter = create_segmenter(8, resolution)
     assert segmenter.backbone.levels == levels
     assert segmenter(np.zeros((1, resolution, resolution, 3), np.float32)).shape[1] == resolution
 
 
 def test_the_default_student_has_less_than_a_million_parameters():
-    assert 100_000 < segmenters.create(24, 64).count_params() < 1_000_000
+    assert 100_000 < create_segmenter(24, 64).count_params() < 1_000_000
 
 
 def test_the_network_is_fully_convolutional():
@@ -77,6 +76,19 @@ def test_a_list_of_sizes_gives_what_each_photo_gives_alone():
         np.testing.assert_allclose(segmenter.masks(image[None])[0, ..., 0], mask, atol=1e-5)
     for mask, ours in zip(segmenter.predict(images), together, strict=True):
         np.testing.assert_array_equal(mask[..., 0], ours)
+
+
+def test_one_photo_gives_one_mask():
+    segmenter = randomised()
+    image = photos((20, 30))[0]
+    (expected,) = segmenter.predict_masks([image])
+    np.testing.assert_array_equal(segmenter.predict_masks(image), expected)
+    np.testing.assert_array_equal(segmenter.predict(image), expected[..., None])
+    grey = image[..., 0]
+    np.testing.assert_array_equal(segmenter.predict_masks(grey), segmenter.predict_masks([grey])[0])
+    for wrong, words in ((image / 255, "float64"), (np.stack([grey] * 5), r"\(5, 20, 30\)")):
+        with pytest.raises(UserError, match=words):
+            segmenter.predict_masks(wrong)
 
 
 def test_more_photos_than_a_batch_keep_their_order():
@@ -133,9 +145,9 @@ def test_photos_are_looked_at_as_in_training(aspect):
 
 
 def test_a_preset_keeps_the_aspect_and_an_old_one_squashes(tmp_path):
-    segmenters.save(randomised(aspect="pad"), str(tmp_path / "pad"))
-    assert segmenters.load(str(tmp_path / "pad")).preprocessor.image_converter.aspect == "pad"
-    segmenters.save(randomised(), str(tmp_path / "old"))
+    presets.save(randomised(aspect="pad"), str(tmp_path / "pad"))
+    assert presets.load(str(tmp_path / "pad")).preprocessor.image_converter.aspect == "pad"
+    presets.save(randomised(), str(tmp_path / "old"))
     path = tmp_path / "old" / "preprocessor.json"
     saved = path.read_text()
     assert saved.count('"aspect": "squash"') == 1
@@ -143,13 +155,13 @@ def test_a_preset_keeps_the_aspect_and_an_old_one_squashes(tmp_path):
     del config["config"]["image_converter"]["config"]["aspect"]
     path.write_text(json.dumps(config))
     (tmp_path / "old" / "checksums.json").unlink()  # nor had an old one these
-    assert segmenters.load(str(tmp_path / "old")).preprocessor.image_converter.aspect == "squash"
+    assert presets.load(str(tmp_path / "old")).preprocessor.image_converter.aspect == "squash"
 
 
 def test_a_large_photo_is_smoothed_before_it_is_shrunk():
     stripes = np.zeros((1, 256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
-    prepared = np.asarray(segmenters.create(8, 16).prepare(stripes))
+    prepared = np.asarray(create_segmenter(8, 16).prepare(stripes))
     np.testing.assert_allclose(prepared, 0, atol=0.05)
 
 
@@ -166,14 +178,17 @@ def test_grey_and_alpha_are_converted():
 @pytest.mark.parametrize(
     ("image", "words"),
     [
-        (np.zeros((8, 8, 3), np.float32), "float32"),
+        (
+            np.zeros((8, 8, 3), np.float32),
+            r"float32.*np\.rint\(255 \* image\)\.astype\(np\.uint8\)",
+        ),
         (np.zeros((8, 8, 2), np.uint8), r"\(8, 8, 2\)"),
         (np.zeros((0, 8, 3), np.uint8), r"\(0, 8, 3\)"),
     ],
 )
 def test_what_is_no_uint8_image_is_refused(image, words):
     with pytest.raises(UserError, match=words):
-        segmenters.create(8, 16).predict_masks([image])
+        create_segmenter(8, 16).predict_masks([image])
 
 
 def test_a_preset_round_trips_through_kerashub(tmp_path):
@@ -197,19 +212,21 @@ def test_a_keras_file_round_trips(tmp_path):
     np.testing.assert_array_equal(segmenter.predict_masks(image), back.predict_masks(image))
 
 
-def test_importing_the_package_is_enough_for_kerashub_on_another_backend(tmp_path):
+@pytest.mark.slow
+def test_importing_the_class_is_enough_for_kerashub_on_another_backend(tmp_path):
     segmenter = randomised()
-    segmenters.save(segmenter, str(tmp_path / "preset"))
+    presets.save(segmenter, str(tmp_path / "preset"))
     image = photos((20, 30))[0]
     np.save(tmp_path / "image.npy", image)
     code = f"""
         import layered_segmentation
         import sys
         assert "keras" not in sys.modules, "importing the package must stay quick"
+        from layered_segmentation import LayeredSegmenter
         import keras_hub
         import numpy as np
         segmenter = keras_hub.models.ImageSegmenter.from_preset({str(tmp_path / "preset")!r})
-        assert type(segmenter).__name__ == "LayeredSegmenter"
+        assert type(segmenter) is LayeredSegmenter
         image = np.load({str(tmp_path / "image.npy")!r})
         np.save({str(tmp_path / "mask.npy")!r}, segmenter.predict_masks([image])[0])
     """
@@ -237,46 +254,46 @@ def test_it_can_be_fine_tuned_on_masks():
 
 def test_load_takes_a_run_or_a_preset(tmp_path):
     (tmp_path / "config.yaml").touch()
-    segmenters.save(randomised(), str(tmp_path / "segmenter"))
+    presets.save(randomised(), str(tmp_path / "segmenter"))
     for path in (tmp_path, tmp_path / "segmenter"):
-        assert isinstance(segmenters.load(str(path)), LayeredSegmenter)
+        assert isinstance(presets.load(str(path)), LayeredSegmenter)
 
 
 def test_load_says_what_is_missing(tmp_path):
     with pytest.raises(UserError, match="there is no such directory"):
-        segmenters.load(str(tmp_path / "nothing"))
+        presets.load(str(tmp_path / "nothing"))
     with pytest.raises(UserError, match="neither a run directory"):
-        segmenters.load(str(tmp_path))
+        presets.load(str(tmp_path))
     (tmp_path / "config.yaml").touch()
     with pytest.raises(UserError, match=r"no segmenter in .* yet: run `layerseg distill --run_dir"):
-        segmenters.load(str(tmp_path))
+        presets.load(str(tmp_path))
 
 
 def test_load_refuses_a_damaged_preset(tmp_path):
     preset = tmp_path / "preset"
-    segmenters.save(randomised(), str(preset))
+    presets.save(randomised(), str(preset))
     (preset / "model.weights.h5").write_bytes(b"cut short")
-    with pytest.raises(UserError, match=r"model\.weights\.h5: its SHA-256 is .*make it anew"):
-        segmenters.load(str(preset))
+    with pytest.raises(UserError, match=r"model\.weights\.h5: its SHA-256 is .*save it again"):
+        presets.load(str(preset))
     (preset / "checksums.json").unlink()  # as presets of other programs are
     with pytest.raises(UserError, match="cannot be loaded"):
-        segmenters.load(str(preset))
+        presets.load(str(preset))
     (preset / "config.json").unlink()
     with pytest.raises(UserError, match="cannot be loaded"):
-        segmenters.load(str(preset))
+        presets.load(str(preset))
 
 
 def test_save_replaces_nothing_silently(tmp_path):
     preset = str(tmp_path / "preset")
     first, second = randomised(seed=1), randomised(seed=2)
     image = photos((16, 16))
-    segmenters.save(first, preset)
+    presets.save(first, preset)
     with pytest.raises(UserError, match="already exists"):
-        segmenters.save(second, preset)
-    kept = segmenters.load(preset).predict_masks(image)
+        presets.save(second, preset)
+    kept = presets.load(preset).predict_masks(image)
     np.testing.assert_array_equal(kept, first.predict_masks(image))
-    segmenters.save(second, preset, overwrite=True)
-    replaced = segmenters.load(preset).predict_masks(image)
+    presets.save(second, preset, overwrite=True)
+    replaced = presets.load(preset).predict_masks(image)
     np.testing.assert_array_equal(replaced, second.predict_masks(image))
     assert os.listdir(tmp_path) == ["preset"]
 
@@ -284,20 +301,20 @@ def test_save_replaces_nothing_silently(tmp_path):
 def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     preset = str(tmp_path / "preset")
     first, second = randomised(seed=1), randomised(seed=2)
-    segmenters.save(first, preset)
+    presets.save(first, preset)
 
     def no_space(*arguments, **options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(second.backbone, "save_to_preset", no_space)
     with pytest.raises(OSError, match="No space"):
-        segmenters.save(second, preset, overwrite=True)
+        presets.save(second, preset, overwrite=True)
     image = photos((16, 16))
-    kept = segmenters.load(preset).predict_masks(image)
+    kept = presets.load(preset).predict_masks(image)
     np.testing.assert_array_equal(kept, first.predict_masks(image))
     assert os.listdir(tmp_path) == ["preset"]
     # As a process leaves it that was killed after the old one was set aside.
     os.rename(preset, tmp_path / f".{os.path.basename(preset)}.replaced")
     with pytest.raises(OSError, match="No space"):
-        segmenters.save(second, preset, overwrite=True)
+        presets.save(second, preset, overwrite=True)
     assert os.listdir(tmp_path) == ["preset"]

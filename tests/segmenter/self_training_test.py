@@ -6,8 +6,8 @@ from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation.iou import iou
 from layered_segmentation.images import to_square, write
-from layered_segmentation.segmenter import distill, self_training
-from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.segmenter import fit, self_training
+from layered_segmentation.segmenter.segmenter import create_segmenter
 
 
 def settings(**overrides):
@@ -20,9 +20,9 @@ def settings(**overrides):
 def taught(count, steps):
     """A student that has seen a few scenes with their masks."""
     images, masks = Scenes(0, count).load_pairs(16)
-    segmenter = segmenters.create(8, 16)
-    distill.initialise(segmenter, 0)
-    distill.fit(segmenter, distill.Pool.from_pairs(images, masks), settings(steps=steps), 0, False)
+    segmenter = create_segmenter(8, 16)
+    fit.initialise(segmenter, 0)
+    fit.fit(segmenter, fit.Pool.from_pairs(images, masks), settings(steps=steps), 0, False)
     return segmenter
 
 
@@ -83,7 +83,7 @@ def test_refined_masks_fit_the_photos_where_the_students_do_not(monkeypatch):
     coarse[4:6] = np.roll(small[4:6], 3, axis=2)  # or three,
     coarse[6], coarse[7] = 1.0, 0.0  # or sees no object
     monkeypatch.setattr(self_training, "probabilities", lambda *_: coarse)
-    segmenter = segmenters.create(8, 16)
+    segmenter = create_segmenter(8, 16)
     pool = self_training.refined_pairs(segmenter, photos, "grabcut", progress=False)
     kept = pool.layers.foreground
     numbers = [
@@ -103,7 +103,7 @@ def test_each_round_refines_other_photos(monkeypatch):
 
     def refined(segmenter, photos, method, progress):
         seen.append(sorted(int(photo[0, 0, 0]) for photo in photos))
-        return distill.Pool.from_pairs(
+        return fit.Pool.from_pairs(
             np.zeros((2, 16, 16, 3), np.uint8), np.zeros((2, 16, 16), np.float32)
         )
 
@@ -112,21 +112,21 @@ def test_each_round_refines_other_photos(monkeypatch):
     student = settings(
         self_training=2, self_training_steps=1, batch=2, self_training_refine="grabcut"
     )
-    self_training.self_train(segmenters.create(8, 16), photos, student, seed=0, progress=False)
+    self_training.self_train(create_segmenter(8, 16), photos, student, seed=0, progress=False)
     assert [len(part) for part in seen] == [6, 6] and seen[0] != seen[1]
 
 
 def test_refinement_wants_larger_photos():
     config = configs.load("", ["data.name=shapes", "student.self_training_refine=grabcut"])
     config.data.limit = 2
-    assert distill.training_photos(config, 16).shape == (2, 128, 128, 3)
-    assert distill.training_photos(config, 136).shape == (2, 136, 136, 3)
+    assert self_training.training_photos(config, 16).shape == (2, 128, 128, 3)
+    assert self_training.training_photos(config, 136).shape == (2, 136, 136, 3)
 
 
 def test_photos_as_small_as_training_took_are_enlarged_and_spread_over_the_folder(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(distill, "SELF_TRAINED", 3)
+    monkeypatch.setattr(self_training, "PHOTOS", 3)
     for index in range(9):
         image = np.full((16, 20, 3), 10 * index, np.uint8)
         write(str(tmp_path / f"{index}.png"), image)
@@ -139,17 +139,17 @@ def test_photos_as_small_as_training_took_are_enlarged_and_spread_over_the_folde
             "student.self_training_refine=guided",
         ],
     )
-    photos = distill.training_photos(config, 32)
+    photos = self_training.training_photos(config, 32)
     assert photos.shape == (3, 128, 128, 3)
     assert [int(photo[0, 0, 0]) for photo in photos] == [0, 40, 80]
 
 
 def test_without_rounds_no_photos_are_needed():
     config = configs.load("", ["data.path=nowhere", "student.self_training=0"])
-    assert distill.training_photos(config, 16) is None
+    assert self_training.training_photos(config, 16) is None
 
 
 def test_photos_that_are_gone_are_named_with_the_way_out():
     config = configs.load("", ["data.path=nowhere"])
     with pytest.raises(UserError, match=r"nowhere.*student\.self_training=0"):
-        distill.training_photos(config, 16)
+        self_training.training_photos(config, 16)

@@ -10,8 +10,8 @@ from layered_segmentation import config as configs
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.gan.discriminator import Discriminator
 from layered_segmentation.gan.generator import LayeredGenerator
-from layered_segmentation.segmenter import segmenter as segmenters
-from layered_segmentation.segmenter.autoencoder import EncoderGeneratorBackbone
+from layered_segmentation.segmenter.encoder import EncoderGeneratorBackbone
+from layered_segmentation.segmenter.segmenter import create_encoder_segmenter, create_segmenter
 
 
 def tiny_config(**changes):
@@ -45,7 +45,7 @@ def tiny_networks(config):
 def encoder_segmenter():
     """An encoder before such a generator, with weights that differ from those it starts with."""
     generator, _ = tiny_networks(tiny_config())
-    segmenter = segmenters.create_encoder(EncoderGeneratorBackbone.around(generator, 16, 64))
+    segmenter = create_encoder_segmenter(EncoderGeneratorBackbone.around(generator, 16, 64))
     draws = np.random.default_rng(0)
     for weight in segmenter.backbone.encoder.trainable_weights:
         weight.assign(np.asarray(weight) + 0.05 * draws.standard_normal(weight.shape))
@@ -55,7 +55,7 @@ def encoder_segmenter():
 def random_student(width=8, resolution=16, seed=0):
     """A student whose weights, norms included, differ from those it starts with."""
     keras.utils.set_random_seed(seed)  # some networks without training magnify every rounding
-    segmenter = segmenters.create(width, resolution)
+    segmenter = create_segmenter(width, resolution)
     generator = np.random.default_rng(seed)
     for weight in segmenter.weights:
         noise = generator.uniform(0.5, 1.5, weight.shape)

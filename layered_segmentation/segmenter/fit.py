@@ -1,0 +1,218 @@
+"""The training loop of the student: a segmenter learns from pairs of an image and a mask.
+
+Each step composes scenes of a pool anew (fresh shift and contrast, eq. 2) and augments the pairs.
+"""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from layered_segmentation.config import StudentConfig
+from layered_segmentation.errors import UserError
+from layered_segmentation.gan import composite
+from layered_segmentation.gan.composite import Layers
+from layered_segmentation.gan.draws import Purpose, student_draws, weights
+from layered_segmentation.progress import Bar
+from layered_segmentation.segmenter.augment import augment
+from layered_segmentation.segmenter.segmenter import LayeredSegmenter
+
+_WARM_UP = 50  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """Scenes from which training pairs are composed.
+
+    Attributes:
+        layers: Layers of uint8 arrays: images [N, R, R, 3], masks [N, R, R, 1] from 0 to 255.
+        shift: δ of eq. 2 as a fraction of the side.
+        contrast_jitter: Half width of the background's contrast factor around 1.
+    """
+
+    layers: Layers
+    shift: float = 0.0
+    contrast_jitter: float = 0.0
+
+    def __len__(self) -> int:
+        """Returns the number of scenes."""
+        return len(self.layers.mask)
+
+    @property
+    def coverage(self) -> float:
+        """Mean of the masks, in [0, 1]."""
+        return float(np.mean(self.layers.mask) / 255)
+
+    @classmethod
+    def from_pairs(cls, images: np.ndarray, masks: np.ndarray) -> "Pool":
+        """Creates a pool from images, uint8 [N, R, R, 3], and masks, [N, R, R] in [0, 1]."""
+        masks = np.rint(np.asarray(masks, np.float32)[..., None] * 255).astype(np.uint8)
+        return cls(Layers(images, images, masks))
+
+
+@dataclasses.dataclass(frozen=True)
+class FitSummary:
+    """The result of training on a pool.
+
+    Attributes:
+        steps: Training steps.
+        pairs: Scenes in the pool.
+        coverage: Mean of the pool's masks.
+        loss: Mean loss of the last steps.
+        agreement: IoU of the student's masks and the pool's at threshold 0.5, over the last steps.
+        images_per_second: Training speed, without the first step, which compiles.
+        seconds: Duration.
+    """
+
+    steps: int
+    pairs: int
+    coverage: float
+    loss: float
+    agreement: float
+    images_per_second: float
+    seconds: float
+
+
+def fit(
+    segmenter: LayeredSegmenter,
+    pool: Pool,
+    settings: StudentConfig,
+    seed: int,
+    progress: bool = True,
+) -> FitSummary:
+    """Trains a segmenter on pairs of a pool. It ends with averaged weights.
+
+    Args:
+        segmenter: A segmenter with the pool's resolution; trained in place.
+        pool: The scenes.
+        settings: Steps, batch, learning rate and strength of augmentation.
+        seed: Seed of the order, the shifts and the augmentation.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        UserError: The loss is not finite.
+    """
+    optimizer = _optimizer(settings)
+    variables = segmenter.trainable_variables
+    optimizer.build(variables)
+    layers = Layers(*(tf.constant(part) for part in pool.layers))
+
+    def train_step(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        images, masks = _pairs(pool, layers, settings, seed, step)
+        with tf.GradientTape() as tape:
+            logits = segmenter.logits(images, training=True)
+            loss = mask_loss(masks, logits)
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss, _agreement(masks > 0.5, logits > 0)
+
+    train_step = tf.function(train_step)
+    start = compiled = time.perf_counter()
+    history = []
+    with Bar(settings.steps, "distilling", "step", progress) as bar:
+        for step in range(settings.steps):
+            history.append([float(value) for value in train_step(tf.constant(step))])
+            if not math.isfinite(history[-1][0]):
+                raise UserError(
+                    f"distillation: the loss is not finite at step {step}; lower "
+                    f"student.learning_rate ({settings.learning_rate!r})"
+                )
+            if step == 0:
+                compiled = time.perf_counter()
+            loss, agreement = np.mean(history[-20:], axis=0)
+            bar.update(note=f"loss {loss:.3f}, agreement {agreement:.3f}")
+    end = time.perf_counter()
+    optimizer.finalize_variable_values(variables)
+    loss, agreement = np.mean(history[-50:], axis=0)
+    pairs_after_first = (settings.steps - 1) * settings.batch
+    return FitSummary(
+        steps=settings.steps,
+        pairs=len(pool),
+        coverage=pool.coverage,
+        loss=float(loss),
+        agreement=float(agreement),
+        images_per_second=pairs_after_first / max(end - compiled, 1e-9),
+        seconds=end - start,
+    )
+
+
+def mask_loss(masks: Any, logits: Any) -> Any:
+    """Binary cross-entropy plus soft Dice loss, which gives small objects more weight.
+
+    Args:
+        masks: The target, float [B, H, W, 1] in [0, 1].
+        logits: The student's output, float [B, H, W, 1].
+
+    Returns:
+        Scalar float32.
+    """
+    cross_entropy = ops.mean(ops.binary_crossentropy(masks, logits, from_logits=True))
+    probabilities = ops.sigmoid(logits)
+    overlap = ops.sum(masks * probabilities, axis=(1, 2, 3))
+    total = ops.sum(masks + probabilities, axis=(1, 2, 3))
+    dice = ops.mean(1.0 - (2.0 * overlap + 1.0) / (total + 1.0))
+    return cross_entropy + dice
+
+
+def initialise(segmenter: LayeredSegmenter, seed: int) -> None:
+    """Draws a student's kernels (He et al.) as a function of the seed alone."""
+    for index, layer in enumerate([*segmenter.backbone.layers, segmenter.head]):
+        if not hasattr(layer, "kernel"):
+            continue
+        height, width, fan_in, fan_out = layer.kernel.shape
+        if isinstance(layer, keras.layers.Conv2DTranspose):
+            fan_in, height, width = fan_out, 1, 1  # its kernel is [2, 2, out, in], one tap each
+        deviation = math.sqrt(2.0 / (height * width * fan_in))
+        shape = layer.kernel.shape
+        layer.kernel.assign(weights(shape, seed, Purpose.DISTILL, index, deviation))
+
+
+def _pairs(
+    pool: Pool, layers: Layers, settings: StudentConfig, seed: int, step: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws augmented images and masks as a pure function of the seed and the step."""
+    drawn = student_draws(
+        seed,
+        step,
+        settings.batch,
+        layers.mask.shape[1],
+        len(pool),
+        pool.shift,
+        pool.contrast_jitter,
+        settings.augment,
+    )
+    scenes = Layers(*(tf.cast(tf.gather(part, drawn.scenes), tf.float32) for part in layers))
+    scenes = Layers(
+        scenes.background / 127.5 - 1.0, scenes.foreground / 127.5 - 1.0, scenes.mask / 255.0
+    )
+    contrast = drawn.contrast if pool.contrast_jitter else None
+    scenes = composite.perturb(scenes, drawn.shifts, contrast)
+    images, masks = composite.compose(scenes), scenes.mask
+    if drawn.augmentation is None:
+        return images, masks
+    return augment(images, masks, drawn.augmentation)
+
+
+def _optimizer(settings: StudentConfig) -> keras.optimizers.Optimizer:
+    warm_up = min(_WARM_UP, settings.steps // 10)
+    rate = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warm_up else settings.learning_rate,
+        decay_steps=max(1, settings.steps - warm_up),
+        alpha=0.01,
+        warmup_target=settings.learning_rate if warm_up else None,
+        warmup_steps=warm_up,
+    )
+    # The weights are averaged over about the last twentieth of the training.
+    momentum = min(0.995, max(0.5, 1 - 20 / settings.steps))
+    return keras.optimizers.Adam(rate, clipnorm=5.0, use_ema=True, ema_momentum=momentum)
+
+
+def _agreement(prediction: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """Returns the mean IoU of two batches of boolean masks, [B, H, W, 1]."""
+    overlap = tf.reduce_sum(tf.cast(prediction & target, tf.float32), axis=(1, 2, 3))
+    union = tf.reduce_sum(tf.cast(prediction | target, tf.float32), axis=(1, 2, 3))
+    return tf.reduce_mean(tf.math.divide_no_nan(overlap, union))

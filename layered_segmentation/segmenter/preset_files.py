@@ -1,0 +1,176 @@
+"""The files of presets: where they are, their checksums and their model cards.
+
+A preset is a directory that KerasHub can load. This module imports neither Keras nor TensorFlow;
+`presets` loads and saves.
+"""
+
+import json
+import os
+import shutil
+from typing import Any
+
+from layered_segmentation import files
+from layered_segmentation.errors import UserError
+
+CARD = "README.md"
+CHECKSUMS = "checksums.json"
+
+_OLD_CARD = "README.old.md"
+_PACKAGED = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "presets")
+
+
+def names() -> list[str]:
+    """Returns the names of the packaged presets, sorted."""
+    return sorted(
+        name
+        for name in os.listdir(_PACKAGED)
+        if os.path.isfile(os.path.join(_PACKAGED, name, "task.json"))
+    )
+
+
+def packaged(name: str) -> str | None:
+    """Returns the directory of a packaged preset, or None if there is none of that name.
+
+    Raises:
+        UserError: A file of the preset was changed after it was packaged.
+    """
+    if name not in names():
+        return None
+    directory = os.path.join(_PACKAGED, name)
+    verify(directory, "the installed package is damaged; install it again")
+    return directory
+
+
+def catalogue() -> dict[str, dict[str, Any]]:
+    """Returns the packaged presets as KerasHub's `register_presets` takes them."""
+    presets = {}
+    for name in names():
+        directory = os.path.join(_PACKAGED, name)
+        with open(os.path.join(directory, "metadata.json"), encoding="utf-8") as file:
+            parameters = json.load(file)["parameter_count"]
+        with open(os.path.join(directory, CARD), encoding="utf-8") as file:
+            description = _first_paragraph(file.read())
+        presets[name] = {
+            "metadata": {"description": description, "params": parameters, "path": "layered_unet"},
+            # Despite the name, KerasHub accepts a local directory here.
+            "kaggle_handle": directory,
+        }
+    return presets
+
+
+def find(path: str, flag: str = "--segmenter") -> str:
+    """Returns the directory of a local preset, with its checksums verified.
+
+    Args:
+        path: A run directory, a preset directory or the name of a packaged preset.
+        flag: The command-line flag that gave the path, for error messages.
+
+    Raises:
+        UserError: There is no preset, or a file was changed after it was saved.
+    """
+    if not os.path.lexists(path) and (directory := packaged(path)):
+        return directory
+    for candidate in (path, os.path.join(path, "segmenter")):
+        if os.path.isfile(os.path.join(candidate, "task.json")):
+            if os.path.isfile(os.path.join(candidate, CHECKSUMS)):
+                verify(candidate, "save it again, or copy it again from an intact one")
+            return candidate
+    if os.path.isfile(os.path.join(path, "config.yaml")):
+        raise UserError(
+            f"no segmenter in {path} yet: run `layerseg distill --run_dir={path}` first"
+        )
+    if os.path.isdir(path):
+        raise UserError(
+            f"{flag}={path}: neither a run directory (no config.yaml) nor a preset (no task.json)"
+        )
+    raise UserError(
+        f"{flag}={path}: there is no such directory, and no such preset in the package "
+        f"({', '.join(names())})"
+    )
+
+
+def write_card(directory: str, card: str) -> None:
+    """Writes a preset's model card and updates its checksums."""
+    files.write_text(os.path.join(directory, CARD), card)
+    write_checksums(directory)
+
+
+def keep_edited_card(before: str, after: str) -> None:
+    """Copies an edited model card to the preset that replaces it, as README.old.md.
+
+    A card was edited if it does not match its checksum.
+
+    Args:
+        before: The preset that is about to be replaced; it need not exist.
+        after: The preset that replaces it.
+    """
+    card = os.path.join(before, CARD)
+    if not os.path.isfile(card):
+        return
+    try:
+        with open(os.path.join(before, CHECKSUMS), encoding="utf-8") as file:
+            written = json.load(file).get(CARD)
+    except (OSError, ValueError, AttributeError):
+        written = None
+    if _checksums(before)[CARD] != written:
+        shutil.copyfile(card, os.path.join(after, _OLD_CARD))
+        write_checksums(after)
+
+
+def write_checksums(directory: str) -> None:
+    """Writes the SHA-256 of each file of a preset to its checksums.json."""
+    path = os.path.join(directory, CHECKSUMS)
+    files.write_json(path, _checksums(directory), sort_keys=True)
+
+
+def verify(directory: str, advice: str) -> None:
+    """Checks a preset's files against its checksums.json.
+
+    Users may edit the card of their own presets and add files to them. The packaged presets must
+    match exactly.
+
+    Args:
+        directory: The preset.
+        advice: What the user should do about a damaged preset; ends the message.
+
+    Raises:
+        UserError: checksums.json cannot be read, or a file is missing, unknown or has changed.
+    """
+    path = os.path.join(directory, CHECKSUMS)
+    try:
+        with open(path, encoding="utf-8") as file:
+            expected = json.load(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {advice}") from error
+    found = _checksums(directory)
+    is_packaged = directory.startswith(_PACKAGED)
+    checked = expected.keys() | found.keys() if is_packaged else expected.keys() - {CARD, _OLD_CARD}
+    for name in sorted(checked):
+        if name not in found:
+            raise UserError(f"{os.path.join(directory, name)}: is missing; {advice}")
+        if name not in expected:
+            raise UserError(f"{os.path.join(directory, name)}: is not in {CHECKSUMS}; {advice}")
+        if found[name] != expected[name]:
+            raise UserError(
+                f"{os.path.join(directory, name)}: its SHA-256 is {found[name][:12]}…, not "
+                f"{str(expected[name])[:12]}…; {advice}"
+            )
+
+
+def _checksums(directory: str) -> dict[str, str]:
+    sums = {}
+    for name in sorted(os.listdir(directory)):
+        path = os.path.join(directory, name)
+        if name == CHECKSUMS or not os.path.isfile(path):
+            continue
+        sums[name] = files.digest_of_files(path)
+    return sums
+
+
+def _first_paragraph(card: str) -> str:
+    """Returns the first paragraph of a Markdown card after the front matter and the title."""
+    text = card.split("\n---\n", 1)[1] if card.startswith("---\n") else card
+    for paragraph in text.split("\n\n"):
+        if paragraph.strip() and not paragraph.lstrip().startswith("#"):
+            return " ".join(paragraph.split())
+    return ""
