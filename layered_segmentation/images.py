@@ -42,7 +42,7 @@ class UnreadableImage(UserError):
 
 
 class Header(NamedTuple):
-    """What an image file says of itself, before it is decoded.
+    """The header of an image file, read without decoding it.
 
     Attributes:
         format: Pillow's name, such as `JPEG`.

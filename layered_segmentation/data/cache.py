@@ -1,8 +1,8 @@
 """Photos at every stage's size, resized once: in memory where they fit, else on disk.
 
-On disk a cache is a directory with a `.npy` file a side, read as memory maps, and a record of what
-it was made from. It gets its name, a hash of that, only when it is complete; runs that train on the
-same photos at the same sides may share it.
+On disk, a cache is a directory with one memory-mapped `.npy` file per side and a record of its
+inputs. Its name is a hash of the inputs, and it gets it only when it is complete. Runs that train
+on the same photos at the same sides may share it.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from layered_segmentation.errors import UserError
 
 RECORD = "cache.json"
 
-_FORMAT = 1  # to be raised when the same source would give other squares
+_FORMAT = 1  # increment when the same source gives other squares
 _VERSIONS = ("pillow", "numpy", "opencv-contrib-python-headless")  # that squares depend on
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -42,7 +42,7 @@ def open_cache(
         By side: uint8 [N, side, side, 3], the same N for all; memory maps if on disk.
 
     Raises:
-        UserError: Photos cannot be used, or the disk is full or not to be written to.
+        UserError: Photos cannot be used, or the disk is full or not writable.
     """
     sides = sorted(set(sides))
     if memory is None or bytes_of(len(source), sides) <= memory:
@@ -51,7 +51,7 @@ def open_cache(
 
 
 def bytes_of(count: int, sides: Sequence[int]) -> int:
-    """Returns how many bytes so many photos take at all sides."""
+    """Returns the bytes of `count` photos at all sides."""
     return count * sum(3 * side * side for side in sides)
 
 
@@ -157,7 +157,7 @@ def _read_record(path: str, fingerprint: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _refusals_named(directory: str, needed: int) -> Iterator[None]:
-    """Turns what the file system refuses into an error that names the setting."""
+    """Turns errors of the file system into one that names the setting."""
     try:
         yield
     except OSError as error:

@@ -1,13 +1,13 @@
 """Procedural scenes with exact masks: one textured object over a textured background.
 
 A scene is a pure function of (seed, split, index). It is described in frame coordinates in
-[0, 1]², drawn on a canvas several times finer than asked for and averaged down, so that the same
-scene comes out at any side, antialiased, with a mask that is exact by construction.
+[0, 1]², drawn on a canvas several times finer than the image and averaged down. So the same scene
+can be drawn at any side, antialiased, and its mask is exact by construction.
 
-What makes it a test of layers and not of colours: part of every object's surface carries the
-background's own colours, and backgrounds have structure of their own. What makes it learnable:
-objects have a body colour more saturated than backgrounds, are compact, and lie anywhere over a
-background that does not depend on them, so that a shifted object is as plausible a scene.
+Colours alone do not separate the layers: part of every object's surface has the background's
+colours, and backgrounds have structure. The layers can be learned nevertheless: objects are more
+saturated than backgrounds, compact, and lie anywhere over a background that does not depend on
+them, so that a scene with a shifted object is as plausible.
 """
 
 import dataclasses
@@ -176,7 +176,7 @@ def _draw(generator: np.random.Generator) -> Scene:
     uniform = generator.random
     background_colours = np.stack([_muted(uniform(3)), _muted(uniform(3))])
     body = _vivid(uniform(3))
-    # One of the background's two colours, a little tinted with the body's: it lies in light.
+    # One of the background's two colours, slightly tinted with the body's.
     borrowed = 0.82 * background_colours[int(uniform() * 2)] + 0.18 * body
     background, angle = BACKGROUNDS[int(uniform() * len(BACKGROUNDS))], 2 * np.pi * uniform()
     cycles = {"stripes": (2.5, 5.0), "waves": (2.0, 3.5), "blotches": (0.0, 0.0)}

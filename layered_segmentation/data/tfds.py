@@ -6,10 +6,10 @@
     PART     = NAME["/"CONFIG][":"VERSION]["@"SPLIT]["["SLICE"]"]
 
 as in `lsun_objects/car[:100000]`, `cub200_segmentation@test`, `oxford_flowers102:2.1.1@train[10%:]`
-or `lsun_objects/car[:50000]+lsun_objects/horse[:50000]`. The split is `train` if none is named; a
-slice is written as in TFDS, `FROM:TO` in images, in percent or in shards, and must not reach beyond
-the split. Every dataset with a feature `image` will do; it is read from the files that were
-prepared, whether or not the code of its builder is installed.
+or `lsun_objects/car[:50000]+lsun_objects/horse[:50000]`. The split is `train` by default. A slice
+is written as in TFDS, `FROM:TO` in images, percent or shards, and must lie within the split. Any
+dataset with a feature `image` can be used. It is read from its prepared files; the code of its
+builder need not be installed.
 """
 
 import contextlib
@@ -286,7 +286,7 @@ def _not_prepared(name: str, where: str) -> str:
     except Exception:  # unknown names raise several kinds of error
         return (
             f"unknown dataset: neither in {where} nor known to TensorFlow Datasets is {name!r}; "
-            "look at its spelling and at data.data_dir"
+            "check its spelling and data.data_dir"
         )
     return (
         f"{missing}; prepare it with `tfds build {base} --data_dir={where}`, or name its directory "

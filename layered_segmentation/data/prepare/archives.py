@@ -1,4 +1,4 @@
-"""Unpacks zip and tar archives: whole or not at all, and never outside their directory."""
+"""Unpacks zip and tar archives: completely or not at all, never outside of their directory."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ from layered_segmentation import files
 from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
 
-_STAMP = ".unpacked.json"  # says of which archive the files beside it are
+_STAMP = ".unpacked.json"  # records the archive of the files next to it
 _CHUNK = 1 << 22
 _DAMAGED = (
     zipfile.BadZipFile,
@@ -24,7 +24,7 @@ _DAMAGED = (
     EOFError,
     zlib.error,
     OSError,
-    RuntimeError,  # an encrypted member, a method of compression that is not built in
+    RuntimeError,  # an encrypted member, an unknown method of compression
 )
 
 
@@ -38,15 +38,15 @@ def unpack(
 ) -> str:
     """Unpacks an archive, or finds it unpacked.
 
-    What a stopped run left is removed first. The directory gets its name when all files are in
-    it, and is reused as long as the archive's size and time stay the same.
+    The leftovers of a stopped run are removed first. The directory gets its name when it is
+    complete, and is reused as long as the archive's size and time stay the same.
 
     Args:
         archive: A zip or tar file, by its name.
         directory: Where to; a directory of this name from another archive is replaced.
         show_progress: Whether to show a bar.
-        size: Bytes of the published archive, if known; another size is remarked upon.
-        sha256: Its digest, if known; an archive of that size that has another is damaged.
+        size: Bytes of the published archive, if known; another size is reported.
+        sha256: Its digest, if known; an archive of that size with another digest is damaged.
 
     Returns:
         `directory`.

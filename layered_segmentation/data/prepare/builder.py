@@ -81,7 +81,7 @@ class Entries(NamedTuple):
         total: How many entries it has.
         size: Their approximate bytes.
         read: Returns the given number of first entries, in order.
-        to_example: Makes an entry an example, or says why it cannot; called in threads.
+        to_example: Turns an entry into an example, or into why it is none; called in threads.
     """
 
     total: int
@@ -136,7 +136,7 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             unpacked: Directory to unpack archives under.
 
         Raises:
-            UserError: The source is not what it should be.
+            UserError: The source cannot be used.
         """
 
     @abc.abstractmethod

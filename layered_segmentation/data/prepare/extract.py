@@ -306,7 +306,7 @@ def _safe_folder(name: str) -> str:
 
 
 def _put(path: str, content: bytes) -> bool:
-    """Writes a file that is not there yet, whole or not at all; returns whether it did."""
+    """Writes a file unless it exists; returns whether it did."""
     # A power failure leaves an empty file at worst: waiting for the disk would double the time.
     if os.path.islink(path) or (os.path.exists(path) and os.path.getsize(path)):
         return False

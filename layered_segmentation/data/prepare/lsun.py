@@ -1,10 +1,10 @@
 """TensorFlow Datasets builder of LSUN's object categories, from the published LMDB archives.
 
 An archive is published at http://dl.yf.io/lsun/objects/CATEGORY.zip and holds the directory
-CATEGORY with `data.mdb` and `lock.mdb`. A key is 40 hexadecimal digits, a value the bytes of an
-image file: WebP, though the archives' description (github.com/fyu/lsun) says JPEG; both are read.
-LMDB keeps keys sorted, so "the first 100,000 images" (the paper's data) are those of the smallest
-keys. Only scenes were published with a validation archive; objects have the split `train` alone.
+CATEGORY with `data.mdb` and `lock.mdb`. A key is 40 hexadecimal digits, a value the bytes of a WebP
+file (JPEG, by the description at github.com/fyu/lsun, is read too). LMDB keeps keys sorted, so "the
+first 100,000 images" (the paper's data) are those with the smallest keys. A validation archive was
+published for scenes only; objects have just the split `train`.
 """
 
 import functools
@@ -49,23 +49,23 @@ _CITATION = """\
 class LsunObjects(PhotoBuilder):
     """`lsun_objects/CATEGORY`: features `image` and `key`, split `train`.
 
-    TFDS has a builder `lsun` of the same archives. It reads them through tensorflow-io, whose
-    last release does not work with this TensorFlow; it shuffles, so that no slice of it is the
-    archive's first 100,000; it must write the whole archive (186 GB for cars) to give any of it;
-    and it declares JPEG, so that WebP is decoded with an axis too many. Its list of archives with
-    their sizes and SHA-256 is kept here as `checksums.tsv`.
+    TFDS has a builder `lsun` of the same archives. It needs tensorflow-io, whose last release does
+    not work with this TensorFlow. It shuffles, so that no slice is the archive's first 100,000. It
+    writes the whole archive (186 GB for cars) before any of it can be read. It declares JPEG, so
+    that WebP is decoded with an extra axis. `checksums.tsv` is its list of the archives' sizes and
+    SHA-256.
 
     The first 100,000, reading no further in the database:
 
         layerseg prepare --dataset=lsun_objects/car --source=car.zip --data_dir=DIR --limit=100000
 
-    A zip is unpacked whole first, since a database is read by its pages, in any order: as much disk
-    again as data.mdb takes, under DIR/downloads/unpacked. A directory is read where it lies.
+    A zip is first unpacked to DIR/downloads/unpacked, because a database is read by its pages, in
+    any order. That takes as much disk again as data.mdb. A directory is read in place.
 
-    The same is `tfds build --imports=layered_segmentation lsun_objects/car` with `--data_dir=DIR`,
-    `--manual_dir=DIRECTORY_WITH_CAR_ZIP` and `--max_examples_per_split=100000`. (The program `tfds`
-    of TFDS 4.9.10 starts only where `apache-beam` and `mlcroissant` are installed; nothing else
-    here needs them.)
+    `tfds build --imports=layered_segmentation.data lsun_objects/car` does the same, with
+    `--data_dir=DIR`, `--manual_dir=DIRECTORY_WITH_CAR_ZIP` and `--max_examples_per_split=100000`.
+    (The program `tfds` of TFDS 4.9.10 starts only where `apache-beam` and `mlcroissant` are
+    installed; nothing else here needs them.)
     """
 
     VERSION = tfds.core.Version("1.0.0")

@@ -1,4 +1,4 @@
-"""Prepares a dataset for training: builds it, or finds it built, and looks at what is there."""
+"""Prepares a dataset for training: builds it, or finds it built; and verifies it."""
 
 import contextlib
 import difflib
@@ -33,7 +33,7 @@ class Prepared(NamedTuple):
         images: How many it has, by split.
         skipped: How many of the source's are left out, by split.
         size: Bytes.
-        unpacked: Directory of the archive's files, of no more use; empty if there is none.
+        unpacked: Directory of the unpacked archive, no longer needed; empty if there is none.
         was_finished: Whether it was there already.
     """
 
@@ -51,11 +51,11 @@ def prepare(
 ) -> Prepared:
     """Builds a dataset under `data_dir`, if it is not there yet.
 
-    A stopped run leaves nothing that looks like a dataset. Of the same source and limit it goes on
-    from the last shard that was written whole; archives that were unpacked whole are used again.
+    A stopped run leaves nothing that looks like a dataset. With the same source and limit, the next
+    run continues after the last complete shard, and reuses archives that were unpacked completely.
 
     Args:
-        dataset: One of `DATASETS`; `folder/NAME` names that of a folder.
+        dataset: One of `DATASETS`; `folder/NAME` gives a folder's dataset a name.
         source: Archive or directory.
         data_dir: Where datasets lie; TFDS's own place if empty.
         limit: Take only the first so many of each split; 0 takes all.
@@ -147,7 +147,7 @@ def _hint(received: str, known: list[str]) -> str:
 
 
 def _tidy(path: str) -> None:
-    """Removes what stopped runs left beside a dataset; puts one back that was to be replaced."""
+    """Removes what stopped runs left next to a dataset; restores one that was being replaced."""
     files.restore_replaced(path)
     parent, version = os.path.split(os.path.normpath(path))
     if not os.path.isdir(parent):
@@ -164,15 +164,15 @@ def _build(builder: PhotoBuilder, limit: int) -> None:
         try_download_gcs=False,
     )
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces it in colours
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints announcements
             builder.download_and_prepare(download_config=config)
     finally:
-        with contextlib.suppress(OSError):  # of a dataset that came to nothing
+        with contextlib.suppress(OSError):  # empty, since the dataset was not built
             os.rmdir(os.path.dirname(os.path.normpath(builder.data_dir)))
 
 
 def _require_same(builder: PhotoBuilder, source: str, limit: int) -> None:
-    """Requires that a dataset that is there holds what is asked for."""
+    """Requires that an existing dataset holds the photos asked for."""
     metadata = builder.info.metadata
     held = metadata["limit"]
     is_cut = held and any(total > held for total, _ in metadata["source"].values())
@@ -191,12 +191,12 @@ def _require_same(builder: PhotoBuilder, source: str, limit: int) -> None:
 
 
 def _require_undamaged(path: str) -> None:
-    """Requires that TFDS can open a dataset, and that a builder of ours wrote it."""
+    """Requires that TFDS can open a dataset, and that a `PhotoBuilder` wrote it."""
     try:
         info = read_only_builder.builder_from_directory(path).info
         if info.splits and info.metadata is not None and {"limit", "source"} <= {*info.metadata}:
             return
-        reason = "its files do not say what it holds"
+        reason = "its files do not describe it"
     except (tfds.core.DatasetNotFoundError, *DAMAGED) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     raise UserError(f"{path}: is damaged ({reason}); prepare it again with --overwrite")

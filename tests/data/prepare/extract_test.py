@@ -342,7 +342,7 @@ def test_two_at_a_time_are_refused(extract, others, tmp_path):
         ("other_photos/labels[", (), "--dataset=other_photos/labels[: 'other_photos/labels[' is"),
         ("", (), "--dataset is not set: name a prepared dataset"),
         ("lsun_objects/car", (), "layerseg prepare --dataset=lsun_objects/car --source=… "),
-        ("other_photo", (), "look at its spelling and at --data_dir"),
+        ("other_photo", (), "check its spelling and --data_dir"),
     ],
 )  # fmt: skip
 def test_bad_flags_are_one_clear_line(

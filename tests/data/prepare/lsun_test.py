@@ -255,8 +255,8 @@ def test_other_sources_are_refused(source, tmp_path):
 def test_tfds_build_stops_at_its_limit(source, values, tmp_path):
     # What `tfds build …` runs; its main module asks for Apache Beam, which is not needed here.
     command = [
-        "lsun_objects/car", "--imports=layered_segmentation", f"--data_dir={tmp_path / 'data'}",
-        f"--manual_dir={source}", "--max_examples_per_split=7",
+        "lsun_objects/car", "--imports=layered_segmentation.data", f"--manual_dir={source}",
+        f"--data_dir={tmp_path / 'data'}", "--max_examples_per_split=7",
     ]  # fmt: skip
     simple_parsing.parse(build.Args, args=command).execute()
     prepared = tfds.builder("lsun_objects/car", data_dir=tmp_path / "data")
