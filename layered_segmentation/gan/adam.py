@@ -1,4 +1,4 @@
-"""Adam as the reference trains: a rate for each variable, and a count of its own updates."""
+"""Adam with a learning rate and a count of updates for each variable, as in the reference code."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
 class ProgressiveAdam(keras.optimizers.Adam):
-    """Adam whose variables may learn slower and join later than others.
+    """Adam whose variables may have a smaller rate and start later than others.
 
-    A variable that joins at a later stage starts its bias correction there. With the global step
+    A variable that starts at a later stage starts its bias correction there. With the global step
     count its first updates would be ten times too large (β2 = 0.99).
 
     Args:
-        learning_rate: Of all variables, unless `rates` says otherwise.
+        learning_rate: Of all variables that are not in `rates`.
         rates: Multiplier of the learning rate by `id` of the variable.
-        first_steps: Step at which a variable joins, by `id` of the variable.
+        first_steps: Step at which a variable starts, by `id` of the variable.
         beta_1: Decay of the first moment.
         beta_2: Decay of the second moment.
         epsilon: Added to the root of the second moment.
-        **kwargs: Keras's.
+        **kwargs: Those of `keras.optimizers.Optimizer`.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class ProgressiveAdam(keras.optimizers.Adam):
 
     def build(self, variables: list[Any]) -> None:
         super().build(variables)
-        # By position, since inside a distributed update `id` is a replica's copy's.
+        # By position, since inside a distributed update `id` is that of a replica's copy.
         rates, first_steps = dict(self._rates_by_id), dict(self._first_steps_by_id)
         self._rates = tuple(rates.get(id(v), 1.0) for v in variables)
         self._first_steps = tuple(first_steps.get(id(v), 0) for v in variables)
@@ -61,6 +61,6 @@ class ProgressiveAdam(keras.optimizers.Adam):
             self.assign_add(momentum, (gradient - momentum) * (1 - self.beta_1))
             moment = momentum / (1 - ops.power(ops.cast(self.beta_1, dtype), step))
         self.assign_add(velocity, (ops.square(gradient) - velocity) * (1 - self.beta_2))
-        # As in the reference's framework, ε is added after the bias correction.
+        # As in the reference code's framework, ε is added after the bias correction.
         denominator = ops.sqrt(velocity) / correction + self.epsilon
         self.assign_sub(variable, rate * moment / denominator)

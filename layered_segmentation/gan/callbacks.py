@@ -1,11 +1,12 @@
-"""What GAN training leaves for a person: log, sheets, and warnings with advice.
+"""What GAN training writes for people: log, TensorBoard, sheets, and warnings with advice.
 
-The trainer keeps one `RunProgress` up to date before each `on_train_batch_end`; metrics arrive in
-`logs` as floats: wasserstein, gradient_penalty, d_loss, g_loss, coverage, binarisation, alpha.
-There is one `fit` a stage; a callback serves all of them.
+`Advance` updates one `RunProgress` before the callbacks here read it. Metrics arrive in `logs` as
+floats: wasserstein, gradient_penalty, d_loss, g_loss, coverage, binarisation, alpha. There is one
+`fit` per stage; a callback serves all of them.
 """
 
 import collections
+import contextlib
 import dataclasses
 import math
 import os
@@ -14,15 +15,81 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 import keras
+import numpy as np
+import tensorflow as tf
 import tqdm
 
-from layered_segmentation import sheets
+from layered_segmentation import files, sheets
 from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.composite import Layers
-from layered_segmentation.gan.events import Events
 from layered_segmentation.gan.run_progress import Every, RunProgress
 from layered_segmentation.run_directory import RunDirectory
+
+_FRAME = 16  # bytes around a record of a TFRecord file: its length and two checksums
+
+
+class Events:
+    """Writes a run's scalars and images for TensorBoard.
+
+    TensorBoard reads the files of a directory one after the other and never returns to an earlier
+    one, so all callbacks of a process share one writer and with it one file.
+
+    Args:
+        directory: Created with the first record.
+    """
+
+    def __init__(self, directory: str):
+        self.directory = directory
+        self._writer: Any = None
+
+    def write_scalars(self, images_seen: int, values: Mapping[str, float]) -> None:
+        """Writes scalars by name, on disk when this returns."""
+        with self._open().as_default(step=images_seen):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self._writer.flush()
+
+    def write_image(self, images_seen: int, name: str, image: np.ndarray) -> None:
+        """Writes a uint8 image [H, W, 3], on disk when this returns."""
+        with self._open().as_default(step=images_seen):
+            tf.summary.image(name, image[None])
+        self._writer.flush()
+
+    def truncate(self, images_seen: int) -> None:
+        """Drops the records written after a checkpoint, so that a resumed run shows nothing twice.
+
+        Call it before the first record. A running TensorBoard shows the dropped records until it is
+        restarted.
+
+        Args:
+            images_seen: Images seen at the checkpoint that training resumes from.
+        """
+        if not os.path.isdir(self.directory):
+            return
+        for name in sorted(os.listdir(self.directory)):
+            if ".tfevents." in name:
+                self._truncate(os.path.join(self.directory, name), images_seen)
+
+    def _truncate(self, path: str, images_seen: int) -> None:
+        with open(path, "rb") as file:
+            content = file.read()
+        kept, start = [], 0
+        with contextlib.suppress(tf.errors.DataLossError):  # killed while writing the last record
+            for record in tf.data.TFRecordDataset(path):
+                event = record.numpy()
+                end = start + len(event) + _FRAME
+                if tf.compat.v1.Event.FromString(event).step <= images_seen:
+                    kept.append(content[start:end])
+                start = end
+        remaining = b"".join(kept)
+        if remaining != content:
+            files.write_bytes(path, remaining)
+
+    def _open(self) -> Any:
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(self.directory)
+        return self._writer
 
 
 class LogWriter(keras.callbacks.Callback):
@@ -30,9 +97,9 @@ class LogWriter(keras.callbacks.Callback):
 
     Args:
         run: The run's directory.
-        progress: Kept up to date by the trainer.
+        progress: Where the run is.
         events: The run's event files.
-        seconds: Returns the training time so far, of all sittings.
+        seconds: Returns the training time so far, of all sessions.
         every: Images between records.
     """
 
@@ -54,7 +121,7 @@ class LogWriter(keras.callbacks.Callback):
         self._steps = 0
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Adds to the means; writes them when they are due."""
+        """Accumulates the means and writes them when they are due."""
         for key, value in (logs or {}).items():
             self._sums[key] += float(value)  # type: ignore[assignment]
         self._steps += 1
@@ -77,12 +144,11 @@ class Sheets(keras.callbacks.Callback):
 
     Args:
         run: The run's directory.
-        progress: Kept up to date by the trainer.
+        progress: Where the run is.
         events: The run's event files.
-        draw: Draws the layers at the run's present resolution and alpha, as arrays
-            [B, R, R, C].
+        draw: Draws layers at the current resolution and alpha, as arrays [B, R, R, C].
         every: Images between sheets.
-        columns: Scenes side by side.
+        columns: Scenes per row.
     """
 
     def __init__(
@@ -103,7 +169,7 @@ class Sheets(keras.callbacks.Callback):
         self._due = Every(progress, every)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Writes a sheet when one is due, and one at the very end."""
+        """Writes a sheet when one is due, and one at the end of the run."""
         if self._due.passed() or self.progress.images_seen >= self.progress.total_images:
             self.write()
 
@@ -119,11 +185,11 @@ class Sheets(keras.callbacks.Callback):
 
 
 class CollapseWarning(keras.callbacks.Callback):
-    """Says once, with advice, that masks have become empty or cover everything.
+    """Warns once, with advice, when masks have become empty or cover everything.
 
     Args:
-        run: The run's directory, whose log takes the warning too.
-        progress: Kept up to date by the trainer.
+        run: The run's directory; the warning is also written to its log.
+        progress: Where the run is.
         config: The run's config, whose values the advice quotes.
         window: Steps over which coverage is averaged.
         stream: Where to write; stderr if None.
@@ -143,11 +209,11 @@ class CollapseWarning(keras.callbacks.Callback):
         self.config = config
         self._recent: collections.deque[float] = collections.deque(maxlen=window)
         self._stream = stream or sys.stderr
-        # A resumed run does not say again what it has said.
-        self._said = {record["collapse"] for record in run.read_log() if "collapse" in record}
+        # A resumed run does not repeat its warnings.
+        self._warned = {record["collapse"] for record in run.read_log() if "collapse" in record}
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Looks at the recent coverage."""
+        """Checks the recent coverage."""
         if not logs or "coverage" not in logs:
             return
         self._recent.append(float(logs["coverage"]))
@@ -160,9 +226,9 @@ class CollapseWarning(keras.callbacks.Callback):
             self._warn("full", mean)
 
     def _warn(self, kind: str, coverage: float) -> None:
-        if kind in self._said:
+        if kind in self._warned:
             return
-        self._said.add(kind)
+        self._warned.add(kind)
         gan = self.config.gan
         advice = {
             "empty": (
@@ -189,13 +255,11 @@ class CollapseWarning(keras.callbacks.Callback):
 
 
 class FiniteLoss(keras.callbacks.Callback):
-    """Stops the run when a loss is not finite, before a checkpoint could keep it.
-
-    Put it before the callback that writes checkpoints.
+    """Stops the run when a loss is not finite; must come before the checkpoints' callback.
 
     Args:
         run: The run's directory.
-        progress: Kept up to date by the trainer.
+        progress: Where the run is.
     """
 
     def __init__(self, run: RunDirectory, progress: RunProgress):
@@ -213,5 +277,5 @@ class FiniteLoss(keras.callbacks.Callback):
                 f"{batch + 1:,} of the {self.progress.resolution} px stage since the last start: "
                 f"training has diverged and stops. The last good checkpoint stays in "
                 f"{self.run.checkpoints}. In a new run lower schedule.learning_rate.default or "
-                "take --set=train.precision=float32"
+                "use --set=train.precision=float32"
             )

@@ -1,4 +1,4 @@
-"""Layers of a scene, how they are perturbed and laid over one another (eq. 1 and 2)."""
+"""Layers of a scene: perturbing and compositing them (eq. 1 and 2)."""
 
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ def compose(layers: Layers) -> Any:
 
 
 def shift(images: Any, shifts: Any) -> Any:
-    """Moves each image by whole pixels; what leaves the frame is lost, what is uncovered is 0.
+    """Moves each image by whole pixels; uncovered pixels are 0.
 
     Args:
         images: Float [B, H, W, C].
@@ -54,7 +54,7 @@ def shift(images: Any, shifts: Any) -> Any:
 def contrast_jitter(images: Any, factors: Any) -> Any:
     """Scales each channel around its own mean, clipped to that channel's own range.
 
-    The background's perturbation of the paper's setting (d); the clip is the reference code's.
+    Setting (d) of the paper perturbs the background so; the clip is from the reference code.
 
     Args:
         images: Float [B, H, W, C].

@@ -87,8 +87,8 @@ class Discriminator(keras.Model):
         Args:
             images: Float [B, R, R, 3] in [-1, 1].
             alpha: Weight of the first block; the rest is the image at half the resolution.
-            batches: How many batches lie one after another in `images`; the minibatch standard
-                deviation is taken over each alone.
+            batches: Number of batches, one after another in `images`; the minibatch standard
+                deviation is taken over each separately.
 
         Returns:
             Float32 [B, 1].

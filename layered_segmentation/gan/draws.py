@@ -54,7 +54,7 @@ class GeneratorDraws(NamedTuple):
     Attributes:
         latents: Float [B, 2, latent_dim], N(0, 1).
         noise: List of float [B, R, R, 1] for R = 4, 8, … up to the resolution, N(0, 1).
-        crossover: Int [B], the block from which on the second latent is used; `len(noise)` where
+        crossover: Int [B], the first block that uses the second latent; `len(noise)` where
             styles are not mixed.
     """
 
@@ -175,7 +175,7 @@ def step_draws(
     shift: float,
     contrast_jitter: float,
 ) -> StepDraws:
-    """Draws one step's randomness for the global batch.
+    """Draws the randomness of one step for the global batch.
 
     Args:
         seed: The run's seed.
@@ -369,7 +369,7 @@ def weights(
 
 
 class _Seeds:
-    """Hands out seeds of a random stream, one a draw."""
+    """The seeds of a random stream, one per draw."""
 
     def __init__(self, seed: int, index: Any, purpose: Purpose, first: int = 0):
         self.key = tf.constant(seed, tf.int64) * 1000 + int(purpose)

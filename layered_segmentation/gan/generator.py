@@ -73,7 +73,7 @@ class LayeredGenerator(keras.Model):
             latents: Float [B, latent_dim], or [B, 2, latent_dim] for style mixing.
             noise: List of float [B, R, R, 1] for R = 4, 8, … up to the resolution, shared by both
                 generators; None adds no noise.
-            crossover: Int [B], the block from which on the second latent's style is used, shared
+            crossover: Int [B], the first block that uses the second latent's style, shared
                 by both generators.
             alpha: Weight of the last block's own image, in [0, 1].
             resolution: The stage's resolution; the final one if None.
@@ -94,7 +94,7 @@ class LayeredGenerator(keras.Model):
         return self.to_layers(ops.concatenate(images, axis=-1))
 
     def from_codes(self, codes: Any, resolution: int | None = None) -> Layers:
-        """Draws layers from codes, which are styles: they bypass the mapping network, noise too.
+        """Draws layers from codes: styles that bypass the mapping network, without noise.
 
         Args:
             codes: Float [B, generators, blocks, 2, latent_dim], one for each AdaIN (the paper's
@@ -107,7 +107,7 @@ class LayeredGenerator(keras.Model):
         return self.to_layers(self.outputs_from_codes(codes, resolution))
 
     def outputs_from_codes(self, codes: Any, resolution: int | None = None) -> Any:
-        """Draws from codes what the networks give, before it is taken apart into layers.
+        """Draws the networks' raw output from codes; `to_layers` splits it.
 
         Args:
             codes: As for `from_codes`.
@@ -143,7 +143,7 @@ class LayeredGenerator(keras.Model):
         return ops.broadcast_to(ops.concatenate(styles), self.codes_shape)
 
     def to_layers(self, output: Any) -> Layers:
-        """Takes apart what `outputs_from_codes` gives; the mask goes through the sigmoid."""
+        """Splits `outputs_from_codes` into layers; the mask goes through the sigmoid."""
         if not self.has_mask:
             return Layers(output, output, ops.zeros_like(output[..., :1]))
         return Layers(output[..., :3], output[..., 3:6], ops.sigmoid(output[..., 6:7]))
@@ -151,7 +151,7 @@ class LayeredGenerator(keras.Model):
     def _styles(
         self, mapping: MappingNetwork, latents: Any, crossover: Any, truncation: Any, count: int
     ) -> list[Any]:
-        """Returns one style a block, each [B, latent_dim]."""
+        """Returns one style per block, each [B, latent_dim]."""
         pair = len(latents.shape) == 3
         first = mapping(latents[:, 0] if pair else latents)
         second = mapping(latents[:, 1]) if pair and crossover is not None else None

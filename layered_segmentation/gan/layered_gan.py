@@ -193,7 +193,7 @@ class LayeredGAN(keras.Model):
         }
 
     def composite(self, draws: StepDraws, alpha: tf.Tensor | float) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws layers, perturbs them and lays them over one another (eq. 2).
+        """Draws layers, perturbs and composites them (eq. 2).
 
         Returns:
             The composite, float [B, R, R, 3], and the shifted mask, float [B, R, R, 1].
@@ -311,7 +311,7 @@ class LayeredGAN(keras.Model):
         return replica_share(draws, replica, self._replicas)
 
     def _scale(self, loss: tf.Tensor, optimizer: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        # Keras sums gradients over the replicas; their mean is wanted.
+        # Keras sums gradients over the replicas; the mean is wanted.
         loss = loss / self._replicas
         return loss, optimizer.scale_loss(loss)
 

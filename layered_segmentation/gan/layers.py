@@ -56,7 +56,7 @@ def minibatch_std(x: Any, batches: int = 1) -> Any:
 
     Args:
         x: Float [B, H, W, C].
-        batches: How many batches of equal size lie one after another in `x`; each has its own
+        batches: Number of batches of equal size, one after another in `x`; each has its own
             scalar.
     """
     _, height, width, channels = ops.shape(x)
@@ -105,7 +105,7 @@ class EqualConv(keras.layers.Layer):
         resample: None, `up` or `down`; the latter two need a 3 × 3 kernel.
         fused: Whether resampling is fused; False for tests and benchmarks.
         padding: `same` or `valid`.
-        gain: Factor of the kernel beside He's constant.
+        gain: Extra factor of the kernel, besides He's constant.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class EqualConv(keras.layers.Layer):
     def call(self, x: Any) -> Any:
         kernel = self.kernel * self.scale
         if self.resample == "up" and self.fused:
-            # One axis at a time: OpenVINO reads no reversal of two.
+            # One axis at a time, since OpenVINO cannot read a reversal of two.
             kernel = ops.flip(ops.flip(kernel, 0), 1)
             kernel = ops.transpose(_four_shifts(kernel), (0, 1, 3, 2))
             x = ops.conv_transpose(x, kernel, strides=2, padding="same")

@@ -6,12 +6,12 @@ from keras import ops
 
 
 def mask_size(mask: Any, least: float, most: float = 1.0) -> Any:
-    """Punishes masks that cover too little (eq. 3) or, which the paper does not, too much.
+    """Penalises masks that cover too little (eq. 3) or, unlike the paper, too much.
 
     Args:
         mask: Float [B, H, W, 1] in [0, 1].
-        least: η, the mean coverage from which on nothing is punished, in (0, 1).
-        most: The mean coverage up to which nothing is punished; 1 is the paper's eq. 3.
+        least: η, the mean coverage below which a mask is penalised, in (0, 1).
+        most: The mean coverage above which a mask is penalised; 1 is the paper's eq. 3.
 
     Returns:
         Scalar, the batch's mean hinge.
@@ -21,7 +21,7 @@ def mask_size(mask: Any, least: float, most: float = 1.0) -> Any:
 
 
 def mask_binary(mask: Any) -> Any:
-    """Punishes mask values between 0 and 1 (eq. 4).
+    """Penalises mask values between 0 and 1 (eq. 4).
 
     Args:
         mask: Float [B, H, W, 1] in [0, 1].
@@ -95,20 +95,21 @@ def discriminator(
     return -distance + penalty_weight * penalty + drift_weight * drift
 
 
-def encoder(reconstruction: Any, images: Any, their_features: Any, features: Any) -> Any:
+def encoder(reconstruction: Any, images: Any, reconstruction_features: Any, features: Any) -> Any:
     """The encoder's loss (eq. 7): L1 on pixels plus squared distance of features.
 
-    Both norms are taken as means over the batch and over all values of an image, not as sums: the
-    loss then does not depend on the resolution, nor on how many channels the features have.
+    Both norms are means over the batch and over all values of an image, not sums, so that the loss
+    does not depend on the resolution or on the number of feature channels.
 
     Args:
         reconstruction: Float [B, H, W, 3], the unshifted composites of G(E(x)).
         images: Float [B, H, W, 3], x.
-        their_features: Float [B, 8, 8, C], the discriminator's features of the reconstruction.
+        reconstruction_features: Float [B, 8, 8, C], the discriminator's features of the
+            reconstruction.
         features: Float [B, 8, 8, C], those of the images.
 
     Returns:
         Scalar.
     """
     pixels = ops.mean(ops.abs(reconstruction - images))
-    return pixels + ops.mean(ops.square(their_features - features))
+    return pixels + ops.mean(ops.square(reconstruction_features - features))

@@ -132,7 +132,7 @@ class ProgressBar(keras.callbacks.Callback):
     """A progress bar over the whole run; one line per minute where there is no terminal.
 
     Args:
-        progress: Kept up to date by the trainer.
+        progress: Where the run is.
         stages: The run's stages.
         stream: Where to write; stderr if None.
         interval: Seconds between lines where there is no terminal.
@@ -228,7 +228,7 @@ class Every:
     """Detects when the images seen pass a multiple of `every`, resumed or not.
 
     Args:
-        progress: Kept up to date by the trainer.
+        progress: Where the run is.
         every: Images.
     """
 

@@ -12,7 +12,7 @@ from layered_segmentation.gan.draws import Purpose, generator_draws
 from layered_segmentation.gan.generator import LayeredGenerator
 
 BATCH = 64  # scenes computed at once
-_FEW = 4  # batches; tracing costs more than so few gain by it
+_FEW = 4  # batches; for so few, tracing costs more than it saves
 
 
 def sample_layers(
@@ -30,7 +30,7 @@ def sample_layers(
     Args:
         generator: Usually the averaged one.
         seed: Seed of the samples.
-        count: How many.
+        count: Number of scenes.
         truncation: ψ in [0, 1]; 1 draws from the whole distribution.
         mixing: Probability of style mixing.
         resolution: A stage's resolution; the final one if None.
@@ -60,12 +60,12 @@ def layer_batches(
     Args:
         generator: Usually the averaged one.
         seed: Seed of the samples.
-        indices: Which batches; batch i holds scenes i * batch … (i + 1) * batch - 1.
+        indices: Numbers of the batches; batch i holds scenes i * batch … (i + 1) * batch - 1.
         truncation: ψ in [0, 1]; 1 draws from the whole distribution.
         mixing: Probability of style mixing.
         resolution: A stage's resolution; the final one if None.
         alpha: Weight of the last block's own image.
-        batch: Scenes a batch.
+        batch: Scenes per batch.
 
     Yields:
         Layers of numpy arrays, float32 [batch, R, R, C].

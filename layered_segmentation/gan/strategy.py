@@ -1,4 +1,4 @@
-"""Which devices train: one, or several that mirror each other."""
+"""Which devices train: one, or several that mirror the weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +18,8 @@ def open_strategy(config: Config, devices: Sequence[str] = ()) -> tf.distribute.
         devices: Names such as `GPU:0`; all accelerators, or all CPU devices, if empty.
 
     Raises:
-        UserError: A device that is not there, more devices than the strategy takes, or a batch
-            that does not divide among the replicas.
+        UserError: A missing device, more devices than the strategy takes, or a batch that does not
+            divide among the replicas.
     """
     known = [device.name.split("device:")[-1] for device in tf.config.list_logical_devices()]
     for device in devices:
@@ -57,7 +57,7 @@ def open_strategy(config: Config, devices: Sequence[str] = ()) -> tf.distribute.
 
 
 def distribute(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset) -> tf.data.Dataset | Any:
-    """Hands a dataset of per-replica elements to a strategy's replicas, in order."""
+    """Distributes a dataset of per-replica elements to a strategy's replicas, in order."""
     if strategy.num_replicas_in_sync == 1:
         return dataset
     return strategy.distribute_datasets_from_function(lambda context: dataset)

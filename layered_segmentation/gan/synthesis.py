@@ -26,8 +26,9 @@ def block_channels(resolution: int, max_channels: int) -> int:
 def up_gain(resolution: int) -> float:
     """Returns the gain of the upsampling convolution at a resolution: a quarter from 128 px.
 
-    There the reference code takes the mean of the four one-pixel shifts of its kernel, not the sum.
-    AdaIN makes up for it, but how fast the kernel learns depends on it.
+    From there on the reference code takes the mean of the four one-pixel shifts of its kernel, not
+    the sum. AdaIN normalises the difference away, but the kernel's effective learning rate depends
+    on it.
     """
     return 0.25 if resolution >= 128 else 1.0
 
@@ -37,7 +38,7 @@ class MappingNetwork(keras.layers.Layer):
 
     Args:
         latent_dim: Length of latent and style.
-        layers: How many dense layers.
+        layers: Number of dense layers.
     """
 
     def __init__(self, latent_dim: int, layers: int, **kwargs: Any):
@@ -58,7 +59,7 @@ class MappingNetwork(keras.layers.Layer):
         return x
 
     def truncate(self, styles: Any, truncation: Any) -> Any:
-        """Draws styles towards the mean style, `mean + ψ·(style - mean)`."""
+        """Truncates styles towards the mean style, `mean + ψ·(style - mean)`."""
         return self.mean_style + truncation * (styles - self.mean_style)
 
 
@@ -109,8 +110,8 @@ class SynthesisBlock(keras.layers.Layer):
 
         Args:
             x: Float [B, H/2, W/2, in_channels]; None in the first block.
-            style: Float [B, latent_dim] for both halves, or a pair, one a half (what the paper's
-                encoder gives).
+            style: Float [B, latent_dim] for both halves, or a pair, one per half, as the paper's
+                encoder gives.
             noise: Float [B, H, W, 1] for both halves, or None.
         """
         first, second = style if isinstance(style, tuple) else (style, style)
@@ -170,10 +171,10 @@ class SynthesisNetwork(keras.layers.Layer):
         """Draws images at the resolution of block `last`.
 
         Args:
-            styles: List of float [B, latent_dim], or of pairs of these, one a block.
-            noise: List of float [B, R, R, 1], one a block, or None.
-            alpha: Weight of the last block's own image; the rest is the block's before it. A
-                Python 1.0 leaves the fading branch out of the graph.
+            styles: List of float [B, latent_dim], or of pairs of these, one per block.
+            noise: List of float [B, R, R, 1], one per block, or None.
+            alpha: Weight of the last block's own image; the rest is that of the block before it.
+                A Python 1.0 leaves the fading branch out of the graph.
             last: Index of the last block to compute.
         """
         last = last % len(self.blocks)

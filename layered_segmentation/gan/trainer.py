@@ -16,7 +16,6 @@ from layered_segmentation.gan import callbacks, strategy
 from layered_segmentation.gan.checkpoint import CheckpointKeeper
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.draws import mean_style_latents
-from layered_segmentation.gan.events import Events
 from layered_segmentation.gan.layered_gan import LayeredGAN
 from layered_segmentation.gan.run_progress import Advance, ProgressBar, RunProgress
 from layered_segmentation.gan.sampling import sample_layers
@@ -93,7 +92,7 @@ def _run(
     progress = RunProgress(total_images=stages[-1].end_image)
     keeper = CheckpointKeeper(run, progress, gan, config)
     keeper.restore()
-    events = Events(run.tensorboard)
+    events = callbacks.Events(run.tensorboard)
     before = _rewind(run, events, progress.images_seen)
     start = time.perf_counter()
 
@@ -139,7 +138,7 @@ def _run(
     return TrainSummary(progress.images_seen, spent, speed, False)
 
 
-def _rewind(run: RunDirectory, events: Events, images_seen: int) -> float:
+def _rewind(run: RunDirectory, events: callbacks.Events, images_seen: int) -> float:
     """Truncates log and events to a checkpoint; returns the seconds of the earlier sessions."""
     before = run.logged_seconds()
     run.truncate_log(images_seen)

@@ -11,7 +11,6 @@ from layered_segmentation import config as configs
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import callbacks
 from layered_segmentation.gan.composite import Layers
-from layered_segmentation.gan.events import Events
 from layered_segmentation.gan.run_progress import RunProgress
 from layered_segmentation.run_directory import RunDirectory
 
@@ -33,7 +32,7 @@ def run(tmp_path, config):
 
 @pytest.fixture
 def events(run):
-    return Events(run.tensorboard)
+    return callbacks.Events(run.tensorboard)
 
 
 def progress_at(images_seen, **fields):
@@ -139,3 +138,45 @@ def test_log_records_are_json(run):
     run.append_log({"images_seen": 1, "d_loss": math.nan})
     with open(run.log_path) as file:
         assert json.loads(file.read()) == {"images_seen": 1, "d_loss": None}
+
+
+def write_events(events, first, last):
+    for images_seen in range(first, last + 1, 100):
+        events.write_scalars(images_seen, {"coverage": images_seen / 1000})
+    events.write_image(last, "layers", np.zeros((4, 4, 3), np.uint8))
+
+
+def test_all_records_of_a_process_share_one_file(tmp_path, read_events):
+    write_events(callbacks.Events(str(tmp_path)), 100, 300)
+    assert len(os.listdir(tmp_path)) == 1
+    found = read_events(tmp_path)
+    assert found["coverage"] == [(step, pytest.approx(step / 1000)) for step in (100, 200, 300)]
+    assert found["layers"] == [(300, None)]
+
+
+@pytest.mark.parametrize("is_torn", [False, True])
+def test_a_resumed_run_shows_nothing_twice(tmp_path, read_events, is_torn):
+    write_events(callbacks.Events(str(tmp_path)), 100, 500)
+    if is_torn:  # killed while writing
+        (name,) = os.listdir(tmp_path)
+        with open(tmp_path / name, "ab") as file:
+            file.write(b"\x20\0\0\0\0\0\0\0half")
+    events = callbacks.Events(str(tmp_path))
+    events.truncate(300)
+    assert [step for step, _ in read_events(tmp_path)["coverage"]] == [100, 200, 300]
+    write_events(events, 400, 600)
+    found = read_events(tmp_path)
+    assert [step for step, _ in found["coverage"]] == [100, 200, 300, 400, 500, 600]
+    assert found["layers"] == [(600, None)]
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def test_truncating_where_nothing_is_changes_nothing(tmp_path):
+    callbacks.Events(str(tmp_path / "none")).truncate(0)
+    assert os.listdir(tmp_path) == []
+    write_events(callbacks.Events(str(tmp_path)), 100, 200)
+    (name,) = os.listdir(tmp_path)
+    before = os.stat(tmp_path / name)
+    callbacks.Events(str(tmp_path)).truncate(200)
+    assert os.stat(tmp_path / name) == before
+    assert os.listdir(tmp_path) == [name]

@@ -116,8 +116,8 @@ def test_fused_is_the_unfused_generator():
     fused, plain = tiny(resolution=32), tiny(resolution=32, fused=False)
     plain.set_weights(fused.get_weights())
     latents = normal(2, 8)
-    for ours, theirs in zip(arrays(fused(latents)), arrays(plain(latents)), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    for one, other in zip(arrays(fused(latents)), arrays(plain(latents)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_stage_variables_grow_and_cover_all():
@@ -138,9 +138,9 @@ def test_codes_that_are_styles_draw_what_the_latents_draw(variant):
         np.stack(styles, axis=1)[:, :, None, None], (3, *generator.codes_shape)
     ).astype(np.float32)
     for resolution in (8, 16):
-        ours = generator.from_codes(codes, resolution)
-        theirs = generator(latents, resolution=resolution)
-        for one, other in zip(arrays(ours), arrays(theirs), strict=True):
+        decoded = generator.from_codes(codes, resolution)
+        drawn = generator(latents, resolution=resolution)
+        for one, other in zip(arrays(decoded), arrays(drawn), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
 
 
@@ -184,12 +184,12 @@ def test_save_and_load(tmp_path):
     generator.save(tmp_path / "generator.keras")
     loaded = keras.models.load_model(tmp_path / "generator.keras", compile=False)
     latents = normal(2, 8)
-    for ours, theirs in zip(
+    for one, other in zip(
         arrays(generator(latents, truncation=0.7)),
         arrays(loaded(latents, truncation=0.7)),
         strict=True,
     ):
-        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("field, value", [("variant", "three"), ("resolution", 24)])

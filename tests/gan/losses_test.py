@@ -61,7 +61,7 @@ def test_encoder_by_hand():
     images = np.zeros((2, 1, 1, 3), np.float32)
     reconstruction = np.array([[0.3, -0.3, 0.0], [0.0, 0.0, 0.6]], np.float32).reshape(2, 1, 1, 3)
     features = np.array([[5.0, 5.0], [5.0, 5.0]], np.float32).reshape(2, 1, 1, 2)
-    theirs = np.array([[4.0, 7.0], [5.0, 2.0]], np.float32).reshape(2, 1, 1, 2)
+    reconstruction_features = np.array([[4.0, 7.0], [5.0, 2.0]], np.float32).reshape(2, 1, 1, 2)
     # Mean of |0.3|, |0.3|, 0, 0, 0, |0.6|, and of 1, 4, 0, 9.
-    loss = losses.encoder(reconstruction, images, theirs, features)
+    loss = losses.encoder(reconstruction, images, reconstruction_features, features)
     assert float(loss) == pytest.approx(0.2 + 3.5, rel=1e-6)

@@ -5,6 +5,8 @@ import sys
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow  # three processes, each compiles a step
+
 SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "replica_step.py"
 
 
@@ -16,9 +18,9 @@ def step(tmp_path, replicas, scaling):
     return dict(np.load(path))
 
 
-def largest_difference(ours, theirs):
-    assert set(ours) == set(theirs)
-    return max(float(np.abs(ours[key] - theirs[key]).max()) for key in ours)
+def largest_difference(one, other):
+    assert set(one) == set(other)
+    return max(float(np.abs(one[key] - other[key]).max()) for key in one)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,11 @@ import zipfile
 import numpy as np
 import pytest
 
+from layered_segmentation import config as configs
+from layered_segmentation.gan import trainer
+from layered_segmentation.gan.callbacks import Events
+from layered_segmentation.run_directory import RunDirectory
+
 CONFIG = """
 data: {name: shapes, limit: 300}
 gan: {resolution: 16, max_channels: 8, latent_dim: 8, mapping_layers: 2, contrast_jitter: 0.3}
@@ -57,7 +62,7 @@ def uninterrupted(tmp_path_factory):
 
 
 def kill_at_random(process, run):
-    """Kills once the run has got to a random number of images, or a moment later."""
+    """Kills once the run has reached a random number of images, or a moment later."""
     moment = random.SystemRandom().randrange(160, 1_120)
     log = run / "checkpoints" / "checkpoint"
     for _ in range(6_000):
@@ -75,6 +80,7 @@ def kill_at_random(process, run):
     return moment
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_the_uninterrupted_one(uninterrupted, tmp_path):
     run = tmp_path / "run"
     process = start(tmp_path, run)
@@ -85,15 +91,16 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(uninterrupted, tmp_path):
     assert status == 0, output
     assert list((run / "cache").glob("*/0018.npy"))
     assert '"resumed": true' in (run / "log.jsonl").read_text()
-    ours, theirs = last_checkpoint(run), last_checkpoint(uninterrupted)
-    assert set(ours) == set(theirs)
-    for name, value in theirs.items():
+    resumed, expected = last_checkpoint(run), last_checkpoint(uninterrupted)
+    assert set(resumed) == set(expected)
+    for name, value in expected.items():
         np.testing.assert_array_equal(
-            ours[name], value, err_msg=f"{name}, killed near {moment} images"
+            resumed[name], value, err_msg=f"{name}, killed near {moment} images"
         )
     assert generator_weights(run) == generator_weights(uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_changes_nothing(uninterrupted):
     before = generator_weights(uninterrupted)
     status, output = finish(start(uninterrupted.parent, uninterrupted))
@@ -102,9 +109,25 @@ def test_a_finished_run_says_so_and_changes_nothing(uninterrupted):
     assert generator_weights(uninterrupted) == before
 
 
+@pytest.mark.slow
 def test_another_config_is_refused_with_its_differences(uninterrupted):
     flags = ("--set=gan.shift=0", "--set=train.seed=7")
     status, output = finish(start(uninterrupted.parent, uninterrupted, *flags))
     assert status == 2
     assert "gan.shift: 0.125 != 0.0" in output and "train.seed: 0 != 7" in output
     assert "Traceback" not in output
+
+
+def test_going_back_to_a_checkpoint_keeps_the_time_of_all_sessions(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(configs.load("quickstart"))
+    events = Events(run.tensorboard)
+    assert trainer._rewind(run, events, 0) == 0.0
+    assert run.read_log() == []
+    for images_seen, seconds in ((100, 10.0), (200, 20.0), (300, 30.0)):
+        run.append_log({"images_seen": images_seen, "seconds": seconds})
+    assert trainer._rewind(run, events, 200) == 30.0
+    assert [record["images_seen"] for record in run.read_log()] == [100, 200, 200]
+    assert trainer._rewind(run, events, 200) == 30.0  # stopped at once: nothing is forgotten
+    run.append_log({"images_seen": 300, "seconds": 42.0})
+    assert run.logged_seconds() == 42.0

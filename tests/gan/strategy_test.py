@@ -22,6 +22,14 @@ def config(*overrides):
     return configs.load("", ["gan.resolution=8", "train.strategy=mirrored", *overrides])
 
 
+def test_a_batch_must_divide_among_the_replicas():
+    odd = config("schedule.batch={8: 9}")
+    with pytest.raises(UserError, match=r"schedule.batch.8=9 is not divisible by the 2 replicas"):
+        strategy._require_divisible(odd, 2)
+    strategy._require_divisible(odd, 3)
+
+
+@pytest.mark.slow
 def test_a_batch_that_the_replicas_cannot_share_is_refused(tmp_path):
     flags = ["--config=quickstart", "--set=data.limit=40", "--set=gan.resolution=8"]
     flags += ["--set=schedule.batch={8: 9}", "--set=train.strategy=mirrored"]

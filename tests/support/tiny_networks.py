@@ -33,7 +33,7 @@ def tiny_networks(config):
         for index, weight in enumerate(network.trainable_variables):
             if weight.name in ("kernel", "constant"):
                 weight.assign(tf.random.stateless_normal(weight.shape, (index, 1)))
-    # Soft textures on a dark ground and a light object: scenes in range, with masks to be seen.
+    # Soft textures on a dark background and a light object: scenes in range, with masks to be seen.
     for synthesis, level in zip(generator.syntheses, (-0.6, 0.6), strict=True):
         head = synthesis.to_image[-1]
         head.kernel.assign(head.kernel * np.array([0.1, 0.1, 0.1, 1.0][: head.channels]))
