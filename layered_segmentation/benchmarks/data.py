@@ -1,7 +1,7 @@
-"""How fast photos come out of the pipeline, beside how fast a training step takes them.
+"""The speed of the input pipeline compared with that of the training step it feeds.
 
-The pipeline runs in a process of its own, so that its memory is measured without the networks';
-stage by stage it takes turns with the training step, so that a machine that slows down slows both.
+The pipeline runs in a process of its own, so that the networks' memory is not counted with its own.
+Stage by stage it takes turns with the training step, so that a machine that slows down slows both.
 """
 
 import contextlib
@@ -11,10 +11,17 @@ import multiprocessing
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import cv2
+import numpy as np
+from PIL import Image
+
+from layered_segmentation import schedule
+from layered_segmentation.benchmarks import training
 from layered_segmentation.config import DataConfig, ScheduleConfig
 from layered_segmentation.errors import UserError
 
@@ -24,22 +31,25 @@ if TYPE_CHECKING:
 HEADER = (
     f"{'stage':>6} {'batch':>6} {'pipeline images/s':>18} {'training images/s':>18} {'ratio':>7}"
 )
-_SECONDS = 0.5  # of a turn of the pipeline
+_SECONDS = 0.5  # that a turn of the pipeline takes
+
+_PHOTO_SIDES = (256, 341)  # as LSUN's: the shorter side is 256
+_OCTAVES = (4, 8, 16, 32, 64, 128)  # cells across the frame
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
-    """How the photos of all stages were made.
+class CacheReport:
+    """The cost of decoding and resizing the photos for all stages.
 
     Attributes:
         dataset: As in `data.dataset`.
-        images: How many photos.
-        sides: Of their squares, pixels.
-        bytes: What they take.
+        images: Number of photos.
+        sides: Sides of the cached squares, pixels.
+        bytes: Size of the cache.
         place: `memory` or `disk`.
-        seconds: Time to decode and resize all of them.
-        megabytes_before: Resident memory of the process before, libraries and all.
-        megabytes_most: The most it had until all were made.
+        seconds: Time to decode and resize all photos.
+        megabytes_before: Resident memory of the process before, libraries included.
+        megabytes_most: Peak resident memory of the process until all photos were cached.
     """
 
     dataset: str
@@ -52,7 +62,7 @@ class Made:
     megabytes_most: float
 
     def line(self) -> str:
-        """Returns a sentence."""
+        """Returns the report as a sentence."""
         where = "in memory" if self.place == "memory" else "on disk"
         return (
             f"{self.images:,} photos at {', '.join(map(str, self.sides))} px: "
@@ -68,10 +78,10 @@ class Row:
 
     Attributes:
         resolution: Image side, pixels.
-        batch: Images a step.
-        pipeline: Images a second of the pipeline alone, median over the rounds.
-        training: Images a second of the training step alone, likewise, or as it was given.
-        ratio: The former over the latter.
+        batch: Images per step.
+        pipeline: Images per second of the pipeline alone, median over the rounds.
+        training: Images per second of the training step alone, median over the rounds or as given.
+        ratio: Median over the rounds of pipeline over training.
     """
 
     resolution: int
@@ -81,7 +91,7 @@ class Row:
     ratio: float
 
     def line(self) -> str:
-        """Returns the row of the table that `HEADER` heads."""
+        """Returns the row of the table under `HEADER`."""
         return (
             f"{self.resolution:>6} {self.batch:>6} {self.pipeline:>18,.0f} "
             f"{self.training:>18,.1f} {self.ratio:>7,.0f}"
@@ -93,18 +103,18 @@ class PipelineProcess:
 
     def __init__(self, connection: Any):
         self._connection = connection
-        self.made = Made(**self._receive())
+        self.cache = CacheReport(**self._receive())
 
     def images_per_second(self, resolution: int, batch: int) -> float:
-        """Takes batches of a stage for a while."""
+        """Returns the pipeline's speed at a stage, measured for half a second."""
         self._connection.send((resolution, batch))
         return float(self._receive())
 
     def memory_line(self) -> str:
-        """Returns a sentence on the memory of the process that reads, so far."""
+        """Returns a sentence on the memory of the process so far."""
         self._connection.send(None)
-        most, own = self._receive()
-        mapped = f", {own:,.0f} MB now without the pages of mapped files" if own else ""
+        most, anonymous = self._receive()
+        mapped = f", {anonymous:,.0f} MB now without the pages of mapped files" if anonymous else ""
         return f"all stages read: resident memory {most:,.0f} MB at most{mapped}"
 
     def _receive(self) -> Any:
@@ -119,25 +129,25 @@ class PipelineProcess:
 
 @contextlib.contextmanager
 def pipeline_process(data: DataConfig, resolutions: Sequence[int]) -> Iterator[PipelineProcess]:
-    """Starts a process that makes the photos of all stages; it ends with the context.
+    """Starts a process that caches the photos for all stages; it ends with the context.
 
     Args:
-        data: The photos, and where to keep those of the stages.
-        resolutions: Of the stages.
+        data: The photos, and where to cache them.
+        resolutions: Image sides of the stages, pixels.
 
     Raises:
         UserError: The photos cannot be used.
     """
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    arguments = (theirs, dataclasses.asdict(data), list(resolutions))
+    connection, remote = context.Pipe()
+    arguments = (remote, data, list(resolutions))
     process = context.Process(target=_serve, args=arguments, daemon=True)
     process.start()
-    theirs.close()
+    remote.close()
     try:
-        yield PipelineProcess(ours)
+        yield PipelineProcess(connection)
     finally:
-        ours.close()
+        connection.close()
         process.join()
 
 
@@ -153,53 +163,77 @@ def time_stage(
 
     Args:
         reader: The pipeline.
-        resolution: The stage.
-        batch: Images a step; 0 is the batch of the schedule's defaults.
-        rounds: How often each has its turn.
+        resolution: Image side of the stage, pixels.
+        batch: Images per step; 0 uses the schedule's default.
+        rounds: Turns of each.
         networks: Cap on channels and length of latents of the networks to train.
-        speed: Images a second of training to compare with, if there are no networks.
+        speed: Images per second of training to compare with, if there are no networks.
     """
-    from layered_segmentation import schedule
-
     batch = batch or schedule.batch_size(ScheduleConfig(), resolution)
     trainer = None
     if networks:
-        from layered_segmentation.benchmarks import training as benchmark
-
-        sizes = benchmark.Sizes(resolution, networks[0], batch, networks[1])
-        trainer = benchmark.Timer(sizes, fused=True, precision="float32")
+        sizes = training.Sizes(resolution, networks[0], batch, networks[1])
+        trainer = training.Timer(sizes, fused=True, precision="float32")
         trainer.run(1)  # compiles
-    reading, training = [], []
+    read, trained = [], []
     for _ in range(rounds):
-        reading.append(reader.images_per_second(resolution, batch))
-        training.append(trainer.run(1) if trainer else speed)
-    ratios = [ours / theirs for ours, theirs in zip(reading, training, strict=True)]
-    middle = statistics.median
-    return Row(resolution, batch, middle(reading), middle(training), middle(ratios))
+        read.append(reader.images_per_second(resolution, batch))
+        trained.append(trainer.run(1) if trainer else speed)
+    ratios = [reading / step for reading, step in zip(read, trained, strict=True)]
+    median = statistics.median
+    return Row(resolution, batch, median(read), median(trained), median(ratios))
 
 
 def prepare_drawn(count: int, data_dir: str) -> str:
-    """Draws photos and prepares them as a dataset; returns its name."""
-    from layered_segmentation.benchmarks import drawn_photos
+    """Draws photos and prepares them as a TensorFlow dataset.
 
-    builder = drawn_photos.DrawnPhotos(count=count, data_dir=data_dir, show_progress=True)
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces it in colours
-        builder.download_and_prepare()
-    return drawn_photos.NAME
+    Args:
+        count: Number of photos.
+        data_dir: Directory to prepare the dataset in.
+
+    Returns:
+        The dataset's name, as in `data.dataset`.
+    """
+    from layered_segmentation.data.prepare import prepare
+
+    with tempfile.TemporaryDirectory(prefix="layerseg-") as directory:
+        for number in range(count):
+            with open(os.path.join(directory, f"{number:06}.jpg"), "wb") as file:
+                file.write(draw_photo(number))
+        return prepare.prepare("folder/drawn", directory, data_dir).dataset
 
 
-def _serve(connection: Any, settings: dict[str, Any], resolutions: list[int]) -> None:
-    """Makes the photos, says how, then answers each stage with the images a second."""
+def draw_photo(number: int) -> bytes:
+    """Draws a photo, a pure function of its number.
+
+    Its spectrum is that of photos, and so are, roughly, its size in bytes and its decoding time.
+
+    Returns:
+        A JPEG file of 256 × 341 pixels.
+    """
+    random = np.random.Generator(np.random.Philox(key=number))
+    height, width = _PHOTO_SIDES
+    image = np.zeros((height, width, 3), np.float32)
+    for cells in _OCTAVES:
+        coarse = random.standard_normal((cells, cells, 3), np.float32)
+        image += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) / cells**0.7
+    levels = np.clip(127.5 + 120 * image, 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, format="JPEG", quality=90)
+    return file.getvalue()
+
+
+def _serve(connection: Any, data: DataConfig, resolutions: list[int]) -> None:
+    """Caches the photos and reports on it, then answers each stage with images per second."""
     from layered_segmentation import quiet
 
     quiet.import_tensorflow()
     try:
-        data = DataConfig(**settings)
-        cache, made = _make(data, resolutions)
+        cache, report = _cache_photos(data, resolutions)
     except UserError as error:
         connection.send(error)
         return
-    connection.send(dataclasses.asdict(made))
+    connection.send(dataclasses.asdict(report))
     with contextlib.suppress(EOFError):
         while True:
             request = connection.recv()
@@ -209,12 +243,12 @@ def _serve(connection: Any, settings: dict[str, Any], resolutions: list[int]) ->
                 connection.send(_read(cache, *request))
 
 
-def _make(data: DataConfig, resolutions: list[int]) -> "tuple[PhotoCache, Made]":
+def _cache_photos(data: DataConfig, resolutions: list[int]) -> "tuple[PhotoCache, CacheReport]":
     from layered_segmentation.data import batches
     from layered_segmentation.data.cache import bytes_of
     from layered_segmentation.data.source import open_source
 
-    # TensorFlow and the first photo of the dataset: what every length of it has to hold.
+    # Loads what a dataset of any length needs, so that it counts as memory before.
     first = open_source(dataclasses.replace(data, limit=1), seed=0)
     for _ in first.squares([8]):
         pass
@@ -226,7 +260,7 @@ def _make(data: DataConfig, resolutions: list[int]) -> "tuple[PhotoCache, Made]"
     )
     seconds = time.perf_counter() - start
     sides = [batches.side_at(resolution, data.crop_margin) for resolution in resolutions]
-    made = Made(
+    report = CacheReport(
         dataset=data.dataset,
         images=len(cache),
         sides=sides,
@@ -236,11 +270,11 @@ def _make(data: DataConfig, resolutions: list[int]) -> "tuple[PhotoCache, Made]"
         megabytes_before=before,
         megabytes_most=_megabytes("VmHWM"),
     )
-    return cache, made
+    return cache, report
 
 
 def _read(cache: "PhotoCache", resolution: int, batch: int) -> float:
-    """Takes batches as training does; returns images a second."""
+    """Takes batches as training does; returns images per second."""
     from layered_segmentation.data import batches
 
     endless = 10**9 // batch * batch
@@ -254,10 +288,14 @@ def _read(cache: "PhotoCache", resolution: int, batch: int) -> float:
 
 
 def _megabytes(field: str) -> float:
-    """Returns this process's resident memory, now (`VmRSS`) or at most (`VmHWM`).
+    """Returns this process's resident memory.
 
-    `RssAnon` is what it has now without the pages of files, which may go at any time; 0 where
-    nobody can say.
+    Args:
+        field: `VmRSS`, the current memory; `VmHWM`, its peak; or `RssAnon`, the current memory
+            without the pages of files, which the system may drop at any time.
+
+    Returns:
+        Megabytes. Where there is no /proc: the peak for the first two, 0 for the last.
     """
     if os.path.exists("/proc/self/status"):
         with open("/proc/self/status", encoding="utf-8") as file:
@@ -265,8 +303,7 @@ def _megabytes(field: str) -> float:
         return int(values[field].split()[0]) / 1000
     if field == "RssAnon" or sys.platform == "win32":
         return 0.0
-    import resource  # Windows has none
+    import resource
 
-    # Elsewhere only the most is to be had, in bytes on macOS.
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (1e6 if sys.platform == "darwin" else 1000)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1000)  # macOS counts bytes, others KiB

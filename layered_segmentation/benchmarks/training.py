@@ -1,29 +1,29 @@
-"""How fast a training step is: plain TensorFlow, unfused, fused, mixed precision.
+"""The speed of a training step: plain TensorFlow, unfused, fused, mixed precision.
 
-The plain row is the unfused float32 graph under TensorFlow's own choice of threads and kernels.
-These are chosen once a process, so it is timed in a second process, turn by turn with the others.
+The plain variant is the unfused float32 graph with TensorFlow's own choice of threads and kernels.
+A process chooses these once, so this variant runs in a second process, in turn with the others.
+TensorFlow is imported inside functions: the second process silences its start-up notes first.
 """
 
+import contextlib
 import dataclasses
+import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
-import tensorflow as tf
-
-from layered_segmentation import config as configs
-from layered_segmentation.benchmarks.process import RemoteTimer, plain_timer
-from layered_segmentation.gan.layered_gan import LayeredGAN
 
 HEADER = (
     f"{'stage':>6} {'convolutions':>12} {'precision':>15} {'images/s':>9} {'min–max':>15} "
     f"{'ratio':>6} {'GFLOP/image':>12} {'of peak':>8}"
 )
 _PEAK_SIDE = 2048
-_SLOW = 0.3  # of the plain speed: a slower variant has two turns of one step, or it takes minutes
+# A variant slower than this share of the plain speed gets two turns of one step; it would take
+# minutes otherwise.
+_SLOW = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Row:
     Attributes:
         resolution: Image side, pixels.
         convolutions: `plain` (unfused, TensorFlow's own threads and kernels), `unfused`, `fused`.
-        precision: Keras's dtype policy.
+        precision: Keras dtype policy.
         images_per_second: Median over the rounds.
-        slowest: The slowest round's images per second.
-        fastest: The fastest round's.
-        ratio: Median over the rounds of this variant's speed over the plain one's.
-        gflop_per_image: Counted floating-point operations an image of a step, in 1e9.
-        peak_share: These operations a second over the machine's float32 matrix-multiply peak.
+        slowest: Images per second of the slowest round.
+        fastest: Images per second of the fastest round.
+        ratio: Speed relative to the plain variant, median over the rounds.
+        gflop_per_image: Floating-point operations of a step per image, in 1e9.
+        peak_share: Operations per second relative to the machine's float32 matrix-multiply peak.
     """
 
     resolution: int
@@ -53,7 +53,7 @@ class Row:
     peak_share: float
 
     def line(self) -> str:
-        """Returns the row of the table that `HEADER` heads."""
+        """Returns the row of the table under `HEADER`."""
         spread = f"{self.slowest:.1f}–{self.fastest:.1f}"
         return (
             f"{self.resolution:>6} {self.convolutions:>12} "
@@ -61,19 +61,15 @@ class Row:
             f"{self.ratio:>6.2f} {self.gflop_per_image:>12.3f} {self.peak_share:>8.0%}"
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the fields."""
-        return dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What a stage's step is timed with.
+    """The sizes of the networks and of the batch that a step is timed with.
 
     Attributes:
         resolution: The stage, pixels.
         max_channels: Cap on channels.
-        batch: Images a step.
+        batch: Images per step.
         latent_dim: Length of latents.
     """
 
@@ -83,16 +79,23 @@ class Sizes:
     latent_dim: int
 
 
+class StepTimer(Protocol):
+    """Times training steps."""
+
+    def run(self, steps: int) -> float:
+        """Takes steps; returns images per second."""
+
+
 def time_stage(
     sizes: Sizes, mixed: str, steps: int, rounds: int, chosen: Sequence[str] = ()
 ) -> list[Row]:
-    """Times a stage's step in four variants, turn by turn.
+    """Times a stage's step in four variants, in turn.
 
     Args:
-        sizes: The step.
+        sizes: Sizes of the step.
         mixed: The mixed precision to time.
-        steps: Steps of a turn.
-        rounds: How often each variant has its turn.
+        steps: Steps per turn.
+        rounds: Turns per variant.
         chosen: Environment variables that the plain variant runs without.
 
     Returns:
@@ -104,9 +107,9 @@ def time_stage(
         ("fused", "float32"),
         ("fused", mixed),
     ]
-    with plain_timer(sizes, chosen) as plain:
+    with _plain_timer(sizes, chosen) as plain:
         local = [Timer(sizes, name == "fused", precision) for name, precision in variants[1:]]
-        timers: list[RemoteTimer | Timer] = [plain, *local]
+        timers: list[StepTimer] = [plain, *local]
         for timer in timers:
             timer.run(1)  # compiles
         first = [timer.run(1) for timer in timers]
@@ -115,40 +118,43 @@ def time_stage(
         peaks = []
         for turn in range(rounds):
             peaks.append(matmul_peak())
-            for own, timer, slow in zip(speeds, timers, is_slow, strict=True):
+            for measured, timer, slow in zip(speeds, timers, is_slow, strict=True):
                 if not slow:
-                    own.append(timer.run(steps))
+                    measured.append(timer.run(steps))
                 elif turn < 2:
-                    own.append(timer.run(1))
+                    measured.append(timer.run(1))
     unfused, fused = (timer.flops_per_image() for timer in local[:2])
     peak = max(peaks)
     rows = []
-    for (name, precision), own in zip(variants, speeds, strict=True):
-        median = statistics.median(own)
-        ratios = [speed / other for speed, other in zip(own, speeds[0], strict=False)]
+    for (name, precision), measured in zip(variants, speeds, strict=True):
+        median = statistics.median(measured)
+        # A slow variant has had fewer turns.
+        ratios = [speed / other for speed, other in zip(measured, speeds[0], strict=False)]
         flops = fused if name == "fused" else unfused
         rows.append(
             Row(
-                sizes.resolution,
-                name,
-                precision,
-                median,
-                min(own),
-                max(own),
-                statistics.median(ratios),
-                flops / 1e9,
-                flops * median / peak,
+                resolution=sizes.resolution,
+                convolutions=name,
+                precision=precision,
+                images_per_second=median,
+                slowest=min(measured),
+                fastest=max(measured),
+                ratio=statistics.median(ratios),
+                gflop_per_image=flops / 1e9,
+                peak_share=flops * median / peak,
             )
         )
     return rows
 
 
 def matmul_peak(side: int = _PEAK_SIDE) -> float:
-    """Returns float32 operations a second of large matrix products on this machine, now.
+    """Returns this machine's float32 operations per second in large matrix products, now.
 
-    The better of one product and of one for each core at once: which of them keeps all cores busy
-    depends on TensorFlow's thread settings.
+    It is the higher of the rates of one product and of one per core at once: TensorFlow's thread
+    settings decide which of the two keeps all cores busy.
     """
+    import tensorflow as tf
+
     matrix = tf.random.stateless_normal([side, side], [0, 0])
     speeds = []
     for copies in {1, os.cpu_count() or 1}:
@@ -166,6 +172,11 @@ class Timer:
     """A GAN at one stage and a batch to train it on."""
 
     def __init__(self, sizes: Sizes, fused: bool, precision: str):
+        import tensorflow as tf
+
+        from layered_segmentation import config as configs
+        from layered_segmentation.gan.layered_gan import LayeredGAN
+
         resolution, batch = sizes.resolution, sizes.batch
         config = configs.load(
             "",
@@ -189,7 +200,9 @@ class Timer:
         self._seen = 0
 
     def run(self, steps: int) -> float:
-        """Takes steps; returns images a second."""
+        """Takes steps; returns images per second."""
+        import tensorflow as tf
+
         start = time.perf_counter()
         for _ in range(steps):
             logs = self._step((self._real, tf.constant(self._seen, tf.int64)))
@@ -198,7 +211,8 @@ class Timer:
         return steps * self.batch / (time.perf_counter() - start)
 
     def flops_per_image(self) -> float:
-        """Counts the floating-point operations of a step's graph, an image."""
+        """Counts the floating-point operations of a step's graph, per image."""
+        import tensorflow as tf
         from tensorflow.python.profiler import model_analyzer, option_builder
 
         step = self._step.get_concrete_function((self._real, tf.constant(0, tf.int64)))
@@ -206,3 +220,44 @@ class Timer:
         options = builder(builder.float_operation()).with_empty_output().build()
         profile = model_analyzer.profile(step.graph, options=options)
         return float(profile.total_float_ops) / self.batch
+
+
+class _RemoteTimer:
+    """A `Timer` of the plain variant in another process."""
+
+    def __init__(self, connection: Any):
+        self._connection = connection
+
+    def run(self, steps: int) -> float:
+        self._connection.send(steps)
+        return float(self._connection.recv())
+
+
+@contextlib.contextmanager
+def _plain_timer(sizes: Sizes, chosen: Sequence[str]) -> Iterator[_RemoteTimer]:
+    """Starts a process that times the unfused float32 step; it ends with the context."""
+    context = multiprocessing.get_context("spawn")
+    connection, remote = context.Pipe()
+    process = context.Process(target=_serve, args=(remote, sizes), daemon=True)
+    unset = {name: os.environ.pop(name) for name in chosen if name in os.environ}
+    try:
+        process.start()
+    finally:
+        os.environ.update(unset)
+    remote.close()
+    try:
+        yield _RemoteTimer(connection)
+    finally:
+        connection.close()
+        process.join()
+
+
+def _serve(connection: Any, sizes: Sizes) -> None:
+    """Answers each number of steps with images per second, until the other end closes."""
+    from layered_segmentation import quiet
+
+    quiet.import_tensorflow()
+    timer = Timer(sizes, fused=False, precision="float32")
+    with contextlib.suppress(EOFError):
+        while True:
+            connection.send(timer.run(connection.recv()))

@@ -1,15 +1,15 @@
-"""Measures the speed of training stage by stage, or of the photos that come to it.
+"""Measures the speed of training, stage by stage, or of the input pipeline.
 
 Each row is a full step: discriminator with gradient penalty, generator, average. All variants are
 timed in turn in one run, several times over, so that a machine that slows down slows all of them;
-compare the ratios. `plain` is the unfused graph with TensorFlow's own threads and kernels, the
-others run as `layerseg train` does. The last column is the share of the machine's matrix-multiply
-peak, measured in the same run, that the step's counted operations take.
+compare the ratios. `plain` is the unfused graph with TensorFlow's own threads and kernels; the
+others run as in `layerseg train`. The last column relates the operations per second of the step to
+the peak of the machine's matrix multiplication, measured in the same run.
 
-With --data, the photos of a prepared dataset are decoded and resized for all stages, as training
-does it before its first step, and each stage's batches are timed in turn with its training step
-(float32). The ratio says how many trainings the pipeline could feed. Memory is that of the process
-that decodes.
+With --data, the photos of a prepared dataset are decoded and resized for all stages, as before the
+first step of a training, and the batches of each stage are timed in turn with its training step
+(float32). The ratio is the number of trainings that the pipeline could feed. The memory reported is
+that of the process that decodes.
 
 Example:
   layerseg benchmark --resolutions=8,16,32 --max_channels=64 --batch=32 --out=benchmark.json
@@ -38,7 +38,7 @@ _RESOLUTIONS = flags.DEFINE_list(
 )
 _CHANNELS = flags.DEFINE_integer("max_channels", 64, "Cap on channels.", lower_bound=1)
 _BATCH = flags.DEFINE_integer(
-    "batch", 0, "Images a step; if 0, 32, with --data the stage's default.", lower_bound=0
+    "batch", 0, "Images per step; if 0, 32, with --data the stage's default.", lower_bound=0
 )
 _LATENT = flags.DEFINE_integer("latent_dim", 128, "Length of latents.", lower_bound=1)
 _PRECISION = flags.DEFINE_enum(
@@ -49,23 +49,23 @@ _PRECISION = flags.DEFINE_enum(
 )
 _STEPS = flags.DEFINE_integer("steps", 4, "Steps of a round.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds; the median is reported.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", "", "JSON file to write the figures to as well.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the file if there is one.")
-_DATA = flags.DEFINE_bool("data", False, "Time the photos' way to training.")
+_OUT = flags.DEFINE_string("out", "", "JSON file to write the figures to.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
+_DATA = flags.DEFINE_bool("data", False, "Time the input pipeline.")
 _DATASET = flags.DEFINE_string(
     "dataset", "", "With --data: as data.dataset; if empty, photos are drawn and prepared first."
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "With --data: as data.data_dir.")
 _IMAGES = flags.DEFINE_integer(
-    "images", 0, "With --data: how many photos; if 0 all, or 10,000 drawn ones.", lower_bound=0
+    "images", 0, "With --data: number of photos; if 0 all, or 10,000 drawn ones.", lower_bound=0
 )
 _MEMORY = flags.DEFINE_integer(
-    "cache_memory", 2_000, "With --data: as data.cache_memory, MB; 0 is on disk.", lower_bound=0
+    "cache_memory", 2_000, "With --data: as data.cache_memory, MB; 0 caches on disk.", lower_bound=0
 )
 _SPEEDS = flags.DEFINE_list(
     "training_speeds",
     [],
-    "With --data: images a second of training, one a stage, instead of timing steps here.",
+    "With --data: images per second of training, one per stage, instead of timing steps here.",
 )
 
 
@@ -100,12 +100,12 @@ def _time_training(resolutions: list[int]) -> object:
         for row in timed:
             print(row.line(), flush=True)
         rows += timed
-    return [row.to_json() for row in rows]
+    return [dataclasses.asdict(row) for row in rows]
 
 
 def _time_data(resolutions: list[int]) -> object:
     speeds = _speeds(resolutions)
-    logging.set_verbosity(logging.ERROR)  # TFDS remarks on what is meant to be so
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of what is intended here
 
     from layered_segmentation.benchmarks import data as data_benchmark
 
@@ -115,7 +115,7 @@ def _time_data(resolutions: list[int]) -> object:
         _photos() as data,
         data_benchmark.pipeline_process(data, resolutions) as reader,
     ):
-        print(reader.made.line(), flush=True)
+        print(reader.cache.line(), flush=True)
         print(data_benchmark.HEADER, flush=True)
         for index, resolution in enumerate(resolutions):
             row = data_benchmark.time_stage(
@@ -129,12 +129,12 @@ def _time_data(resolutions: list[int]) -> object:
             print(row.line(), flush=True)
             rows.append(dataclasses.asdict(row))
         print(reader.memory_line(), flush=True)
-    return {"cache": dataclasses.asdict(reader.made), "stages": rows}
+    return {"cache": dataclasses.asdict(reader.cache), "stages": rows}
 
 
 @contextlib.contextmanager
 def _photos() -> "Iterator[DataConfig]":
-    """Yields the dataset to read, drawn if none is named; caches go with the context."""
+    """Yields the dataset to read, drawn if none is named; its caches end with the context."""
     from layered_segmentation.config import DataConfig
 
     with tempfile.TemporaryDirectory(prefix="layerseg-") as directory:
@@ -172,14 +172,14 @@ def _speeds(resolutions: list[int]) -> list[float]:
         speeds = [0.0]
     if speeds and (len(speeds) != len(resolutions) or not all(0 < speed < 1e9 for speed in speeds)):
         raise UserError(
-            f"--training_speeds={','.join(_SPEEDS.value)}: one positive number a stage is needed, "
+            f"--training_speeds={','.join(_SPEEDS.value)}: one positive number per stage, "
             f"{len(resolutions)} for {','.join(map(str, resolutions))}"
         )
     return speeds
 
 
 def _refuse_other_flags() -> None:
-    """Refuses flags that have no effect, since their user expects that they have."""
+    """Refuses flags that would have no effect."""
     of_data = (_DATASET, _DATA_DIR, _IMAGES, _MEMORY, _SPEEDS)
     for flag in (_PRECISION, _STEPS) if _DATA.value else of_data:
         if flags.FLAGS[flag.name].present:

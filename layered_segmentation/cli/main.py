@@ -17,11 +17,14 @@ VERBS = {
     "distill": "Trains the student segmenter on generated image/mask pairs.",
     "autoencode": "Trains the paper's encoder, which segments through the generator.",
     "segment": "Writes masks and cut-outs for photos.",
+    "export": "Exports a segmenter: a SavedModel for model servers, a TFLite file for phones.",
+    "client": "Writes masks and cut-outs for photos, segmented on a model server.",
     "evaluate": "Scores masks against true ones or a detector's, or images by FID.",
     "table": "Puts the paper's table 1, 2 or 3 beside the scores of own runs.",
     "publish": "Uploads a segmenter with its model card to Hugging Face or Kaggle.",
     "convert": "Converts a checkpoint of the authors' PyTorch release to a run directory.",
     "grey_detector": "Trains a detector that sees no colour, to score generated embedded scenes.",
+    "ladder": "Compares students of several sizes as TFLite files: mIoU, time, size.",
     "benchmark": "Measures training throughput on this machine.",
 }
 

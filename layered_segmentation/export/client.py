@@ -1,60 +1,144 @@
-"""Segments photos on a model server, by gRPC or REST, and writes masks and cut-outs.
+"""A client of TensorFlow Serving: sends photos to the signature `image_bytes`, by gRPC or REST.
 
-For every photo NAME.jpg: NAME.mask.png (0 and 255) and NAME.cutout.png (the object with a soft
-edge, transparent around it), as `layerseg segment` does, which needs no server. JPEG and PNG files
-go to the server as they are; what it could not read or would turn otherwise (WebP, TIFF, CMYK,
-EXIF's orientation) goes as PNG.
-
-Example:
-  python -m layered_segmentation.export.client --input=PHOTOS --out=MASKS \
-      --server=localhost:8500 --model=layerseg
+Run as a module, it is `layerseg client`.
 """
 
+import base64
+import dataclasses
 import os
-import sys
-import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import cv2
 import numpy as np
-from absl import flags
+import tenacity
+from PIL import Image
 
-from layered_segmentation.cli import app
+from layered_segmentation import images as photos
 from layered_segmentation.errors import UserError
-from layered_segmentation.export import connections
+from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter import outputs
 
-RESUME = "the masks written so far are whole; run it again with --overwrite"
-
-_NOT_TURNED = (None, 1)  # EXIF's orientation
+_SIGNATURE = "image_bytes"
+_PORTS = {"grpc": 8500, "rest": 8501}  # TensorFlow Serving's defaults
+_UPRIGHT = (None, 1)  # values of EXIF's orientation
 _ORIENTATION = 0x0112
+
+# Maps encoded images to masks, float32 [B, R, R, 1].
+Predict = Callable[[Sequence[bytes]], np.ndarray]
+
+
+class Unavailable(UserError):
+    """The server did not answer: it is down, overloaded or too slow. A later attempt may work."""
+
+
+class Refused(UserError):
+    """The server refused these photos; it may accept others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model on a server, and how long to try to reach it.
+
+    Attributes:
+        server: HOST:PORT.
+        name: The model's name on the server.
+        version: Its number; 0 for the newest.
+        timeout: Seconds that one attempt may take.
+        retries: Further attempts if the server is unavailable.
+        backoff: Longest wait before the first of them, seconds; it doubles each time, up to 10.
+    """
+
+    server: str
+    name: str
+    version: int = 0
+    timeout: float = 10.0
+    retries: int = 4
+    backoff: float = 0.5
+
+    def __str__(self) -> str:
+        return f"{self.name}, version {self.version}" if self.version else self.name
+
+    def unavailable(self, reason: str) -> Unavailable:
+        """Returns the error for a server that did not answer."""
+        return Unavailable(
+            f"--server={self.server}: {reason} ({1 + self.retries} attempts); check that it runs "
+            "and that the port is right, or raise --timeout or --retries"
+        )
+
+    def unknown(self, reason: str) -> UserError:
+        """Returns the error for a model that the server does not have."""
+        return UserError(f"--model={self}: {self.server} does not serve it ({reason})")
+
+    def refused(self, reason: str) -> Refused:
+        """Returns the error for a request that the server refused."""
+        return Refused(f"{self.server} refuses the request: {reason}")
+
+    def failed(self, reason: str) -> UserError:
+        """Returns the error for any other failure."""
+        return UserError(f"--server={self.server}: it fails with {reason}")
+
+
+def server_address(address: str, protocol: str) -> str:
+    """Returns HOST:PORT; an empty host is localhost, an empty port the protocol's.
+
+    Raises:
+        UserError: The address contains a scheme or a path.
+    """
+    if "/" in address:
+        raise UserError(f"--server={address}: name it as HOST:PORT, without a scheme or a path")
+    if ":" in address:
+        return address
+    return f"{address or 'localhost'}:{_PORTS[protocol]}"
+
+
+def connect(protocol: str, model: Model) -> Predict:
+    """Returns a function that segments encoded JPEG or PNG images on a server.
+
+    Args:
+        protocol: `grpc` or `rest`.
+        model: The model to ask.
+
+    Returns:
+        A function from images, bytes [B] of any sizes, to masks, float32 [B, R, R, 1] in [0, 1].
+        It raises `Unavailable`, `Refused`, or a `UserError` if the server lacks the model.
+    """
+    send = {"grpc": _grpc, "rest": _rest}[protocol](model)
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(Unavailable),
+        stop=tenacity.stop_after_attempt(1 + model.retries),
+        # Random waits, so that clients that failed together do not return together.
+        wait=tenacity.wait_random_exponential(multiplier=model.backoff, max=10),
+        reraise=True,
+    )
+    return lambda images: retrying(send, images)
 
 
 def segment(
-    predict: connections.Predict,
+    predict: Predict,
     path: str,
     out: str,
     threshold: float = 0.5,
     batch: int = 8,
     overwrite: bool = False,
 ) -> tuple[int, list[str]]:
-    """Segments one photo or a directory of them.
+    """Segments one photo or a directory of them, and writes masks and cut-outs.
 
     Args:
-        predict: Of `connections.connect`.
+        predict: A function from `connect`.
         path: A photo, or a directory of photos.
         out: Directory to write to.
         threshold: Probability from which a pixel counts as the object.
         batch: Photos in a request.
-        overwrite: Whether masks and cut-outs that exist are replaced.
+        overwrite: Whether to replace existing masks and cut-outs.
 
     Returns:
-        How many were segmented, and what is wrong with those that were not.
+        The number of photos segmented, and one message for each of the others.
 
     Raises:
-        UserError: The server does not answer or does not know the model, or as of
-            `outputs.find_photos` and `outputs.require_free`.
+        UserError: The server does not answer or does not have the model, or as
+            `outputs.find_photos` and `outputs.require_free` raise it.
     """
-    from layered_segmentation.progress import Bar
-
     outputs.require_threshold(threshold)
     root, names = outputs.find_photos(path, out)
     paths = outputs.name_outputs(names, out)
@@ -75,12 +159,11 @@ def segment(
     return done, failed
 
 
-def _segment_batch(predict: connections.Predict, paths: list[str]) -> tuple[dict, list[str]]:
-    """Returns {path: (image, mask at the image's size)}, and what is wrong with the others."""
-    import cv2
+_Segmented = dict[str, tuple[np.ndarray, np.ndarray]]  # image and mask of its size, by path
 
-    from layered_segmentation import images as photos
 
+def _segment_batch(predict: Predict, paths: list[str]) -> tuple[_Segmented, list[str]]:
+    """Returns the photos segmented, and one message for each of the others."""
     images, failed = {}, []
     for path in paths:
         try:
@@ -89,93 +172,131 @@ def _segment_batch(predict: connections.Predict, paths: list[str]) -> tuple[dict
             failed.append(str(error))
     if not images:
         return {}, failed
-    encoded = [_encoded(path, image) for path, image in images.items()]
+    segmented: _Segmented = {}
     try:
-        small = predict(encoded)
-    except connections.Refused as error:
+        masks = predict([_encode(path, image) for path, image in images.items()])
+    except Refused as error:
         if len(images) == 1:
             return {}, [*failed, f"{next(iter(images))}: {error}"]
-        found: dict = {}  # one of them is to blame
-        for path in images:
-            masks, errors = _segment_batch(predict, [path])
-            found |= masks
+        for path in images:  # finds the photo that the server refuses
+            alone, errors = _segment_batch(predict, [path])
+            segmented |= alone
             failed += errors
-        return found, failed
-    found = {}
-    for (path, image), mask in zip(images.items(), small, strict=True):
+        return segmented, failed
+    for (path, image), mask in zip(images.items(), masks, strict=True):
         height, width = image.shape[:2]
-        large = cv2.resize(mask[..., 0], (width, height), interpolation=cv2.INTER_LINEAR)
-        found[path] = image, np.clip(large, 0, 1)
-    return found, failed
+        resized = cv2.resize(mask[..., 0], (width, height), interpolation=cv2.INTER_LINEAR)
+        segmented[path] = image, np.clip(resized, 0, 1)
+    return segmented, failed
 
 
-def _encoded(path: str, image: np.ndarray) -> bytes:
-    """Returns a file as it is, where the server reads the same from it, or else as PNG."""
-    import cv2
-    from PIL import Image
-
+def _encode(path: str, image: np.ndarray) -> bytes:
+    """Returns the file itself if the server decodes it to `image`, otherwise a PNG file."""
     with Image.open(path) as header:
         is_plain = header.format in ("JPEG", "PNG") and header.mode in ("RGB", "L")
-        if is_plain and header.getexif().get(_ORIENTATION) in _NOT_TURNED:
+        if is_plain and header.getexif().get(_ORIENTATION) in _UPRIGHT:
             with open(path, "rb") as file:
                 return file.read()
-    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+    content: bytes = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+    return content
 
 
-def _server(address: str, protocol: str) -> str:
-    if not address:
-        return f"localhost:{connections.PORTS[protocol]}"
-    if "://" in address or "/" in address:
-        raise UserError(f"--server={address}: name it as HOST:PORT, without a scheme or a path")
-    if ":" not in address:
-        return f"{address}:{connections.PORTS[protocol]}"
-    return address
+def _grpc(model: Model) -> Predict:
+    import grpc
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    # A batch of photos is larger than gRPC's 4 MB.
+    unlimited = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
+    channel = grpc.insecure_channel(model.server, options=unlimited)
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+    def send(images: Sequence[bytes]) -> np.ndarray:
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = model.name
+        request.model_spec.signature_name = _SIGNATURE
+        if model.version:
+            request.model_spec.version.value = model.version
+        request.inputs["bytes"].CopyFrom(tf.make_tensor_proto(list(images), tf.string))
+        try:
+            response = stub.Predict(request, timeout=model.timeout)
+        except grpc.RpcError as error:
+            raise _grpc_error(model, error) from error
+        masks: np.ndarray = tf.make_ndarray(response.outputs["masks"])
+        return masks
+
+    return send
+
+
+def _grpc_error(model: Model, error: Any) -> UserError:
+    import grpc
+
+    code, details = error.code(), " ".join(str(error.details()).split())
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
+        return model.unavailable(f"no answer, {details}")
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return model.unavailable(f"no answer within {model.timeout:g} s")
+    if code == grpc.StatusCode.NOT_FOUND:
+        return model.unknown(details)
+    if code == grpc.StatusCode.INVALID_ARGUMENT:
+        return model.refused(details)
+    return model.failed(f"{code.name}: {details}")
+
+
+def _rest(model: Model) -> Predict:
+    import requests
+
+    version = f"/versions/{model.version}" if model.version else ""
+    url = f"http://{model.server}/v1/models/{model.name}{version}:predict"
+    session = requests.Session()
+
+    def send(images: Sequence[bytes]) -> np.ndarray:
+        instances = [{"b64": base64.b64encode(image).decode()} for image in images]
+        body: dict[str, Any] = {"signature_name": _SIGNATURE, "instances": instances}
+        try:
+            response = session.post(url, json=body, timeout=model.timeout)
+        except requests.Timeout as error:
+            raise model.unavailable(f"no answer within {model.timeout:g} s") from error
+        except requests.ConnectionError as error:
+            raise model.unavailable(f"no answer, {_innermost_reason(error)}") from error
+        except requests.RequestException as error:  # such as a port that is not a number
+            raise UserError(f"--server={model.server}: {error}") from error
+        if response.status_code != 200:
+            raise _rest_error(model, response)
+        try:
+            return np.asarray(response.json()["predictions"], np.float32)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"--server={model.server}: the answer is not a model server's "
+                f"({response.text[:80]!r}); is it the REST port ({_PORTS['rest']})?"
+            ) from error
+
+    return send
+
+
+def _rest_error(model: Model, response: Any) -> UserError:
+    try:
+        details = " ".join(str(response.json()["error"]).split())
+    except (ValueError, KeyError, TypeError):
+        details = f"status {response.status_code}"
+    if response.status_code in (429, 502, 503, 504):
+        return model.unavailable(f"no answer, {details}")
+    if response.status_code == 404:
+        return model.unknown(details)
+    if response.status_code == 400:
+        return model.refused(details)
+    return model.failed(details)
+
+
+def _innermost_reason(error: BaseException) -> str:
+    """Returns the cause of a failed connection without the text of the errors around it."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 if __name__ == "__main__":
-    # Flags are defined only where the script runs: two scripts may be imported side by side.
-    _INPUT = flags.DEFINE_string("input", None, "A photo, or a directory of photos.", required=True)
-    _OUT = flags.DEFINE_string("out", None, "Directory to write to.", required=True)
-    _PROTOCOL = flags.DEFINE_enum("protocol", "grpc", ["grpc", "rest"], "How to talk to it.")
-    _SERVER = flags.DEFINE_string(
-        "server", "", "HOST:PORT of the server; localhost and the protocol's port if empty."
-    )
-    _MODEL = flags.DEFINE_string("model", "layerseg", "The model's name on the server.")
-    _VERSION = flags.DEFINE_integer(
-        "version", 0, "The model's version; the newest if 0.", lower_bound=0
-    )
-    _THRESHOLD = flags.DEFINE_float(
-        "threshold", 0.5, "Probability from which a pixel counts as the object.", 0.0, 1.0
-    )
-    _BATCH = flags.DEFINE_integer("batch", 8, "Photos in a request.", lower_bound=1)
-    _TIMEOUT = flags.DEFINE_float("timeout", 10.0, "Seconds an attempt may take.", lower_bound=0.01)
-    _RETRIES = flags.DEFINE_integer(
-        "retries", 4, "How many times a server that is away is asked again.", lower_bound=0
-    )
-    _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace masks and cut-outs that exist.")
+    from layered_segmentation.cli import app
+    from layered_segmentation.cli import client as verb
 
-    def main(argv: list[str]) -> int:
-        """Segments photos."""
-        del argv
-        server = _server(_SERVER.value, _PROTOCOL.value)
-        model = connections.Model(
-            server, _MODEL.value, _VERSION.value, _TIMEOUT.value, _RETRIES.value
-        )
-        start = time.perf_counter()
-        predict = connections.connect(_PROTOCOL.value, model)
-        done, failed = segment(
-            predict, _INPUT.value, _OUT.value, _THRESHOLD.value, _BATCH.value, _OVERWRITE.value
-        )
-        if not done:
-            raise UserError(
-                f"--input={_INPUT.value}: no photo was segmented; the first: {failed[0]}"
-            )
-        seconds = time.perf_counter() - start
-        print(f"{done:,} masks and cut-outs in {_OUT.value}, {done / seconds:,.1f} images/s")
-        if failed:
-            print(f"skipped {len(failed):,}:", file=sys.stderr)
-            print("\n".join(f"  {message}" for message in failed), file=sys.stderr)
-            return 1
-        return 0
-
-    app.run(main)
+    app.run(verb.main)

@@ -1,43 +1,81 @@
-"""What both exports do before a file gets its final name: compare it with Keras on real images."""
+"""Compares an exported model with the Keras model: masks, mIoU and speed.
 
+Both exports run these checks before a file gets its final name.
+"""
+
+import dataclasses
 import os
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from layered_segmentation import images as photos
+from layered_segmentation.data import folder
+from layered_segmentation.data.scenes import Scenes
+from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
+from layered_segmentation.evaluation import scoring
+from layered_segmentation.evaluation.iou import iou
 
+# Limits on the difference of a mask value, and on the mIoU that the other modes may lose.
 TOLERANCE = 1e-4
-DRAWN = 16  # scenes, where no images are given
-_DRAWN_SIDES = (48, 64, 97)  # a batch can hold one size only, so several are tried
+MAX_DIFFERENCE = {"none": TOLERANCE, "float16": 1e-2}
+MAX_MIOU_LOSS = 0.01
+
+_SCENES = 16  # of each size, where no photos are given
+_SCENE_SIDES = (48, 64, 97)
+
+Run = Callable[[np.ndarray], np.ndarray]  # uint8 [1, H, W, 3] -> float [1, h, w, 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How closely an exported model follows the Keras model.
+
+    Attributes:
+        images: Number of images compared.
+        largest: Largest difference of a mask value; inf if one is not finite.
+        mean: Mean absolute difference.
+        agreement: mIoU between the masks of the two models, both at 0.5.
+        keras_miou: mIoU of the Keras model against true masks; None without them.
+        file_miou: The same of the exported model.
+    """
+
+    images: int
+    largest: float
+    mean: float
+    agreement: float
+    keras_miou: float | None = None
+    file_miou: float | None = None
+
+    @property
+    def miou_loss(self) -> float:
+        """MIoU lost against the true masks or, without them, against the Keras model's masks."""
+        if self.keras_miou is None or self.file_miou is None:
+            return 1.0 - self.agreement
+        return self.keras_miou - self.file_miou
 
 
 def images_to_compare(
     directory: str = "", limit: int = 32, flag: str = "--images"
 ) -> list[np.ndarray]:
-    """Returns images to compare on, uint8 [H, W, 3].
+    """Returns the images to compare on, uint8 [H, W, 3].
 
     Args:
-        directory: Photos; procedural scenes are drawn if empty.
-        limit: At most so many photos, spread evenly over the directory.
-        flag: What named the directory.
+        directory: Photos; procedural scenes of several sizes if empty.
+        limit: Maximum number of photos, spread evenly over the directory.
+        flag: The flag that named the directory.
 
     Raises:
-        UserError: The directory is missing or holds no readable image.
+        UserError: The directory is missing or contains no readable image.
     """
     if not directory:
-        from layered_segmentation.data.scenes import Scenes
-
         return [
             image
-            for side in _DRAWN_SIDES
-            for image in Scenes(seed=0, count=DRAWN, split="test").load(side)
+            for side in _SCENE_SIDES
+            for image in Scenes(seed=0, count=_SCENES, split="test").load(side)
         ]
-    from layered_segmentation import images as photos
-    from layered_segmentation.data import folder
-
     if not os.path.isdir(directory):
         raise UserError(f"{flag}={directory}: there is no such directory")
     paths = photos.find(directory, [folder.MASKS])
@@ -52,53 +90,100 @@ def images_to_compare(
     return images
 
 
-def largest_difference(
-    exported: Callable[[np.ndarray], np.ndarray],
-    keras_masks: Callable[[np.ndarray], np.ndarray],
-    images: Sequence[np.ndarray],
-) -> float:
-    """Returns the largest difference of two functions from images to masks; inf for a NaN.
+def measure(exported: Run, keras: Run, images: Sequence[np.ndarray]) -> Comparison:
+    """Compares the masks of two models.
 
     Args:
-        exported: The exported model, uint8 [1, H, W, 3] -> float [1, h, w, 1].
-        keras_masks: The Keras model, likewise.
+        exported: The exported model.
+        keras: The Keras model.
         images: uint8 [H, W, 3].
 
     Raises:
-        UserError: The shapes differ.
+        UserError: The shapes of their masks differ.
     """
-    largest = 0.0
+    largest, means, ious = 0.0, [], []
     for image in images:
-        ours, theirs = exported(image[None]), keras_masks(image[None])
-        if ours.shape != theirs.shape:
+        masks, expected = exported(image[None]), keras(image[None])
+        if masks.shape != expected.shape:
             raise UserError(
-                f"the exported model gives masks of shape {ours.shape}, Keras {theirs.shape}"
+                f"the exported model gives masks of shape {masks.shape}, Keras {expected.shape}"
             )
-        difference = float(np.abs(ours - theirs).max())
-        largest = max(largest, difference if np.isfinite(difference) else float("inf"))
-    return largest
+        largest = max(largest, largest_difference(masks, expected))
+        means.append(float(np.abs(masks - expected).mean()))
+        ious.append(iou(masks >= 0.5, expected >= 0.5))
+    return Comparison(len(images), largest, float(np.mean(means)), float(np.mean(ious)))
 
 
-def require_close(difference: float, images: int) -> None:
-    """Refuses an export that does not compute what the Keras model does.
+def largest_difference(values: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the largest absolute difference of two arrays; inf if one is not finite."""
+    difference = float(np.abs(values - expected).max())
+    return difference if np.isfinite(difference) else float("inf")
+
+
+def score(run: Run, pairs: Iterable[Pair], side: int) -> float:
+    """Returns a model's mIoU on photos squashed to its input size, scored as by `evaluate`.
+
+    Args:
+        run: The model.
+        pairs: Photos and true masks.
+        side: Side of the model's input, pixels.
+    """
+
+    def predict(images: list[np.ndarray]) -> list[np.ndarray]:
+        return [run(photos.to_square(image, side)[None])[0, ..., 0] for image in images]
+
+    return scoring.score(predict, pairs, references=False).miou
+
+
+def require_close(difference: float, images: int, mode: str = "") -> None:
+    """Requires masks within a limit of the Keras model's.
+
+    Args:
+        difference: Largest difference of a mask value.
+        images: Number of images it was measured on.
+        mode: A key of `MAX_DIFFERENCE`; empty for a SavedModel.
 
     Raises:
-        UserError: The difference is over the tolerance.
+        UserError: The difference is over the limit.
     """
-    if not difference <= TOLERANCE:
+    limit = MAX_DIFFERENCE[mode] if mode else TOLERANCE
+    if not difference <= limit:
+        scope = f" for --quantize={mode}" if mode else ""
         raise UserError(
             f"the exported model's masks differ from the Keras model's by {difference:.2g} on "
-            f"{images} images (at most {TOLERANCE:g} is allowed); nothing was written"
+            f"{images} images (at most {limit:g} is allowed{scope}); nothing was written"
         )
 
 
-def median_latency(call: Callable[[], object], repeats: int = 50) -> float:
-    """Returns the median time of a call, milliseconds, after a few that do not count."""
-    for _ in range(5):
+def require_limits(measured: Comparison, mode: str) -> None:
+    """Requires a TFLite file to keep within the limits of its mode.
+
+    Args:
+        measured: How it compares with the Keras model.
+        mode: One of `quantize.MODES`.
+
+    Raises:
+        UserError: It exceeds them.
+    """
+    if mode in MAX_DIFFERENCE:
+        require_close(measured.largest, measured.images, mode)
+    elif not (measured.miou_loss <= MAX_MIOU_LOSS and np.isfinite(measured.largest)):
+        reference = "the Keras model's masks" if measured.file_miou is None else "true masks"
+        raise UserError(
+            f"the file of --quantize={mode} loses {measured.miou_loss:.4f} of the mIoU against "
+            f"{reference} (at most {MAX_MIOU_LOSS:g} is allowed); nothing was written. Give "
+            "--images (and --masks, to score against true masks) typical of what the model will "
+            "see, give more of them with --representative_data, or use --quantize=float16"
+        )
+
+
+def latency(call: Callable[[], object], repeats: int = 50) -> tuple[float, float]:
+    """Returns the median and the 90th percentile of a call's time, milliseconds."""
+    for _ in range(5):  # not counted
         call()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
         call()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
+        times.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(times)), float(np.percentile(times, 90))

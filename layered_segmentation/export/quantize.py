@@ -1,27 +1,29 @@
-"""How a TFLite file's numbers are kept: as they are, in half precision, or as whole numbers."""
+"""Quantization of a TFLite file: float32, float16, int8 weights, or int8 throughout."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from layered_segmentation.errors import UserError
+from layered_segmentation.export import compare
+from layered_segmentation.images import to_square
 
 MODES = ("none", "float16", "dynamic", "int8")
-SAMPLES = 200  # representative images: more change the ranges hardly
+SAMPLES = 200  # representative photos; more hardly change the ranges
 
 
-def configure(converter: Any, mode: str, samples: list[np.ndarray]) -> None:
-    """Sets a `tf.lite.TFLiteConverter` to a mode.
+def configure(converter: Any, mode: str, samples: Sequence[np.ndarray]) -> None:
+    """Sets the quantization of a `tf.lite.TFLiteConverter`.
 
     Args:
-        converter: The converter, whose one input is `images`.
-        mode: `none`; `float16`, weights in half precision; `dynamic`, weights as int8, computed
-            in float; `int8`, all as int8, with uint8 `images` and `masks`.
-        samples: For `int8`, what typical input looks like: float32 [S, S, 3], 0 to 255.
+        converter: The converter, whose only input is `images`.
+        mode: `none`; `float16`: weights in half precision; `dynamic`: int8 weights, computed in
+            float; `int8`: int8 weights and activations, with uint8 `images` and `masks`.
+        samples: Typical input, which `int8` derives its ranges from: float32 [S, S, 3], 0 to 255.
     """
-    import tensorflow as tf
-
     if mode == "none":
         return
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -37,21 +39,19 @@ def configure(converter: Any, mode: str, samples: list[np.ndarray]) -> None:
 
 
 def representative_samples(directory: str, side: int) -> list[np.ndarray]:
-    """Returns what `int8` takes its ranges from.
+    """Returns the photos from which `int8` derives its ranges.
 
     Args:
-        directory: Photos like those the segmenter will see; at most `SAMPLES` are taken, spread
+        directory: Photos like those the segmenter will see; at most `SAMPLES` are used, spread
             evenly over the directory.
-        side: Of the input, pixels.
+        side: Side of the model's input, pixels.
 
     Returns:
-        float32 [side, side, 3] of whole numbers from 0 to 255.
+        float32 [side, side, 3], whole numbers from 0 to 255.
 
     Raises:
-        UserError: No directory is named, it is missing, or holds no readable image.
+        UserError: No directory is given, it is missing, or it contains no readable image.
     """
-    from layered_segmentation.export import compare
-
     flag = "--representative_data"
     if not directory:
         raise UserError(
@@ -61,18 +61,11 @@ def representative_samples(directory: str, side: int) -> list[np.ndarray]:
     if os.path.isfile(directory):
         raise UserError(f"{flag}={directory}: is a file; name a directory of photos")
     images = compare.images_to_compare(directory, SAMPLES, flag)
-    return [squashed(image, side).astype(np.float32) for image in images]
+    return [to_square(image, side).astype(np.float32) for image in images]
 
 
-def squashed(photo: np.ndarray, side: int) -> np.ndarray:
-    """Returns a photo at the input's size, whole numbers from 0 to 255 as a phone has them."""
-    from layered_segmentation.images import to_square
-
-    return to_square(photo, side)
-
-
-def _with_full_range(samples: list[np.ndarray]) -> list[np.ndarray]:
-    """Lets black and white occur, so that a quantised input is the photo's own bytes."""
+def _with_full_range(samples: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Adds a black and a white pixel, so that quantized input equals the photo's own bytes."""
     first = samples[0].copy()
     first[0, 0], first[0, 1] = 0, 255
     return [first, *samples[1:]]

@@ -1,43 +1,54 @@
-"""Warm-up requests: a model server answers them while it loads, so that no user waits for it.
+"""The files TensorFlow Serving reads beside a SavedModel: warm-up requests and settings.
 
-TF Serving reads assets.extra/tf_serving_warmup_requests, a TFRecord file of PredictionLog messages,
-and sends a new version no request before it has answered them all.
+A new version of a model receives no request before it has answered its warm-up requests, so no user
+waits for the first, slow one.
 """
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow_serving.apis import prediction_log_pb2
+from tensorflow_serving.config import model_server_config_pb2
 
-if TYPE_CHECKING:
-    from layered_segmentation.segmenter.segmenter import LayeredSegmenter
+from layered_segmentation import files
+from layered_segmentation.data.scenes import Scenes
+from layered_segmentation.export import signatures
+from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
-FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
-_LARGE = 256  # pixels: a photo is seldom of the network's own size
+# TensorFlow Serving's own names inside a version's directory.
+WARMUP = os.path.join("assets.extra", "tf_serving_warmup_requests")
+BATCHING = "batching_params.pbtxt"
+MODELS = "models.config"
+
+_LARGE = 256  # pixels: few photos have the network's own size
+_MODELS_IN_DOCKER = "/models"  # the model directory of TensorFlow Serving's Docker image
+
+# For a CPU: small batches and little waiting. A full queue fails at once instead of growing.
+_BATCHING_PARAMETERS = """\
+max_batch_size { value: 32 }
+batch_timeout_micros { value: 2000 }
+max_enqueued_batches { value: 100 }
+"""
 
 
-def write(directory: str, segmenter: "LayeredSegmenter", model: str) -> int:
-    """Writes requests for every signature, of drawn scenes: nobody's photos travel along.
+def write_warmup(directory: str, segmenter: LayeredSegmenter, model: str) -> None:
+    """Writes warm-up requests for every signature.
+
+    They show procedural scenes, so that no one's photos become part of the model.
 
     Args:
-        directory: Of the version.
-        segmenter: What was exported there.
+        directory: The version's directory.
+        segmenter: The exported segmenter.
         model: The model's name on the server.
-
-    Returns:
-        How many requests were written.
     """
-    import tensorflow as tf
-    from tensorflow_serving.apis import prediction_log_pb2
-
-    from layered_segmentation.export import signatures
-
-    path = os.path.join(directory, FILE)
+    path = os.path.join(directory, WARMUP)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    count = 0
     with tf.io.TFRecordWriter(path) as writer:
-        for name, signature in signatures.of(segmenter).items():
+        for name, signature in signatures.build(segmenter).items():
             for batch in _batches(signature.specification.name, segmenter.resolution):
                 log = prediction_log_pb2.PredictionLog()
                 request = log.predict_log.request
@@ -45,22 +56,20 @@ def write(directory: str, segmenter: "LayeredSegmenter", model: str) -> int:
                 request.model_spec.signature_name = name
                 request.inputs[signature.specification.name].CopyFrom(tf.make_tensor_proto(batch))
                 writer.write(log.SerializeToString())
-                count += 1
-    return count
 
 
-def replay(directory: str, loaded: Any) -> int:
-    """Answers the requests as a server does; returns how many.
+def replay_warmup(directory: str, loaded: Any) -> int:
+    """Answers the warm-up requests as a server does.
 
     Args:
-        directory: Of the version.
-        loaded: What `tf.saved_model.load` made of it.
-    """
-    import tensorflow as tf
-    from tensorflow_serving.apis import prediction_log_pb2
+        directory: The version's directory.
+        loaded: The model, as `tf.saved_model.load` returns it.
 
+    Returns:
+        The number of requests.
+    """
     count = 0
-    for record in tf.data.TFRecordDataset(os.path.join(directory, FILE)).as_numpy_iterator():
+    for record in tf.data.TFRecordDataset(os.path.join(directory, WARMUP)).as_numpy_iterator():
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
         inputs = {
             name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()
@@ -70,15 +79,31 @@ def replay(directory: str, loaded: Any) -> int:
     return count
 
 
-def _batches(name: str, side: int) -> list[Any]:
-    """Returns inputs of that name: single ones and two at once."""
-    from layered_segmentation.data.scenes import Scenes
+def write_batching(directory: str) -> None:
+    """Writes a version's batching parameters, read under --enable_per_model_batching_parameters."""
+    files.write_text(os.path.join(directory, BATCHING), _BATCHING_PARAMETERS)
 
-    own, large = (Scenes(seed=0, count=2, split="test").load(size) for size in (side, _LARGE))
+
+def write_models(out: str, model: str) -> None:
+    """Writes OUT/models.config, for --model_config_file; an existing file stays as it is."""
+    path = os.path.join(out, MODELS)
+    if os.path.lexists(path):
+        return
+    config = model_server_config_pb2.ModelServerConfig()
+    served = config.model_config_list.config.add()
+    served.name = model
+    served.base_path = f"{_MODELS_IN_DOCKER}/{model}"
+    served.model_platform = "tensorflow"
+    files.write_text(path, text_format.MessageToString(config))
+
+
+def _batches(name: str, side: int) -> list[Any]:
+    """Returns batches of one and of two images for the input of that name."""
+    small, large = (Scenes(seed=0, count=2, split="test").load(size) for size in (side, _LARGE))
     if name == "images":
-        return [own[:1], own, large[:1]]
+        return [small[:1], small, large[:1]]
     jpeg, png = (
         cv2.imencode(kind, np.ascontiguousarray(image[..., ::-1]))[1].tobytes()
-        for kind, image in ((".jpg", large[0]), (".png", own[0]))
+        for kind, image in ((".jpg", large[0]), (".png", small[0]))
     )
     return [[jpeg], [png], [jpeg, png]]

@@ -1,24 +1,27 @@
-"""The signatures of the SavedModel: what each takes, gives and computes.
+"""The signatures of the exported SavedModel.
 
-All are free in the batch dimension; decoding, resizing and scaling are in the graph.
+Every signature accepts any batch size. Decoding, resizing and scaling are part of the graph.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from layered_segmentation.export.resizing import resize
+import tensorflow as tf
 
-if TYPE_CHECKING:
-    from layered_segmentation.segmenter.segmenter import LayeredSegmenter
+from layered_segmentation.gan.composite import compose
+from layered_segmentation.segmenter.preprocessing import crop_from_square, pad_to_square
+from layered_segmentation.segmenter.segmenter import EncoderSegmenter, LayeredSegmenter
 
-UNCROPPED = 4  # finely enough to cut continued edges off to a quarter of a mask's pixel
+# Masks of padded photos are cropped at this multiple of the network's resolution, so that the crop
+# is exact to a quarter of a mask pixel.
+_OVERSAMPLING = 4
 
 
 class Signature(NamedTuple):
     """One signature.
 
     Attributes:
-        function: Takes the input, returns the outputs by name.
+        function: Maps the input to a dictionary of outputs.
         specification: The input's shape, type and name.
     """
 
@@ -26,15 +29,11 @@ class Signature(NamedTuple):
     specification: Any
 
 
-def of(segmenter: "LayeredSegmenter") -> dict[str, Signature]:
-    """Returns a segmenter's signatures by name; `layers` only where a generator stands behind it.
+def build(segmenter: LayeredSegmenter) -> dict[str, Signature]:
+    """Returns a segmenter's signatures by name; `layers` only if a generator draws the masks.
 
-    The inputs' names (`images`, `bytes`) and the outputs' are a contract with clients.
+    Clients depend on the names of the inputs (`images`, `bytes`) and of the outputs.
     """
-    import tensorflow as tf
-
-    from layered_segmentation.segmenter.segmenter import EncoderSegmenter
-
     images = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
     encoded = tf.TensorSpec((None,), tf.string, name="bytes")
     signatures = {
@@ -46,20 +45,56 @@ def of(segmenter: "LayeredSegmenter") -> dict[str, Signature]:
     return signatures
 
 
-def uncropped(height: Any, width: Any, side: int) -> tuple[Any, Any]:
-    """Returns a photo's size where its longer side is `UNCROPPED` times the network's."""
-    import tensorflow as tf
+def crop_size(height: Any, width: Any, side: int) -> tuple[Any, Any]:
+    """Returns the size at which `image_bytes` crops the mask of a padded photo.
 
-    most, longest = UNCROPPED * side, tf.maximum(height, width)
-    return tf.maximum(1, most * height // longest), tf.maximum(1, most * width // longest)
+    Args:
+        height: Of the photo, pixels.
+        width: Of the photo, pixels.
+        side: The network's resolution, pixels.
+    """
+    longest = tf.maximum(height, width)
+    target = _OVERSAMPLING * side
+    return tf.maximum(1, target * height // longest), tf.maximum(1, target * width // longest)
 
 
-def _prepare(segmenter: "LayeredSegmenter", images: Any) -> Any:
-    """As `segmenter.prepare`, of operators that every runtime has."""
-    import tensorflow as tf
+def resize(images: Any, height: Any, width: Any) -> Any:
+    """Resizes as `tf.image.resize(images, [height, width], antialias=True)` does.
 
-    from layered_segmentation.segmenter.preprocessing import pad_to_square
+    TensorFlow's operator, ScaleAndTranslate, is missing in other runtimes and has no GPU kernel.
+    A resize along one axis is a product with a matrix of weights, so here it is two products.
 
+    Args:
+        images: Float [B, H, W, C].
+        height: Pixels; may be a tensor.
+        width: Pixels; may be a tensor.
+
+    Returns:
+        Float [B, height, width, C].
+    """
+    shape = tf.shape(images)
+    batch, channels = shape[0], images.shape[-1]
+    lines = tf.reshape(images, [batch, shape[1], shape[2] * channels])
+    lines = tf.linalg.matmul(_resize_weights(shape[1], height), lines)
+    # Channels first, so that all lines of all images are one product.
+    lines = tf.transpose(tf.reshape(lines, [batch, height, shape[2], channels]), [0, 1, 3, 2])
+    lines = tf.reshape(lines, [batch * height * channels, shape[2]])
+    resized = tf.linalg.matmul(lines, _resize_weights(shape[2], width), transpose_b=True)
+    return tf.transpose(tf.reshape(resized, [batch, height, channels, width]), [0, 1, 3, 2])
+
+
+def _resize_weights(source: Any, target: Any) -> Any:
+    """Returns [target, source] weights: triangles as wide as two pixels of the coarser grid."""
+    scale = tf.cast(source, tf.float32) / tf.cast(target, tf.float32)
+    centres = (tf.range(target, dtype=tf.float32) + 0.5) * scale
+    positions = tf.range(source, dtype=tf.float32) + 0.5
+    distances = tf.abs(positions[None] - centres[:, None]) / tf.maximum(scale, 1.0)
+    weights = tf.maximum(1.0 - distances, 0.0)
+    return weights / tf.reduce_sum(weights, axis=1, keepdims=True)
+
+
+def _prepare(segmenter: LayeredSegmenter, images: Any) -> Any:
+    """Does what `segmenter.prepare` does, with operators that every runtime has."""
     converter = segmenter.preprocessor.image_converter
     if converter.pads:
         images = pad_to_square(images)
@@ -67,15 +102,13 @@ def _prepare(segmenter: "LayeredSegmenter", images: Any) -> Any:
     return resize(tf.cast(images, tf.float32), side, side) * converter.scale + converter.offset
 
 
-def _masks(segmenter: "LayeredSegmenter") -> Callable[[Any], dict[str, Any]]:
+def _masks(segmenter: LayeredSegmenter) -> Callable[[Any], dict[str, Any]]:
     """uint8 [B, H, W, 3] -> masks [B, H, W, 1]."""
-    import tensorflow as tf
-
-    from layered_segmentation.segmenter.preprocessing import crop_from_square
 
     def serving_default(images: Any) -> dict[str, Any]:
         masks = segmenter(_prepare(segmenter, images), training=False)
-        # As `segmenter.restore` does; keras.ops does not resize to a size known only at run time.
+        # Does what `segmenter.restore` does; keras.ops cannot resize to a size that only the
+        # running graph knows.
         height, width = tf.unstack(tf.shape(images)[1:3])
         if segmenter.preprocessor.image_converter.pads:
             side = tf.maximum(height, width)
@@ -87,12 +120,8 @@ def _masks(segmenter: "LayeredSegmenter") -> Callable[[Any], dict[str, Any]]:
     return serving_default
 
 
-def _masks_of_files(segmenter: "LayeredSegmenter") -> Callable[[Any], dict[str, Any]]:
+def _masks_of_files(segmenter: LayeredSegmenter) -> Callable[[Any], dict[str, Any]]:
     """Encoded images, string [B] -> masks of the whole images, each squashed to [R, R, 1]."""
-    import tensorflow as tf
-
-    from layered_segmentation.segmenter.preprocessing import crop_from_square
-
     side = segmenter.resolution
 
     def prepare(encoded: Any) -> tuple[Any, Any]:
@@ -101,11 +130,11 @@ def _masks_of_files(segmenter: "LayeredSegmenter") -> Callable[[Any], dict[str, 
 
     def squash(mask_and_size: tuple[Any, Any]) -> Any:
         mask, size = mask_and_size
-        height, width = uncropped(size[0], size[1], side)
-        full = resize(mask[None], UNCROPPED * side, UNCROPPED * side)
-        return resize(crop_from_square(full, height, width), side, side)[0]
+        height, width = crop_size(size[0], size[1], side)
+        square = resize(mask[None], _OVERSAMPLING * side, _OVERSAMPLING * side)
+        return resize(crop_from_square(square, height, width), side, side)[0]
 
-    def image_bytes(bytes: Any) -> dict[str, Any]:  # the input's name is a contract
+    def image_bytes(bytes: Any) -> dict[str, Any]:  # clients depend on the input's name
         prepared_and_size = (
             tf.TensorSpec((side, side, 3), tf.float32),
             tf.TensorSpec((2,), tf.int32),
@@ -121,12 +150,10 @@ def _masks_of_files(segmenter: "LayeredSegmenter") -> Callable[[Any], dict[str, 
 
 
 def _decode(encoded: Any) -> Any:
-    """Decodes an image to uint8 [H, W, 3], JPEG to the very values that Pillow gives.
+    """Decodes an image to uint8 [H, W, 3], a JPEG to exactly the values that Pillow gives.
 
-    Left to itself, TensorFlow decodes JPEG by a faster transform that is some levels off.
+    By default TensorFlow decodes JPEG with a faster transform that is off by some levels.
     """
-    import tensorflow as tf
-
     image = tf.cond(
         tf.io.is_jpeg(encoded),
         lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
@@ -136,9 +163,8 @@ def _decode(encoded: Any) -> Any:
     return image
 
 
-def _layers(segmenter: Any) -> Callable[[Any], dict[str, Any]]:
-    """uint8 [B, H, W, 3] -> what the generator draws, [B, R, R, C], and its composite (eq. 1)."""
-    from layered_segmentation.gan.composite import compose
+def _layers(segmenter: EncoderSegmenter) -> Callable[[Any], dict[str, Any]]:
+    """uint8 [B, H, W, 3] -> the generator's layers, [B, R, R, C], and their composite (eq. 1)."""
 
     def layers(images: Any) -> dict[str, Any]:
         drawn = segmenter.backbone.draw(_prepare(segmenter, images))

@@ -17,7 +17,7 @@ from tiny_networks import random_student
 from layered_segmentation import images as photos
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
-from layered_segmentation.export import client, connections, saved_model
+from layered_segmentation.export import client, saved_model
 from layered_segmentation.segmenter import cut_out
 from layered_segmentation.segmenter.segmenter import resize_masks
 
@@ -68,9 +68,7 @@ def address(server, protocol):
 def connect(server, protocol, **options):
     options = {"backoff": 0.01, "timeout": 20, **options}
     name = options.pop("name", "layerseg")
-    return connections.connect(
-        protocol, connections.Model(address(server, protocol), name, **options)
-    )
+    return client.connect(protocol, client.Model(address(server, protocol), name, **options))
 
 
 def free_port():
@@ -133,7 +131,7 @@ def test_a_server_that_comes_back_is_asked_again(server, protocol, failure):
     np.testing.assert_array_equal(predict([image]), expected)
     assert not server.failures
     server.failures[:] = ["away"] * 3
-    with pytest.raises(connections.Unavailable, match=r"no answer, the server is away \(3 att"):
+    with pytest.raises(client.Unavailable, match=r"no answer, the server is away \(3 att"):
         connect(server, protocol, retries=2)([image])
     assert not server.failures
 
@@ -155,25 +153,25 @@ def test_what_is_wrong_is_said(server, protocol, tmp_path):
         connect(server, protocol, name="other")([image])
     with pytest.raises(UserError, match=r"--model=layerseg, version 9: .* does not serve it"):
         connect(server, protocol, version=9)([image])
-    with pytest.raises(connections.Refused, match="refuses the request"):
+    with pytest.raises(client.Refused, match="refuses the request"):
         connect(server, protocol)([b"no image"])
     server.failures[:] = ["broken"]
     with pytest.raises(UserError, match=r"it fails with .*the server is broken"):
         connect(server, protocol)([image])
-    gone = connections.Model(f"127.0.0.1:{free_port()}", "layerseg", retries=1, backoff=0.01)
-    with pytest.raises(connections.Unavailable, match=r"no answer, .*\(2 attempts\); see that it"):
-        connections.connect(protocol, gone)([image])
+    gone = client.Model(f"127.0.0.1:{free_port()}", "layerseg", retries=1, backoff=0.01)
+    with pytest.raises(client.Unavailable, match=r"no answer, .*\(2 attempts\); check that it"):
+        client.connect(protocol, gone)([image])
     # The other protocol's port.
     wrong = {"grpc": "rest", "rest": "grpc"}[protocol]
-    model = connections.Model(address(server, wrong), "layerseg", retries=0)
+    model = client.Model(address(server, wrong), "layerseg", retries=0)
     with pytest.raises(UserError, match="--server="):
-        connections.connect(protocol, model)([image])
+        client.connect(protocol, model)([image])
 
 
 def test_what_the_server_refuses_costs_only_its_own_photo(server, album, tmp_path):
     def predict(images):  # a server whose decoder is stricter than the client's
         if any(b"WEBP" in image or len(image) == len(refused) for image in images):
-            raise connections.Refused("refuses the request")
+            raise client.Refused("refuses the request")
         return connect(server, "grpc")(images)
 
     with open(album / "more" / "small.jpg", "rb") as file:
@@ -189,7 +187,7 @@ def test_what_the_server_refuses_costs_only_its_own_photo(server, album, tmp_pat
 def test_files_go_as_they_are_where_the_server_reads_them_alike(album):
     for name, is_kept in (("wide.png", True), ("more/small.jpg", True), ("turned.jpg", False)):
         path = str(album / name)
-        sent = client._encoded(path, photos.read(path))
+        sent = client._encode(path, photos.read(path))
         assert (sent == (album / name).read_bytes()) == is_kept
         if not is_kept:
             assert sent.startswith(b"\x89PNG")

@@ -9,9 +9,9 @@ from layered_segmentation import images
 from layered_segmentation.data.folder import Folder
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.evaluation.iou import iou
-from layered_segmentation.export import quantize, resizing
-from layered_segmentation.segmenter import distill, self_training
-from layered_segmentation.segmenter import segmenter as segmenters
+from layered_segmentation.export import quantize, signatures
+from layered_segmentation.segmenter import distill, presets, self_training
+from layered_segmentation.segmenter.segmenter import create_segmenter
 
 SIDE = 16
 FLOWERS = "layered_unet_flowers_64"
@@ -48,7 +48,7 @@ def photo(request):
 
 @pytest.fixture(scope="module")
 def segmenter():
-    return segmenters.create(8, SIDE)
+    return create_segmenter(8, SIDE)
 
 
 def levels(prepared):
@@ -62,7 +62,7 @@ def test_in_float_all_are_the_same(photo, segmenter):
         levels(segmenter.preprocessor(photo[None])),
         levels(segmenter.prepare(photo[None])),
         tf.image.resize(batch, (SIDE, SIDE), antialias=True),
-        resizing.resize(tf.constant(batch), SIDE, SIDE),
+        signatures.resize(tf.constant(batch), SIDE, SIDE),
         distill._resize(tf.constant(batch), SIDE),
     ):
         np.testing.assert_allclose(np.asarray(squares)[0], expected, atol=1e-3)
@@ -78,7 +78,7 @@ def test_in_bytes_all_are_the_same_within_a_level(photo, segmenter, tmp_path, mo
     square = images.to_square(photo, SIDE)
     assert np.abs(square - expected).max() < 1
     (loaded,) = Folder(str(tmp_path), crop_margin=2).load(SIDE)
-    for other in (sample, loaded, quantize.squashed(photo, SIDE)):
+    for other in (sample, loaded):
         assert np.array_equal(other, square)
     seen = []
     monkeypatch.setattr(
@@ -91,7 +91,7 @@ def test_in_bytes_all_are_the_same_within_a_level(photo, segmenter, tmp_path, mo
 
 
 def test_rounded_squares_give_the_packaged_student_the_same_masks():
-    student = segmenters.load(FLOWERS)
+    student = presets.load(FLOWERS)
     photos = Scenes(0, 12, "test").load(150)
     squares = np.stack([images.to_square(photo, 64) for photo in photos])
     exact = self_training.probabilities(student, levels(student.preprocessor(photos)))

@@ -162,7 +162,7 @@ def test_a_nan_is_a_mismatch():
     def broken(batch):
         return np.full((*batch.shape[:3], 1), np.nan)
 
-    difference = compare.largest_difference(broken, lambda b: np.zeros_like(broken(b)), image)
+    difference = compare.measure(broken, lambda b: np.zeros_like(broken(b)), image).largest
     with pytest.raises(UserError, match="differ"):
         compare.require_close(difference, 1)
 

@@ -15,14 +15,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from tiny_networks import encoder_segmenter, random_student, scenes
 
 from layered_segmentation.errors import UserError
-from layered_segmentation.export import (
-    operators,
-    resizing,
-    saved_model,
-    serving,
-    serving_settings,
-    tflite,
-)
+from layered_segmentation.export import saved_model, serving, signatures, tflite
 from layered_segmentation.gan.composite import compose
 from layered_segmentation.segmenter.segmenter import create_segmenter
 
@@ -65,7 +58,7 @@ def test_all_signatures_are_free_in_the_batch(exported):
 
 def test_operators_are_tensorflows_own(exported, tmp_path):
     assert {"Conv2D", "DecodeJpeg", "MatMul", "StatefulPartitionedCall"} <= set(exported.operators)
-    # What other runtimes and GPUs lack; `resizing` stands in for it.
+    # What other runtimes and GPUs lack; `signatures.resize` stands in for it.
     assert "ScaleAndTranslate" not in exported.operators
 
     class Foreign(tf.Module):
@@ -77,7 +70,7 @@ def test_operators_are_tensorflows_own(exported, tmp_path):
     with pytest.raises(
         UserError, match=r"needs .*PyFunc.*, which TensorFlow Serving does not have"
     ):
-        operators.served(str(tmp_path / "model"))
+        saved_model.served_operators(str(tmp_path / "model"))
 
 
 def test_operators_of_tensorflow_text_are_foreign(tmp_path):
@@ -90,11 +83,11 @@ def test_operators_of_tensorflow_text_are_foreign(tmp_path):
 
     tf.saved_model.save(Tokens(), str(tmp_path / "model"))
     with pytest.raises(UserError, match=r"needs .*TFText"):
-        operators.served(str(tmp_path / "model"))
+        saved_model.served_operators(str(tmp_path / "model"))
 
 
 def test_warm_up_requests_reach_every_signature(exported):
-    path = os.path.join(exported.path, serving.FILE)
+    path = os.path.join(exported.path, serving.WARMUP)
     assert path.endswith("assets.extra/tf_serving_warmup_requests")
     loaded = tf.saved_model.load(exported.path)
     seen = {}
@@ -116,7 +109,7 @@ def test_a_warm_up_that_fails_adds_no_version(segmenter, tmp_path, monkeypatch):
     def broken(directory, loaded):
         loaded.signatures["image_bytes"](bytes=tf.constant([b"no image"]))
 
-    monkeypatch.setattr(serving, "replay", broken)
+    monkeypatch.setattr(serving, "replay_warmup", broken)
     with pytest.raises(tf.errors.InvalidArgumentError):
         saved_model.export_saved_model(segmenter, str(tmp_path / "models"))
     assert os.listdir(tmp_path) == []
@@ -124,19 +117,19 @@ def test_a_warm_up_that_fails_adds_no_version(segmenter, tmp_path, monkeypatch):
 
 def test_the_servers_settings(exported, tmp_path):
     out = os.path.dirname(exported.path)
-    with open(os.path.join(out, serving_settings.MODELS), encoding="utf-8") as file:
+    with open(os.path.join(out, serving.MODELS), encoding="utf-8") as file:
         config = text_format.Parse(file.read(), model_server_config_pb2.ModelServerConfig())
     (model,) = config.model_config_list.config
     assert (model.name, model.base_path) == ("cars", "/models/cars")
-    with open(os.path.join(exported.path, serving_settings.BATCHING), encoding="utf-8") as file:
+    with open(os.path.join(exported.path, serving.BATCHING), encoding="utf-8") as file:
         lines = file.read().split("\n")
     assert (
         "max_batch_size { value: 32 }" in lines and "batch_timeout_micros { value: 2000 }" in lines
     )
-    mine = tmp_path / serving_settings.MODELS
+    mine = tmp_path / serving.MODELS
     mine.write_text("edited")
-    serving_settings.write_models(str(tmp_path), "cars")
-    assert mine.read_text() == "edited" and os.listdir(tmp_path) == [serving_settings.MODELS]
+    serving.write_models(str(tmp_path), "cars")
+    assert mine.read_text() == "edited" and os.listdir(tmp_path) == [serving.MODELS]
 
 
 def test_it_runs_without_any_python_of_ours(segmenter, exported, tmp_path):
@@ -191,5 +184,5 @@ def test_openvino_computes_the_same(segmenter, tmp_path, kind):
 def test_the_resize_is_tensorflows(source, target):
     images = np.random.default_rng(0).uniform(-1, 1, (2, *source, 3)).astype(np.float32)
     expected = tf.image.resize(images, target, antialias=True)
-    resized = tf.function(resizing.resize)(tf.constant(images), *map(tf.constant, target))
+    resized = tf.function(signatures.resize)(tf.constant(images), *map(tf.constant, target))
     np.testing.assert_allclose(resized, expected, atol=1e-5)

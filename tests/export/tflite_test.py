@@ -6,11 +6,9 @@ from ai_edge_litert.interpreter import Interpreter
 from tiny_networks import encoder_segmenter, random_student
 
 from layered_segmentation import images as photos
-from layered_segmentation.benchmarks import ladder
-from layered_segmentation.data import folder
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
-from layered_segmentation.export import agreement, quantize, tflite
+from layered_segmentation.export import compare, quantize, tflite
 from layered_segmentation.segmenter import preset_files, presets
 
 FLOWERS = "layered_unet_flowers_64"
@@ -54,14 +52,14 @@ def test_float_files_keep_within_their_limits(flowers, album, tmp_path, mode):
         images=str(album / "photos"),
         masks=str(album / "masks"),
     )
-    if mode in agreement.MOST_DIFFERENCE:
-        assert done.difference <= agreement.MOST_DIFFERENCE[mode]
-    assert done.file_miou >= done.keras_miou - agreement.MOST_LOSS
+    if mode in compare.MAX_DIFFERENCE:
+        assert done.difference <= compare.MAX_DIFFERENCE[mode]
+    assert done.file_miou >= done.keras_miou - compare.MAX_MIOU_LOSS
     assert done.quantize == mode and done.megabytes == os.path.getsize(path) / 1e6
     assert done.megabytes < {"none": 2.5, "float16": 1.3, "dynamic": 0.7}[mode]
     run = signature(path)
     assert run.get_input_details()["images"]["dtype"] == np.float32
-    image = quantize.squashed(photos.read(str(album / "photos" / "0.png")), 64)
+    image = photos.to_square(photos.read(str(album / "photos" / "0.png")), 64)
     mask = run(images=image[None].astype(np.float32))["masks"]
     expected = flowers.predict(image[None])
     assert np.abs(mask - expected).mean() <= max(1e-2, done.mean_difference)
@@ -77,13 +75,13 @@ def test_int8_takes_a_photos_bytes_and_gives_bytes(flowers, album, tmp_path):
         images=str(album / "photos"),
         masks=str(album / "masks"),
     )
-    assert done.file_miou >= done.keras_miou - agreement.MOST_LOSS
+    assert done.file_miou >= done.keras_miou - compare.MAX_MIOU_LOSS
     assert done.megabytes < 1.0 and {"1", "2"} == set(done.latency)
     run = signature(path)
     images, masks = run.get_input_details()["images"], run.get_output_details()["masks"]
     assert images["dtype"] == np.uint8 and images["quantization"] == pytest.approx((1.0, 0))
     assert masks["dtype"] == np.uint8 and masks["quantization"] == pytest.approx((1 / 256, 0))
-    image = quantize.squashed(photos.read(str(album / "photos" / "0.png")), 64)
+    image = photos.to_square(photos.read(str(album / "photos" / "0.png")), 64)
     ours = run(images=image[None])["masks"] >= 128
     theirs = flowers.predict(image[None]) >= 0.5
     assert np.mean(ours == theirs) > 0.95
@@ -162,8 +160,8 @@ def test_a_generators_segmenter_is_held_to_the_same_limits(shallow_resnet, album
     for mode in ("none", "float16"):
         path = str(tmp_path / f"{mode}.tflite")
         done = tflite.export_tflite(segmenter, path, quantize=mode, **flags)
-        assert done.difference <= agreement.MOST_DIFFERENCE[mode] and done.file_miou is None
-        image = quantize.squashed(photos.read(str(album / "photos" / "0.png")), 16)[None]
+        assert done.difference <= compare.MAX_DIFFERENCE[mode] and done.file_miou is None
+        image = photos.to_square(photos.read(str(album / "photos" / "0.png")), 16)[None]
         mask = signature(path)(images=image.astype(np.float32))["masks"]
         np.testing.assert_allclose(mask, segmenter.predict(image), atol=done.difference + 1e-6)
     flags["representative_data"] = str(album / "photos")
@@ -172,25 +170,6 @@ def test_a_generators_segmenter_is_held_to_the_same_limits(shallow_resnet, album
     with pytest.raises(UserError, match="this network takes 16 px only"):
         tflite.export_tflite(segmenter, str(tmp_path / "large.tflite"), input_size=32)
     assert sorted(os.listdir(tmp_path)) == ["float16.tflite", "none.tflite"]
-
-
-def test_a_ladder_of_sizes(flowers, album, tmp_path):
-    small = random_student(width=8, resolution=32)
-    given = folder.PairFolder(str(album / "photos"), str(album / "masks"))
-    rungs = ladder.climb({"a": flowers, "b": small}, str(album / "photos"), list(given))
-    assert [(r.name, r.quantize) for r in rungs] == [(n, m) for n in "ab" for m in ladder.MODES]
-    float32, int8, _, _ = rungs
-    assert float32.miou == pytest.approx(
-        tflite.export_tflite(
-            flowers, str(tmp_path / "a.tflite"), images=str(album / "photos"),
-            masks=str(album / "masks"),
-        ).file_miou
-    )  # fmt: skip
-    assert int8.megabytes < 0.7 < 2 < float32.megabytes
-    assert all(rung.milliseconds > 0 and rung.spread >= 0 for rung in rungs)
-    ladder.write(rungs, str(tmp_path / "out"))
-    lines = (tmp_path / "out" / "ladder.md").read_text().splitlines()
-    assert len(lines) == 6 and lines[2].startswith("| a | 64 px |")
 
 
 def test_grey_and_transparent_photos_are_converted(tmp_path):
@@ -204,12 +183,12 @@ def test_grey_and_transparent_photos_are_converted(tmp_path):
 
 
 def test_the_loss_by_hand():
-    measured = agreement.Agreement(images=3, largest=0.4, mean=0.1, agreement=0.995)
-    assert measured.loss == pytest.approx(0.005)
-    agreement.require(measured, "int8")
-    worse = agreement.Agreement(3, 0.4, 0.1, 0.999, keras_miou=0.9, file_miou=0.88)
-    assert worse.loss == pytest.approx(0.02)
+    measured = compare.Comparison(images=3, largest=0.4, mean=0.1, agreement=0.995)
+    assert measured.miou_loss == pytest.approx(0.005)
+    compare.require_limits(measured, "int8")
+    worse = compare.Comparison(3, 0.4, 0.1, 0.999, keras_miou=0.9, file_miou=0.88)
+    assert worse.miou_loss == pytest.approx(0.02)
     with pytest.raises(UserError, match=r"loses 0\.0200 of the mIoU against true masks"):
-        agreement.require(worse, "int8")
+        compare.require_limits(worse, "int8")
     with pytest.raises(UserError, match="nothing was written"):
-        agreement.require(agreement.Agreement(3, float("inf"), 0.1, 1.0), "dynamic")
+        compare.require_limits(compare.Comparison(3, float("inf"), 0.1, 1.0), "dynamic")

@@ -1,0 +1,124 @@
+r"""Exports a segmenter: a SavedModel for model servers, or a TFLite file for phones.
+
+The export is loaded again and compared with the Keras model, on --images or on procedural scenes;
+one that differs too much is not written.
+
+--format=saved_model writes OUT/N, where N is the next version number. It has the signatures
+serving_default (uint8 photos [B, H, W, 3] of any size -> float32 masks [B, H, W, 1] of the same
+size), image_bytes (JPEG or PNG files, string [B] -> masks [B, R, R, 1] at the network's own side R)
+and, if a generator draws the masks, layers (photos -> background, foreground, mask and composite).
+OUT/models.config, for --model_config_file, is written once.
+
+--format=tflite writes the file OUT, of built-in operators only. Its signature takes `images`
+[1, S, S, 3], RGB from 0 to 255, and gives `masks` [1, S, S, 1] in [0, 1], both float32; with
+--quantize=int8 both are uint8 and masks are in steps of 1/256. The caller makes a photo square: by
+squashing it or, for a segmenter trained with data.aspect=pad or centre_crop, by continuing its
+edges. Mask values may differ by 1e-4, with --quantize=float16 by 1e-2; dynamic and int8 may lose
+0.01 of the mIoU, against --masks or else against the Keras model's own masks.
+
+`python -m layered_segmentation.export.saved_model` and `….tflite` take the same flags and need no
+--format.
+
+Example:
+  layerseg export --format=saved_model --segmenter=RUN --out=MODELS/layerseg
+  layerseg export --format=tflite --segmenter=RUN --out=segmenter.tflite
+  layerseg export --format=tflite --segmenter=RUN --out=small.tflite --quantize=int8 \
+      --representative_data=PHOTOS --images=TEST_PHOTOS --masks=TEST_MASKS
+"""
+
+import sys
+
+from absl import flags
+
+from layered_segmentation import quiet
+from layered_segmentation.cli import app
+from layered_segmentation.errors import UserError
+
+RESUME = "nothing was written; run it again"
+
+_FORMAT = flags.DEFINE_enum(
+    "format", None, ["saved_model", "tflite"], "What to export.", required=True
+)
+_SEGMENTER = flags.DEFINE_string(
+    "segmenter", None, "Run directory, preset directory, hf://… or kaggle://….", required=True
+)
+_OUT = flags.DEFINE_string(
+    "out", None, "The .tflite file, or the directory of a SavedModel's versions.", required=True
+)
+_IMAGES = flags.DEFINE_string(
+    "images", "", "Photos to compare with the Keras model on; procedural scenes if empty."
+)
+_INPUT_SIZE = flags.DEFINE_integer(
+    "input_size", 0, "TFLite: side of the input, pixels; the segmenter's resolution if 0."
+)
+_MASKS = flags.DEFINE_string("masks", "", "TFLite: true masks of --images, to score against too.")
+_IGNORE = flags.DEFINE_string("ignore", "", "TFLite: masks of pixels that are not scored.")
+_LABEL = flags.DEFINE_string(
+    "label", "object", "TFLite: what the masks show, for the file's metadata."
+)
+_QUANTIZE = flags.DEFINE_enum(
+    "quantize",
+    "none",
+    ["none", "float16", "dynamic", "int8"],
+    "TFLite: float32, float16 weights, int8 weights, or int8 throughout.",
+)
+_REPRESENTATIVE = flags.DEFINE_string(
+    "representative_data",
+    "",
+    "TFLite: some hundred photos from which --quantize=int8 derives its ranges.",
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "TFLite: replace an existing file.")
+
+_TFLITE_ONLY = (
+    _INPUT_SIZE, _MASKS, _IGNORE, _LABEL, _QUANTIZE, _REPRESENTATIVE, _OVERWRITE,
+)  # fmt: skip
+
+
+def run_format(name: str) -> None:
+    """Runs the verb with `--format=NAME`, for the scripts named after a format."""
+    app.run(main, argv=[sys.argv[0], f"--format={name}", *sys.argv[1:]])
+
+
+def main(argv: list[str]) -> None:
+    """Exports one segmenter."""
+    del argv
+    quiet.import_tensorflow()
+    if _FORMAT.value == "tflite":
+        _export_tflite()
+    else:
+        _export_saved_model()
+
+
+def _export_saved_model() -> None:
+    for flag in _TFLITE_ONLY:
+        if flags.FLAGS[flag.name].present:
+            raise UserError(f"--{flag.name}: only --format=tflite has this flag; leave it out")
+
+    from layered_segmentation.export import saved_model
+    from layered_segmentation.segmenter import presets
+
+    segmenter = presets.load(_SEGMENTER.value)
+    print(saved_model.export_saved_model(segmenter, _OUT.value, _IMAGES.value).summary())
+
+
+def _export_tflite() -> None:
+    from layered_segmentation.export import tflite
+    from layered_segmentation.segmenter import presets
+
+    done = tflite.export_tflite(
+        presets.load(_SEGMENTER.value),
+        _OUT.value,
+        input_size=_INPUT_SIZE.value,
+        images=_IMAGES.value,
+        overwrite=_OVERWRITE.value,
+        quantize=_QUANTIZE.value,
+        representative_data=_REPRESENTATIVE.value,
+        masks=_MASKS.value,
+        ignore=_IGNORE.value,
+        label=_LABEL.value,
+    )
+    print(done.summary())
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,60 @@
+r"""Compares students of several sizes as TFLite files: mIoU, milliseconds, megabytes.
+
+Each segmenter is converted to float32 and to int8. All files are timed in turn, one image at a
+time on one thread with XNNPACK, several rounds over, so that a machine that slows down slows all;
+the median round is reported. The mIoU is that of the file's masks, scored as by `layerseg
+evaluate`. Writes OUT/ladder.md and OUT/ladder.json.
+
+Example:
+  layerseg ladder --segmenters=STUDENTS/w8_64,STUDENTS/w24_64 --out=LADDER \
+      --representative_data=PHOTOS --images=TEST_PHOTOS --masks=TEST_MASKS
+"""
+
+import os
+
+from absl import flags
+
+from layered_segmentation import quiet
+from layered_segmentation.cli import app
+from layered_segmentation.errors import UserError
+
+RESUME = "nothing was written; run it again"
+
+_SEGMENTERS = flags.DEFINE_list(
+    "segmenters", None, "Run or preset directories, with commas between.", required=True
+)
+_REPRESENTATIVE = flags.DEFINE_string(
+    "representative_data", None, "Photos from which int8 derives its ranges.", required=True
+)
+_IMAGES = flags.DEFINE_string("images", None, "Photos to score on.", required=True)
+_MASKS = flags.DEFINE_string("masks", None, "Their true masks.", required=True)
+_IGNORE = flags.DEFINE_string("ignore", "", "Masks of pixels that are not scored.")
+_OUT = flags.DEFINE_string("out", None, "Directory to write to.", required=True)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing tables.")
+
+
+def main(argv: list[str]) -> None:
+    """Measures the students and writes the tables."""
+    del argv
+    quiet.import_tensorflow()
+    from layered_segmentation.benchmarks import ladder
+    from layered_segmentation.data import folder
+    from layered_segmentation.segmenter import presets
+
+    for name in (ladder.TABLE, ladder.JSON):
+        path = os.path.join(_OUT.value, name)
+        if os.path.lexists(path) and not _OVERWRITE.value:
+            raise UserError(f"{path}: already exists; name another --out or add --overwrite")
+    loaded = {
+        os.path.basename(os.path.normpath(path)): presets.load(path) for path in _SEGMENTERS.value
+    }
+    if len(loaded) < len(_SEGMENTERS.value):
+        raise UserError("--segmenters: two of them have the same name; rename a directory")
+    pairs = list(folder.PairFolder(_IMAGES.value, _MASKS.value, _IGNORE.value))
+    rows = ladder.measure(loaded, _REPRESENTATIVE.value, pairs)
+    ladder.write(rows, _OUT.value)
+    print(f"{ladder.table(rows)}table: {os.path.join(_OUT.value, ladder.TABLE)}, {ladder.JSON}")
+
+
+if __name__ == "__main__":
+    app.run(main)
