@@ -30,10 +30,7 @@ KNOWN = {
 }
 KNOWN_CIRCLES = {
     frozenset(f"{PACKAGE}.{module}" for module in circle)
-    for circle in (
-        ("benchmarks.process", "benchmarks.training"),
-        ("segmenter.distill", "segmenter.self_training"),
-    )
+    for circle in (("benchmarks.process", "benchmarks.training"),)
 }
 
 # What only files.py may do: (module, function).
