@@ -129,7 +129,7 @@ def test_differences_name_the_fields():
         ("", ["train.seed=-1"], ("train.seed=-1",)),
     ],
 )
-def test_impossible_settings_are_refused_by_name(name, overrides, words):
+def test_what_cannot_be_is_refused_by_name(name, overrides, words):
     with pytest.raises(UserError) as error:
         configs.load(name, overrides)
     for word in words:

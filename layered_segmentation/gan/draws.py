@@ -1,9 +1,8 @@
-"""All randomness of training, distillation and encoding, as pure functions.
+"""All randomness of training, distillation and encoding, as pure functions of a seed and a place.
 
-Each draw depends on nothing but a seed, a purpose and a place in the run (the number of images
-seen, of a batch or of a step). So a resumed run draws what the uninterrupted one would have drawn.
-A replica draws for the whole global batch and keeps its share, so a run does not depend on how many
-devices take part.
+The place is the number of images seen, a batch's number or a step. Nothing has a state, so a
+resumed run draws what the uninterrupted one would have drawn. A replica draws for the whole global
+batch and keeps its share, so a run does not depend on how many devices take part.
 
 The order, crops and mirroring of photos are stateless too, in `data/batches.py`.
 """

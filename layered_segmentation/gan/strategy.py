@@ -11,7 +11,7 @@ from layered_segmentation.schedule import stages
 
 
 def open_strategy(config: Config, devices: Sequence[str] = ()) -> tf.distribute.Strategy:
-    """Returns the strategy that a config and the flag --devices select.
+    """Returns the strategy that a config and the --devices flag name.
 
     Args:
         config: The experiment; `train.strategy` decides.

@@ -58,7 +58,7 @@ def test_log_writer_writes_means_at_multiples(run, events, read_events):
     ]
 
 
-def test_log_writer_writes_at_the_same_images_after_a_resume(run, events):
+def test_log_writer_keeps_its_rhythm_after_a_resume(run, events):
     progress = progress_at(300)
     writer = callbacks.LogWriter(run, progress, events, lambda: 7.5, every=200)
     for step in range(3):
@@ -96,7 +96,7 @@ def test_sheets_are_written_when_due_and_at_the_end(run, events):
         ),
     ],
 )
-def test_collapse_warns_once_with_advice(run, config, coverage, words):
+def test_collapse_is_said_once_with_advice(run, config, coverage, words):
     stream = io.StringIO()
     progress = progress_at(500)
     callback = callbacks.CollapseWarning(run, progress, config, window=10, stream=stream)
@@ -116,7 +116,7 @@ def test_collapse_warns_once_with_advice(run, config, coverage, words):
     assert stream.getvalue().count("warning:") == 1
 
 
-def test_no_warning_while_the_mean_coverage_is_normal(run, config):
+def test_no_warning_while_the_mean_is_sound(run, config):
     stream = io.StringIO()
     callback = callbacks.CollapseWarning(run, progress_at(0), config, window=10, stream=stream)
     for step in range(100):
@@ -171,7 +171,7 @@ def test_a_resumed_run_shows_nothing_twice(tmp_path, read_events, is_torn):
     assert len(os.listdir(tmp_path)) == 2
 
 
-def test_truncating_nothing_changes_nothing(tmp_path):
+def test_truncating_where_nothing_is_changes_nothing(tmp_path):
     callbacks.Events(str(tmp_path / "none")).truncate(0)
     assert os.listdir(tmp_path) == []
     write_events(callbacks.Events(str(tmp_path)), 100, 200)

@@ -37,7 +37,7 @@ def test_fused_is_the_unfused_discriminator():
     np.testing.assert_allclose(np.array(fused(images)), np.array(plain(images)), atol=1e-5)
 
 
-def test_minibatch_std_makes_a_score_depend_on_the_batch():
+def test_minibatch_std_lets_a_sample_see_its_batch():
     image = normal(1, 8, 8, 3)
     alike = np.concatenate([image, image])
     mixed = np.concatenate([image, 3 * normal(1, 8, 8, 3, seed=1)])
@@ -64,6 +64,6 @@ def test_save_and_load(tmp_path):
     np.testing.assert_array_equal(np.array(discriminator(images)), np.array(loaded(images)))
 
 
-def test_images_larger_than_its_resolution_are_refused():
+def test_images_larger_than_it_was_made_for_are_refused():
     with pytest.raises(ValueError, match="64 px"):
         tiny()(normal(1, 64, 64, 3))

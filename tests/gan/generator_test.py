@@ -27,7 +27,7 @@ def arrays(layers):
     return [np.array(layer) for layer in layers]
 
 
-def test_widths_are_those_of_stylegan():
+def test_stylegans_widths():
     sides = (4, 8, 16, 32, 64, 128, 256)
     assert [block_channels(side, 512) for side in sides] == [512, 512, 512, 512, 256, 128, 64]
     assert [block_channels(side, 96) for side in sides] == [96, 96, 96, 96, 96, 96, 64]
@@ -87,7 +87,7 @@ def test_crossover_mixes_styles_per_sample_and_at_the_block():
         assert np.abs(np.array(mixed.background)[1] - np.array(pure.background)[1]).max() > 1e-2
 
 
-def test_truncation_moves_styles_to_the_mean():
+def test_truncation_draws_to_the_mean_style():
     generator = tiny()
     generator.update_mean_styles(normal(1000, 8, seed=5))
     latents = normal(4, 8)
@@ -100,7 +100,7 @@ def test_truncation_moves_styles_to_the_mean():
     assert half.std(axis=0).mean() < np.array(none.background).std(axis=0).mean()
 
 
-def test_both_generators_use_the_same_noise():
+def test_both_generators_hear_the_same_noise():
     generator = tiny()
     for synthesis in generator.syntheses:
         for block in synthesis.blocks:
@@ -144,7 +144,7 @@ def test_codes_that_are_styles_draw_what_the_latents_draw(variant):
             np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_each_adain_uses_its_own_code():
+def test_each_adain_hears_its_own_code():
     generator = tiny(resolution=16)
     assert generator.codes_shape == (2, 3, 2, 8)
     codes = normal(1, *generator.codes_shape)

@@ -77,7 +77,7 @@ def test_minibatch_std_by_hand():
     )
 
 
-def test_adain_sets_the_statistics_of_the_style():
+def test_adain_gives_the_styles_statistics():
     layer = layers.AdaIN(3)
     layer.build((None, None, None, 3), style_dim=4)
     x = 5 * normal(2, 8, 8, 3) + 7
@@ -91,7 +91,7 @@ def test_adain_sets_the_statistics_of_the_style():
     np.testing.assert_allclose(styled.std((1, 2)), [[2, 3, 4]] * 2, atol=5e-3)
 
 
-def test_noise_starts_at_zero_and_is_scaled():
+def test_noise_starts_silent_and_is_scaled():
     layer = layers.Noise()
     x, noise = normal(1, 2, 2, 8), normal(1, 2, 2, 1, seed=1)
     layer.build(x.shape)

@@ -13,7 +13,7 @@ def test_mask_size_is_a_hinge_per_sample():
     assert float(losses.mask_size(masks(0.1, 0.3, 0.2), 0.25)) == pytest.approx(0.2 / 3)
 
 
-def test_mask_size_is_zero_from_eta_on():
+def test_mask_size_punishes_nothing_from_eta_on():
     assert float(losses.mask_size(masks(0.25, 0.9), 0.25)) == pytest.approx(0, abs=1e-8)
 
 

@@ -28,9 +28,9 @@ def whole(tmp_path_factory):
     return step(tmp_path_factory.mktemp("whole"), 1, "scaled")
 
 
-def test_two_replicas_take_the_same_step_as_one(whole, tmp_path):
+def test_two_replicas_take_the_step_of_one(whole, tmp_path):
     assert largest_difference(step(tmp_path, 2, "scaled"), whole) < 1e-5
 
 
-def test_without_loss_scaling_they_differ(whole, tmp_path):
+def test_without_the_loss_scaling_they_would_not(whole, tmp_path):
     assert largest_difference(step(tmp_path, 2, "unscaled"), whole) > 1e-3

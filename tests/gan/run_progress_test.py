@@ -69,7 +69,7 @@ def test_time_left_after_a_resume_estimates_the_earlier_stage(config):
     assert left.share_done(1600) == pytest.approx((1000 * 0.01 + 600 * 0.03) / 40)
 
 
-def test_progress_without_a_terminal_writes_a_line_per_minute(config):
+def test_progress_without_a_terminal_writes_a_line_a_minute(config):
     clock, stream = Clock(), io.StringIO()
     progress = progress_at(0, resolution=8, images_per_second=321.0, wait_share=0.07)
     callback = ProgressBar(progress, schedule.stages(config), stream, 60.0, clock)
@@ -117,7 +117,7 @@ def test_duration(seconds, text):
     assert duration(seconds) == text
 
 
-def test_every_passes_at_the_same_images_after_a_resume():
+def test_every_keeps_its_rhythm_after_a_resume():
     progress = progress_at(300)
     every = Every(progress, 200)
     passed = []

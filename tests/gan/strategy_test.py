@@ -46,16 +46,16 @@ def test_a_batch_that_the_replicas_cannot_share_is_refused(tmp_path):
     assert not run.exists()
 
 
-def test_an_unknown_device_is_refused_with_a_list_of_devices():
+def test_an_unknown_device_is_refused_with_those_that_there_are():
     with pytest.raises(UserError, match=r"--devices=TPU:3.*CPU:0"):
         strategy.open_strategy(config(), ["TPU:3"])
 
 
-def test_one_device_refuses_several():
+def test_one_device_takes_one():
     with pytest.raises(UserError, match="mirrored"):
         strategy.open_strategy(config("train.strategy=one_device"), ["CPU:0", "CPU:0"])
 
 
-def test_multi_worker_is_refused():
+def test_multi_worker_says_that_it_is_not_there_yet():
     with pytest.raises(UserError, match="multi_worker is not available"):
         strategy.open_strategy(config("train.strategy=multi_worker"))

@@ -1,4 +1,4 @@
-"""Networks of a few channels that draw scenes with visible objects, and a config for them."""
+"""Networks of a few channels that draw scenes with something to see, and a config for them."""
 
 import dataclasses
 
@@ -25,19 +25,14 @@ def tiny_config(**changes):
     return config
 
 
-def draw_weights(network, first=0, stream=0):
-    """Draws all weights of equalised layers; `first` and `stream` choose them."""
-    for index, weight in enumerate(network.trainable_variables):
-        if weight.name in ("kernel", "constant"):
-            weight.assign(tf.random.stateless_normal(weight.shape, (first + index, stream)))
-
-
 def tiny_networks(config):
     gan = config.gan
     generator = LayeredGenerator(gan.variant, gan.resolution, gan.latent_dim, 2, gan.max_channels)
     discriminator = Discriminator(gan.resolution, gan.max_channels)
     for network in (generator, discriminator):
-        draw_weights(network, stream=1)
+        for index, weight in enumerate(network.trainable_variables):
+            if weight.name in ("kernel", "constant"):
+                weight.assign(tf.random.stateless_normal(weight.shape, (index, 1)))
     # Soft textures on a dark background and a light object: scenes in range, with masks to be seen.
     for synthesis, level in zip(generator.syntheses, (-0.6, 0.6), strict=True):
         head = synthesis.to_image[-1]
@@ -48,7 +43,7 @@ def tiny_networks(config):
 
 
 def encoder_segmenter():
-    """Returns an encoder with such a generator; its weights are not the initial ones."""
+    """An encoder before such a generator, with weights that differ from those it starts with."""
     generator, _ = tiny_networks(tiny_config())
     segmenter = create_encoder_segmenter(EncoderGeneratorBackbone.around(generator, 16, 64))
     draws = np.random.default_rng(0)
@@ -58,7 +53,7 @@ def encoder_segmenter():
 
 
 def random_student(width=8, resolution=16, seed=0):
-    """Returns a student whose weights, norms included, are not the initial ones."""
+    """A student whose weights, norms included, differ from those it starts with."""
     keras.utils.set_random_seed(seed)  # some networks without training magnify every rounding
     segmenter = create_segmenter(width, resolution)
     generator = np.random.default_rng(seed)
@@ -69,5 +64,5 @@ def random_student(width=8, resolution=16, seed=0):
 
 
 def scenes(side, count=3):
-    """Returns drawn scenes, uint8 [count, side, side, 3]."""
+    """Drawn scenes, uint8 [count, side, side, 3]."""
     return Scenes(seed=1, count=count, split="test").load(side)
