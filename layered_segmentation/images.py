@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from layered_segmentation import files
+from layered_segmentation.config import Aspect
 from layered_segmentation.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -223,7 +224,7 @@ def upright(image: np.ndarray, orientation: int) -> np.ndarray:
 def to_square(
     image: Image.Image | np.ndarray,
     side: int,
-    aspect: str = "squash",
+    aspect: str = Aspect.squash,
     filter: Image.Resampling = TRIANGLE,
 ) -> np.ndarray:
     """Resizes an image to a square, antialiased; the contract is this module's.
@@ -244,11 +245,11 @@ def to_square(
     width, height = image.size
     box = (0.0, 0.0, float(width), float(height))
     target = (side, side)
-    if aspect == "centre_crop":
+    if aspect == Aspect.centre_crop:
         short = min(width, height)
         left, top = (width - short) / 2, (height - short) / 2
         box = (left, top, left + short, top + short)
-    elif aspect == "pad":
+    elif aspect == Aspect.pad:
         scale = side / max(width, height)
         target = (max(1, round(width * scale)), max(1, round(height * scale)))
     resized = np.asarray(image.resize(target, filter, box=box))

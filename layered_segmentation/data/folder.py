@@ -8,7 +8,7 @@ from typing import Self, overload
 import numpy as np
 
 from layered_segmentation import images
-from layered_segmentation.config import DataConfig
+from layered_segmentation.config import Aspect, DataConfig, SourceName
 from layered_segmentation.data.source import Encoded, Pair, PhotoSource, first_few, register
 from layered_segmentation.errors import UserError
 
@@ -25,10 +25,10 @@ class Folder(PhotoSource):
         files: Paths of the photos, relative to `path`, in a fixed order.
     """
 
-    name = "folder"
+    name = SourceName.folder
 
     def __init__(
-        self, path: str, limit: int = 0, aspect: str = "squash", crop_margin: float = 1.125
+        self, path: str, limit: int = 0, aspect: str = Aspect.squash, crop_margin: float = 1.125
     ):
         """Finds the photos; decodes nothing.
 

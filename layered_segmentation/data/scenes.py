@@ -20,7 +20,7 @@ import numpy as np
 from PIL.Image import Resampling
 
 from layered_segmentation import versions
-from layered_segmentation.config import DataConfig
+from layered_segmentation.config import DataConfig, SourceName
 from layered_segmentation.data.source import Pair, Source, register
 from layered_segmentation.errors import UserError
 from layered_segmentation.images import BICUBIC
@@ -81,7 +81,7 @@ class Scenes(Source):
         split: `train` or `test`; the two never share a scene.
     """
 
-    name = "shapes"
+    name = SourceName.shapes
 
     def __init__(self, seed: int, count: int = DEFAULT_COUNT, split: str = "train"):
         """Describes the source; nothing is drawn yet.

@@ -16,7 +16,7 @@ import numpy as np
 from PIL.Image import Resampling
 
 from layered_segmentation import images
-from layered_segmentation.config import DataConfig
+from layered_segmentation.config import Aspect, DataConfig
 from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
 
@@ -159,7 +159,7 @@ class PhotoSource(Source):
         origin: Where the photos lie, for messages.
     """
 
-    def __init__(self, origin: str, aspect: str = "squash", crop_margin: float = 1.125):
+    def __init__(self, origin: str, aspect: str = Aspect.squash, crop_margin: float = 1.125):
         """Describes how photos become squares.
 
         Args:
@@ -274,7 +274,7 @@ def _decode(
 ) -> tuple[np.ndarray, ...] | None:
     """Decodes one photo, once, to a square for each side; None if it is too small."""
     width, height = images.header(photo.file, photo.name).upright_size
-    decisive = max(width, height) if aspect == "pad" else min(width, height)
+    decisive = max(width, height) if aspect == Aspect.pad else min(width, height)
     if decisive < least:
         return None
     # Not `draft`, which decodes a JPEG reduced: squares would differ by more than 2 levels.

@@ -24,7 +24,7 @@ from absl import logging
 from google.protobuf import json_format
 
 from layered_segmentation import files, images
-from layered_segmentation.config import DataConfig
+from layered_segmentation.config import Aspect, DataConfig, SourceName
 from layered_segmentation.data.source import Encoded, PhotoSource, register
 from layered_segmentation.errors import UserError
 
@@ -109,14 +109,14 @@ class TFDSSource(PhotoSource):
         counts: How many images of each are used, from its first on.
     """
 
-    name = "tfds"
+    name = SourceName.tfds
 
     def __init__(
         self,
         dataset: str,
         data_dir: str = "",
         limit: int = 0,
-        aspect: str = "squash",
+        aspect: str = Aspect.squash,
         crop_margin: float = 1.125,
     ):
         """Opens the datasets; reads no image.

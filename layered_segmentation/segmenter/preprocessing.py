@@ -11,6 +11,7 @@ import keras_hub
 import numpy as np
 from keras import ops
 
+from layered_segmentation.config import Aspect
 from layered_segmentation.segmenter.encoder import EncoderGeneratorBackbone
 from layered_segmentation.segmenter.unet import UNetBackbone
 
@@ -28,14 +29,14 @@ class LayeredSegmenterImageConverter(keras_hub.layers.ImageConverter):
 
     backbone_cls: Any = UNetBackbone
 
-    def __init__(self, *, aspect: str = "squash", **kwargs: Any):
+    def __init__(self, *, aspect: str = Aspect.squash, **kwargs: Any):
         super().__init__(**kwargs)
-        self.aspect = aspect
+        self.aspect = str(aspect)
 
     @property
     def pads(self) -> bool:
         """Whether images are padded to a square, which keeps their aspect ratio."""
-        return self.aspect != "squash"
+        return self.aspect != Aspect.squash
 
     def call(self, inputs: Any) -> Any:
         """Resizes and scales one image, a batch or a list, in float: nothing is rounded."""
@@ -52,7 +53,7 @@ class LayeredSegmenterImageConverter(keras_hub.layers.ImageConverter):
         return self._convert_types(images, images, "float32")[0]
 
     @classmethod
-    def for_side(cls, side: int, aspect: str = "squash") -> "LayeredSegmenterImageConverter":
+    def for_side(cls, side: int, aspect: str = Aspect.squash) -> "LayeredSegmenterImageConverter":
         """Returns a converter to squares with a side of `side` pixels."""
         return cls(
             aspect=aspect,

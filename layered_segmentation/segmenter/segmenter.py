@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 from keras_hub.src.utils.preset_utils import register_presets
 
+from layered_segmentation.config import Aspect
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.composite import Layers, compose
 from layered_segmentation.segmenter import preset_files
@@ -249,7 +250,7 @@ class _MaskLogits(keras.layers.Layer):
         return outputs[..., 6:7]
 
 
-def create_segmenter(width: int, resolution: int, aspect: str = "squash") -> LayeredSegmenter:
+def create_segmenter(width: int, resolution: int, aspect: str = Aspect.squash) -> LayeredSegmenter:
     """Creates an untrained segmenter.
 
     Args:
@@ -265,7 +266,7 @@ def create_segmenter(width: int, resolution: int, aspect: str = "squash") -> Lay
 
 
 def create_encoder_segmenter(
-    backbone: EncoderGeneratorBackbone, aspect: str = "squash"
+    backbone: EncoderGeneratorBackbone, aspect: str = Aspect.squash
 ) -> EncoderSegmenter:
     """Creates a segmenter from an encoder and a generator; `aspect` as in `create_segmenter`."""
     converter = EncoderSegmenterImageConverter.for_side(backbone.resolution, aspect)
