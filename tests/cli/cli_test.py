@@ -61,7 +61,7 @@ def test_a_verbs_first_line_is_its_description(verb):
     source = importlib.util.find_spec(f"layered_segmentation.cli.{verb}").loader.get_source(
         f"layered_segmentation.cli.{verb}"
     )
-    assert source.startswith('"""')
+    assert source.startswith(('"""', 'r"""'))
     first = inspect.cleandoc(source.split('"""')[1]).splitlines()[0]
     assert first.endswith(".")
     assert 'if __name__ == "__main__":\n    app.run(main)' in source
@@ -151,7 +151,7 @@ def status_of(function):
 
 def test_a_users_mistake_has_no_traceback(capsys):
     assert status_of(raising(UserError("photos: none in x"))) == 2
-    assert capsys.readouterr().err == "python -m tests.cli_test: error: photos: none in x\n"
+    assert capsys.readouterr().err == "python -m tests.cli.cli_test: error: photos: none in x\n"
 
 
 def test_a_fault_of_ours_keeps_its_traceback():
