@@ -44,8 +44,6 @@ def layerseg(capfd):
         from layered_segmentation.cli import main
 
         before = set(flags.FLAGS)
-        name = f"layered_segmentation.cli.{verb}"
-        sys.modules.pop(name, None)
         absl_app._register_and_parse_flags_with_usage.done = False
         capfd.readouterr()
         try:
@@ -60,9 +58,9 @@ def layerseg(capfd):
                 delattr(flags.FLAGS, flag)
             flags.FLAGS.unparse_flags()
             package = importlib.import_module("layered_segmentation.cli")
-            sys.modules.pop(name, None)
-            if hasattr(package, verb):
-                delattr(package, verb)
+            for module in main.VERBS:  # an old spelling runs another verb
+                sys.modules.pop(f"{package.__name__}.{module}", None)
+                vars(package).pop(module, None)
         captured = capfd.readouterr()
         return Result(status, captured.out, captured.err)
 

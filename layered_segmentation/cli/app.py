@@ -1,12 +1,12 @@
-"""What all verbs share: flags, help, exit statuses and errors written for a person.
+"""The framework of all verbs: flags, help, exit statuses and readable errors.
 
-A verb is a module `cli/<verb>.py` whose docstring begins with one line that says what it does and
-goes on with an `Example:`; it defines absl flags at import, has `main(argv)`, imports heavy modules
-inside `main`, and ends with `if __name__ == "__main__": app.run(main)`. It may set `RESUME`, the
-sentence that an interrupted user reads.
+A verb is a module `cli/<verb>.py`. The first line of its docstring says what it does, and the
+docstring ends with an `Example:`. The module defines absl flags at import, has `main(argv)`,
+imports heavy modules inside `main`, and ends with `if __name__ == "__main__": app.run(main)`. It
+may set `RESUME`, a sentence for a user who interrupts it.
 
-Exit statuses: 0 did what was asked, 1 the machine could not (no disk space, no permission),
-2 the user can mend it (flags, settings, input), 130 interrupted.
+Exit statuses: 0 success; 1 the machine failed (no disk space, no permission); 2 the user can fix it
+(flags, settings, input); 130 interrupted.
 """
 
 import contextlib
@@ -16,19 +16,21 @@ import inspect
 import os
 import platform
 import re
+import shlex
 import sys
 import textwrap
 import types
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app as absl_app
 from absl import flags, logging
 
 from layered_segmentation.errors import UserError
 
-flags.disclaim_key_flags()  # flags that functions here define belong to the verb that calls them
+flags.disclaim_key_flags()  # flags that are defined here belong to the verb that calls
 
-CHOSEN: list[str] = []  # environment variables that we have set, not the user
+CHOSEN: list[str] = []  # environment variables that `run` has set, not the user
 
 _HELP = ("--help", "-help", "--helpshort", "-helpshort", "--h", "-h", "-?", "--?")
 _HELPFULL = ("--helpfull", "-helpfull")
@@ -42,12 +44,11 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
 
     Args:
         main: The verb's entry point; returns an exit status or None for 0.
-        argv: Command line, `sys.argv` if None; its first element is not looked at.
+        argv: Command line, `sys.argv` if None; its first element is ignored.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"  # only the models are backend-neutral
     _choose_kernels()
-    module = inspect.getmodule(main)
-    assert module is not None
+    module = _module_of(main)
     command = command_of(module)
 
     def parse(arguments: Sequence[str]) -> list[str]:
@@ -62,16 +63,16 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
 def define_config_flags(default: str = "") -> tuple[flags.FlagHolder, flags.FlagHolder]:
     """Defines `--config` and `--set` for the calling verb and returns them."""
     name = flags.DEFINE_string(
-        "config", default, "A packaged config's name, or the path of a YAML file."
+        "config", default, "Name of a packaged config, or path of a YAML file."
     )
     overrides = flags.DEFINE_multi_string(
-        "set", [], "One setting, section.field=value, over the config; may be given many times."
+        "set", [], "A setting that overrides the config's, section.field=value; may be repeated."
     )
     return name, overrides
 
 
 def command_of(module: types.ModuleType) -> str:
-    """Returns how a person calls a verb or an export, also when it runs as `__main__`."""
+    """Returns the command that runs a verb or a script, also while it runs as `__main__`."""
     spec = getattr(module, "__spec__", None)
     if spec is None:  # a script called by its path
         return f"python {module.__file__}"
@@ -99,6 +100,29 @@ def fail(command: str, message: str, status: int) -> int:
     return status
 
 
+def settings(main: Callable[[list[str]], int | None]) -> dict[str, Any]:
+    """Returns the values of a verb's flags, without those that only say where to write."""
+    own = flags.FLAGS.get_key_flags_for_module(_module_of(main))
+    return {flag.name: flag.value for flag in own if flag.name not in ("out", "overwrite")}
+
+
+def next_step(verb: str, **options: object) -> str:
+    """Returns the line that names the next command, quoted for a shell.
+
+    Args:
+        verb: The verb.
+        **options: Its flags by name.
+    """
+    given = " ".join(f"--{name}={shlex.quote(str(value))}" for name, value in options.items())
+    return f"next: layerseg {verb} {given}"
+
+
+def _module_of(main: Callable[[list[str]], int | None]) -> types.ModuleType:
+    module = inspect.getmodule(main)
+    assert module is not None
+    return module
+
+
 def _parse(module: types.ModuleType, command: str, arguments: Sequence[str]) -> list[str]:
     options = list(arguments[1:])
     if "--" in options:
@@ -108,11 +132,14 @@ def _parse(module: types.ModuleType, command: str, arguments: Sequence[str]) -> 
     if any(option in _HELPFULL for option in options):
         print_help(f"{verb_help(module)}\n\n{flags.FLAGS.get_help()}")
     try:
-        rest = flags.FLAGS(list(arguments))
+        rest: list[str] = flags.FLAGS(list(arguments))
     except flags.Error as error:
         sys.exit(fail(command, _flag_error(module, command, error), status=2))
+    empty = [flag.name for flag in _own_flags(module) if _is_required(flag) and flag.value == ""]
+    if empty:
+        sys.exit(fail(command, f"--{empty[0]} is needed ({command} --help)", status=2))
     if flags.FLAGS["verbosity"].using_default_value:
-        flags.FLAGS.verbosity = logging.WARNING  # else absl shows its libraries' notes too
+        flags.FLAGS.verbosity = logging.WARNING  # absl's default also shows notes of libraries
     if len(rest) > 1:
         message = f"unexpected argument {rest[1]!r}; every input is a flag, as in --name=value"
         sys.exit(fail(command, f"{message} ({command} --help)", status=2))
@@ -139,7 +166,7 @@ def _guarded(
     except UserError as error:
         return fail(command, str(error), status=2)
     except KeyboardInterrupt:
-        resume = getattr(module, "RESUME", "nothing was left half-written; run it again")
+        resume = getattr(module, "RESUME", "no file was left incomplete; run it again")
         print(f"\n{command}: interrupted; {resume}", file=sys.stderr, flush=True)
         return 130
     except Exception as error:
@@ -150,9 +177,9 @@ def _guarded(
 
 
 def _machine_error(error: BaseException | None) -> str | None:
-    """Returns what to say of an error that is the machine's, or None for a fault of ours."""
+    """Returns a message for an error of the machine, or None for a bug."""
     while error is not None:
-        if getattr(error, "errno", None) in _NO_SPACE or _says_no_space(error):
+        if getattr(error, "errno", None) in _NO_SPACE or _has_no_space_message(error):
             return (
                 f"no space left on the disk that holds {_place(error)}; free some and run the "
                 "same command again"
@@ -164,8 +191,8 @@ def _machine_error(error: BaseException | None) -> str | None:
     return None
 
 
-def _says_no_space(error: BaseException) -> bool:
-    # TensorFlow's and HDF5's own errors carry the system's sentence but no errno.
+def _has_no_space_message(error: BaseException) -> bool:
+    # TensorFlow's and HDF5's errors contain the system's message but no errno.
     return "No space left on device" in str(error)
 
 
@@ -183,15 +210,15 @@ def _place(error: BaseException) -> str:
 
 
 def _choose_kernels() -> None:
-    """Sets what TensorFlow reads at import; whoever has set its variables knows better."""
+    """Sets environment variables that TensorFlow reads at import, unless the user has set them."""
     choices: dict[str, str] = {}
-    # On two cores, two small operations at once are faster than one that both cores share
-    # (1.1 to 1.3 times at 16 px).
-    own = getattr(os, "sched_getaffinity", None)
-    if (len(own(0)) if own else os.cpu_count() or 1) <= 2:
+    # On two cores, running two small operations at once is 1.1 to 1.3 times faster at 16 px than
+    # splitting each one over both cores.
+    affinity = getattr(os, "sched_getaffinity", None)
+    if (len(affinity(0)) if affinity else os.cpu_count() or 1) <= 2:
         choices |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "2"}
-    # TensorFlow leaves oneDNN's convolutions off on x86 without AVX-512; there they are 1.2 to
-    # 1.6 times faster from a batch of 32 at 16 px on, and no slower below.
+    # TensorFlow disables oneDNN's convolutions on x86 without AVX-512. There they are 1.2 to 1.6
+    # times faster for a batch of at least 32 at 16 px, and no slower for smaller ones.
     if platform.machine() in ("x86_64", "AMD64"):
         choices["TF_ENABLE_ONEDNN_OPTS"] = "1"
     for name, value in choices.items():
@@ -228,6 +255,8 @@ def _is_required(flag: flags.Flag) -> bool:
 
 def _flag_help(flag: flags.Flag) -> list[str]:
     help_text = " ".join(str(flag.help).split()).partition("; repeat this option")[0]
+    if isinstance(flag, flags.EnumFlag):
+        help_text = help_text.partition(">: ")[2]
     if isinstance(flag.parser, flags.ListParser):
         help_text = help_text.partition(" (a comma separated list)")[0]
     is_many = isinstance(flag, flags.MultiFlag)

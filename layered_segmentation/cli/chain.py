@@ -291,7 +291,8 @@ def _read_phases(chain: Chain) -> dict[str, Any]:
     if not os.path.exists(chain.path("phases.json")):
         return {}
     with open(chain.path("phases.json"), encoding="utf-8") as file:
-        return json.load(file)
+        phases: dict[str, Any] = json.load(file)
+    return phases
 
 
 def _results(chain: Chain, directory: RunDirectory, done: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The `layerseg` command: picks the verb and imports only that verb's module."""
+"""The `layerseg` command: finds the verb and imports only its module."""
 
 import difflib
 import importlib
@@ -8,24 +8,48 @@ from collections.abc import Sequence
 import layered_segmentation
 from layered_segmentation.cli import app
 
-VERBS = {
-    "quickstart": "Learns to cut out objects, scores it, exports it: the whole chain, one command.",
-    "prepare": "Makes a dataset to train on from LSUN's or CUB's archives or a folder of photos.",
-    "extract": "Writes a prepared dataset's photos, and its masks, as files.",
-    "train": "Trains the layered GAN on unlabelled photos of one kind of thing.",
-    "sample": "Draws a sheet of generated layers from a trained run.",
-    "distill": "Trains the student segmenter on generated image/mask pairs.",
-    "autoencode": "Trains the paper's encoder, which segments through the generator.",
-    "segment": "Writes masks and cut-outs for photos.",
-    "export": "Exports a segmenter: a SavedModel for model servers or a TFLite file for phones.",
-    "client": "Segments photos on a model server and writes masks and cut-outs.",
-    "evaluate": "Scores masks against true ones or a detector's, or images by FID.",
-    "table": "Puts the paper's table 1, 2 or 3 beside the scores of own runs.",
-    "publish": "Uploads a segmenter with its model card to Hugging Face or Kaggle.",
-    "convert": "Converts a checkpoint of the authors' PyTorch release to a run directory.",
-    "grey_detector": "Trains a detector that sees no colour, to score generated embedded scenes.",
-    "ladder": "Compares students of several sizes as TFLite files: mIoU, time, size.",
-    "benchmark": "Measures training throughput on this machine.",
+GROUPS = {
+    "Use a segmenter": {
+        "quickstart": "Trains, scores and exports a segmenter with one command.",
+        "segment": "Writes masks and cut-outs for photos.",
+        "evaluate": "Scores a segmenter, or masks that any program wrote, against true masks.",
+        "export": "Exports a segmenter: a SavedModel for model servers or a TFLite file for phones.",
+        "client": "Segments photos on a model server and writes masks and cut-outs.",
+    },
+    "Train one": {
+        "prepare": "Prepares a dataset from LSUN's or CUB's archives or a folder of photos.",
+        "extract": "Writes the photos of a prepared dataset, and its masks, as files.",
+        "train": "Trains the layered GAN on unlabelled photos of one kind of object.",
+        "sample": "Draws scenes of a trained run: a sheet of their layers, or image files.",
+        "distill": "Trains the student segmenter on generated image/mask pairs.",
+    },
+    "Reproduce the paper": {
+        "autoencode": "Trains the paper's encoder on all photos of a run.",
+        "autoencode_chunks": "Segments photos with an encoder per chunk, the paper's protocol.",
+        "evaluate_generated": "Scores the masks that a run's generator draws against a detector's.",
+        "fid": "Measures the FID between generated composites and real images.",
+        "table": "Compares the scores of runs with the paper's table 1, 2 or 3.",
+        "grey_detector": "Trains a detector that sees no colour, to score procedural scenes.",
+        "convert": "Converts a checkpoint of the authors' PyTorch release to a run directory.",
+    },
+    "Maintain": {
+        "publish": "Uploads a segmenter with its model card to Hugging Face or Kaggle.",
+        "ladder": "Compares students of several sizes as TFLite files: mIoU, time, size.",
+        "benchmark": "Measures the speed of training, stage by stage.",
+        "benchmark_data": "Measures the speed of the input pipeline, stage by stage.",
+    },
+}
+VERBS = {verb: line for group in GROUPS.values() for verb, line in group.items()}
+
+# Flags of the last release that chose a mode, with the verb that the mode is now.
+_MODES = {
+    "evaluate": {
+        "measure=segmentation": "evaluate",
+        "measure=generated": "evaluate_generated",
+        "measure=fid": "fid",
+    },
+    "autoencode": {"mode=dataset": "autoencode", "mode=chunks": "autoencode_chunks"},
+    "benchmark": {"data": "benchmark_data", "data=true": "benchmark_data", "nodata": "benchmark"},
 }
 
 _EXAMPLES = """\
@@ -52,25 +76,42 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(0)
     if verb not in VERBS:
         sys.exit(_unknown(verb))
+    verb, rest = _without_mode(verb, rest)
     module = importlib.import_module(f"layered_segmentation.cli.{verb}")
     # absl names the program by the first element.
     app.run(module.main, argv=[f"layerseg {verb}", *rest])
 
 
 def usage() -> str:
-    """Returns the list of verbs with what each does."""
+    """Returns the list of verbs by group."""
     width = max(map(len, VERBS))
     lines = [
-        "layerseg learns from unlabelled photos of one kind of thing to cut that thing out.",
+        "layerseg learns from unlabelled photos of one kind of object to cut that object out.",
         "",
         "Usage: layerseg VERB --flag=value …",
         "",
-        "Verbs:",
-        *(f"  {verb:<{width}}  {description}" for verb, description in VERBS.items()),
-        "",
-        _EXAMPLES,
     ]
-    return "\n".join(lines)
+    for title, verbs in GROUPS.items():
+        lines += [f"{title}:", *(f"  {verb:<{width}}  {line}" for verb, line in verbs.items()), ""]
+    return "\n".join([*lines, _EXAMPLES])
+
+
+def _without_mode(verb: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """Replaces the last release's spelling of a mode by the verb that it is now."""
+    if verb not in _MODES:
+        return verb, arguments
+    chosen, rest, remaining = verb, [], iter(arguments)
+    for argument in remaining:
+        if argument in ("--measure", "--mode"):  # the value is the next argument
+            argument = f"{argument}={next(remaining, '')}"
+        mode = argument.removeprefix("-").removeprefix("-")
+        if argument.startswith("-") and mode in _MODES[verb]:
+            chosen = _MODES[verb][mode]
+            note = f"`layerseg {verb} --{mode}` is now `layerseg {chosen}`"
+            print(f"layerseg: note: {note}; the old spelling will be removed", file=sys.stderr)
+        else:
+            rest.append(argument)
+    return chosen, rest
 
 
 def _unknown(verb: str) -> int:

@@ -10,6 +10,7 @@ Example:
 
 import json
 import os
+from typing import Any
 
 from absl import flags
 
@@ -70,13 +71,14 @@ def _read_card(directory: str) -> tuple[str, str]:
         raise UserError(f"{path}: the model card cannot be read; name it with --card") from error
 
 
-def _read_results(directory: str) -> dict:
+def _read_results(directory: str) -> dict[str, Any]:
     path = os.path.join(directory, "results.json")
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            results: dict[str, Any] = json.load(file)
     except (OSError, ValueError) as error:
         raise UserError(f"--evaluation={directory}: {path} cannot be read") from error
+    return results
 
 
 if __name__ == "__main__":

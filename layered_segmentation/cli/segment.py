@@ -14,8 +14,7 @@ import time
 from absl import flags
 
 from layered_segmentation import quiet
-from layered_segmentation.cli import app
-from layered_segmentation.config import Refinement
+from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 from layered_segmentation.segmenter import outputs
 
@@ -24,21 +23,14 @@ _SEGMENTER = flags.DEFINE_string(
 )
 _INPUT = flags.DEFINE_string("input", None, "A photo, or a directory of photos.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Directory to write to.", required=True)
-_REFINE = flags.DEFINE_enum(
-    "refine",
-    Refinement.none,
-    list(Refinement),
-    "How the mask is fitted to the photo's edges at the photo's own size.",
-)
-_LOOKS = flags.DEFINE_integer(
-    "looks", 1, "2: what is found is segmented again from a crop around it.", 1, 2
-)
+_REFINE = shared.define_refine_flag()
+_LOOKS = shared.define_looks_flag()
 _THRESHOLD = flags.DEFINE_float(
-    "threshold", 0.5, "Probability from which a pixel counts as the object.", 0.0, 1.0
+    "threshold", 0.5, "Minimum probability of a pixel of the object.", 0.0, 1.0
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace masks and cut-outs that exist.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing masks and cut-outs.")
 
-RESUME = "the masks written so far are whole; run it again with --overwrite"
+RESUME = "the masks written so far are complete; run it again with --overwrite"
 
 _BATCH = 8  # photos in memory at once
 

@@ -11,8 +11,9 @@ from layered_segmentation.benchmarks import data
 
 def test_the_pipeline_beside_training(layerseg, tmp_path):
     out = tmp_path / "data.json"
-    flags = ["--data", "--images=24", "--resolutions=8,16", "--batch=4", "--cache_memory=0"]
-    result = layerseg("benchmark", *flags, "--training_speeds=100,50", "--rounds=1", f"--out={out}")
+    flags = ["--images=24", "--resolutions=8,16", "--batch=4", "--cache_memory=0"]
+    speeds = "--training_speeds=100,50"
+    result = layerseg("benchmark_data", *flags, speeds, "--rounds=1", f"--out={out}")
     assert result.status == 0, result.stderr
     figures = json.loads(out.read_text())
     cache = figures["cache"]
@@ -30,22 +31,21 @@ def test_the_pipeline_beside_training(layerseg, tmp_path):
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        (["--images=5"], "--images: has no effect without --data"),
-        (["--data", "--steps=2"], "--steps: has no effect with --data"),
-        (["--data", "--training_speeds=5", "--max_channels=8"], "--max_channels: has no effect"),
-        (["--data", "--resolutions=8,16", "--training_speeds=5"], "speeds=5: .* 2 for 8,16"),
-        (["--data", "--resolutions=8", "--training_speeds=fast"], "speeds=fast: one positive"),
-        (["--data", "--resolutions=8", "--training_speeds=0"], "speeds=0: one positive"),
+        (["--steps=2"], "unknown flag --steps"),
+        (["--training_speeds=5", "--max_channels=8"], "--max_channels: has no effect"),
+        (["--resolutions=8,16", "--training_speeds=5"], "speeds=5: .* 2 for 8,16"),
+        (["--resolutions=8", "--training_speeds=fast"], "speeds=fast: one positive"),
+        (["--resolutions=8", "--training_speeds=0"], "speeds=0: one positive"),
     ],
 )  # fmt: skip
 def test_flags_that_do_not_go_together_are_refused(layerseg, given, reason):
-    result = layerseg("benchmark", *given)
+    result = layerseg("benchmark_data", *given)
     assert result.status == 2 and re.search(reason, result.stderr)
 
 
 def test_a_dataset_that_is_not_prepared_is_one_error(layerseg, tmp_path):
     flags = ["--dataset=lsun_objects/car", f"--data_dir={tmp_path}", "--training_speeds=1"]
-    result = layerseg("benchmark", "--data", "--resolutions=8", *flags)
+    result = layerseg("benchmark_data", "--resolutions=8", *flags)
     assert result.status == 2 and "layerseg prepare --dataset=lsun_objects/car" in result.stderr
     assert "Traceback" not in result.stderr
 

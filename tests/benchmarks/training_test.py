@@ -35,3 +35,5 @@ def test_an_existing_file_and_a_wrong_resolution_are_refused(layerseg, tmp_path)
     assert out.read_text() == "mine"
     result = layerseg("benchmark", "--resolutions=8,20")
     assert result.status == 2 and "--resolutions=20" in result.stderr
+    result = layerseg("benchmark", "--images=5")
+    assert result.status == 2 and "unknown flag --images" in result.stderr

@@ -37,9 +37,10 @@ def probe(*arguments):
 def test_help_lists_the_verbs_at_once():
     done, seconds = probe("--help")
     assert done.returncode == 0
-    for verb, description in main.VERBS.items():
-        assert verb in done.stdout
-        assert description in done.stdout
+    for group, verbs in main.GROUPS.items():
+        section = done.stdout.partition(f"\n{group}:\n")[2].partition("\n\n")[0]
+        lines = [line.split(maxsplit=1) for line in section.splitlines()]
+        assert lines == [[verb, description] for verb, description in verbs.items()]
     assert "layerseg quickstart --out=quickstart" in done.stdout
     assert done.stderr.strip() == "HEAVY []"
     assert seconds < 1.0
@@ -75,6 +76,43 @@ def test_verbs_run_as_modules_too():
     done = subprocess.run([*command, "--run_dri=x"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "layerseg train: error: unknown flag --run_dri; did you mean --run_dir?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "verb", "rest"),
+    [
+        (["evaluate", "--measure=generated", "--count=3"], "evaluate_generated", ["--count=3"]),
+        (["evaluate", "--count=3", "--measure", "fid"], "fid", ["--count=3"]),
+        (["evaluate", "-measure=segmentation"], "evaluate", []),
+        (["autoencode", "--mode=chunks", "--out=x"], "autoencode_chunks", ["--out=x"]),
+        (["autoencode", "--mode=dataset"], "autoencode", []),
+        (["benchmark", "--data", "--rounds=3"], "benchmark_data", ["--rounds=3"]),
+        (["benchmark", "--nodata"], "benchmark", []),
+    ],
+)
+def test_old_spellings_of_modes_go_on_working_with_a_note(monkeypatch, capsys, old, verb, rest):
+    ran = []
+    monkeypatch.setattr(main.app, "run", lambda function, argv: ran.append((function, argv)))
+    monkeypatch.setattr(main.importlib, "import_module", lambda name: Verb(name))
+    main.main(old)
+    assert ran == [(f"layered_segmentation.cli.{verb}", [f"layerseg {verb}", *rest])]
+    (note,) = capsys.readouterr().err.splitlines()
+    assert f"is now `layerseg {verb}`" in note and "old spelling" in note
+
+
+class Verb:
+    def __init__(self, main):
+        self.main = main
+
+
+def test_other_arguments_are_passed_on_as_they_are(monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(main.app, "run", lambda function, argv: ran.append(argv[1:]))
+    monkeypatch.setattr(main.importlib, "import_module", lambda name: Verb(name))
+    arguments = ["--measure=x", "--out=data", "data", "--", "--data_dir=x"]
+    for verb in ("evaluate", "benchmark", "segment"):
+        main.main([verb, *arguments])
+    assert ran == [arguments] * 3 and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

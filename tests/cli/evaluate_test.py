@@ -253,8 +253,8 @@ def test_a_run_on_scenes_is_scored_on_the_held_out_ones(layerseg, tmp_path, monk
         ),
         (["--limit=-1"], "--limit"),
         (["--grabcut_margin=0.6"], "grabcut_margin"),
-        (["--count=50"], "--count: has no effect with --measure=segmentation"),
-        (["--measure=generated"], "has no effect with --measure=generated"),
+        (["--count=50"], "unknown flag --count"),
+        (["--measure=generated"], "layerseg evaluate_generated: error: unknown flag --segmenter"),
     ],
 )
 def test_flags_that_do_not_go_together(layerseg, preset, test_set, more, reason):
@@ -266,10 +266,33 @@ def test_flags_that_do_not_go_together(layerseg, preset, test_set, more, reason)
     assert "Traceback" not in result.stderr and not out.exists()
 
 
-@pytest.mark.parametrize("measure, flag", [("generated", "--run_dir"), ("fid", "--run_dir")])
-def test_what_a_measure_needs(layerseg, measure, flag):
-    result = layerseg("evaluate", f"--measure={measure}")
-    assert result.status == 2 and f"{flag} is needed with --measure={measure}" in result.stderr
+@pytest.mark.parametrize(
+    "arguments, missing",
+    [
+        (["evaluate_generated", "--detector=x"], "--run_dir"),
+        (["evaluate_generated", "--run_dir=x"], "--detector"),
+        (["evaluate_generated", "--run_dir=x", "--detector="], "--detector"),
+        (["fid"], "--run_dir"),
+    ],
+)
+def test_what_a_measure_needs(layerseg, arguments, missing):
+    result = layerseg(*arguments)
+    assert result.status == 2
+    assert result.stderr.startswith(f"layerseg {arguments[0]}: error: {missing} is needed")
+
+
+def test_a_run_on_photos_is_scored_on_its_test_photos(layerseg, preset, test_set):
+    from layered_segmentation import config as configs
+
+    paths = [f"data.test_path={test_set}/photos", f"data.test_masks={test_set}/masks"]
+    run = test_set / "run"
+    shutil.copytree(preset / "segmenter", run / "segmenter")
+    configs.save(configs.load("folder", [*paths, "data.path=x"]), str(run / "config.yaml"))
+    result = layerseg("evaluate", f"--segmenter={run}", "--limit=2")
+    assert result.status == 0, result.stderr
+    results = json.loads((run / "evaluation" / "results.json").read_text())
+    assert results["images"] == 2
+    assert results["protocol"].startswith(f"The run's test photos, {test_set}/photos. ")
 
 
 def test_an_encoders_results_do_not_take_the_students_place(layerseg, preset, test_set):

@@ -39,7 +39,7 @@ def scenes(layerseg, run, tmp_path):
 def evaluate(layerseg, run, masks, *more):
     out = masks.parent / "results"
     result = layerseg(
-        "evaluate", "--measure=generated", f"--run_dir={run.path}", f"--detector={masks}",
+        "evaluate_generated", f"--run_dir={run.path}", f"--detector={masks}",
         f"--count={COUNT}", f"--out={out}", *more,
     )  # fmt: skip
     assert (result.status == 0) == out.exists()

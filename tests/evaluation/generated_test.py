@@ -190,8 +190,8 @@ def test_evaluating_generated_masks(layerseg, run, scenes, tmp_path):
     for scene in scenes.first(12):
         (mask,) = Halves()([None], [scene.name])
         Image.fromarray(np.uint8(mask) * 255).save(tmp_path / f"{scene.name}.png")
-    flags = ["--measure=generated", f"--run_dir={run.path}", f"--detector={tmp_path}", "--seed=3"]
-    result = layerseg("evaluate", *flags, "--count=12")
+    flags = [f"--run_dir={run.path}", f"--detector={tmp_path}", "--seed=3"]
+    result = layerseg("evaluate_generated", *flags, "--count=12")
     assert result.status == 0, result.stderr
     out = os.path.join(run.path, "evaluation_generated")
     assert sorted(os.listdir(out)) == ["layers.png", "per_image.csv", "results.json", "sheet.png"]
@@ -204,9 +204,9 @@ def test_evaluating_generated_masks(layerseg, run, scenes, tmp_path):
     with open(os.path.join(out, "per_image.csv"), newline="") as file:
         assert [row["found"] for row in csv.DictReader(file)] == ["True", "False"] * 6
 
-    again = layerseg("evaluate", *flags, "--count=12")
+    again = layerseg("evaluate_generated", *flags, "--count=12")
     assert again.status == 2 and "--overwrite" in again.stderr
-    more = layerseg("evaluate", *flags, "--count=13", f"--out={tmp_path / 'out'}")
+    more = layerseg("evaluate_generated", *flags, "--count=13", f"--out={tmp_path / 'out'}")
     assert more.status == 2 and "000013" in more.stderr
     assert not (tmp_path / "out").exists()
 
@@ -216,8 +216,8 @@ def test_evaluating_fid(layerseg, run, tmp_path, monkeypatch):
     inputs = keras.Input((299, 299, 3))
     network = str(tmp_path / "means.keras")
     keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs)).save(network)
-    flags = ["--measure=fid", f"--run_dir={run.path}", "--count=30"]
-    result = layerseg("evaluate", *flags, f"--inception={network}")
+    flags = [f"--run_dir={run.path}", "--count=30"]
+    result = layerseg("fid", *flags, f"--inception={network}")
     assert result.status == 0, result.stderr
     with open(os.path.join(run.path, "evaluation_fid", "results.json"), encoding="utf-8") as file:
         results = json.load(file)
@@ -227,6 +227,6 @@ def test_evaluating_fid(layerseg, run, tmp_path, monkeypatch):
     for words in ("299", "unshifted", "cropped at random"):
         assert words in results["protocol"]
     assert f"FID {results['fid']:.2f}" in result.stdout
-    refused = layerseg("evaluate", *flags, f"--out={tmp_path / 'out'}")
+    refused = layerseg("fid", *flags, f"--out={tmp_path / 'out'}")
     assert refused.status == 2 and "--inception is needed" in refused.stderr
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""`layerseg autoencode` called again: on other photos, fewer, finished ones; its limits."""
+"""`layerseg autoencode_chunks` called again: on other photos, fewer, finished ones; its limits."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def write_album(path, seed, count=4):
 def flags(run, out, *more):
     fields = ("iterations=1", "chunk=2", "together=3")
     settings = (f"--set=encoder.{field}" for field in fields)
-    return (f"--run_dir={run.path}", "--mode=chunks", f"--out={out}", *settings, *more)
+    return (f"--run_dir={run.path}", f"--out={out}", *settings, *more)
 
 
 def contents(directory):
@@ -57,22 +57,22 @@ def contents(directory):
 
 def test_other_photos_of_the_same_names_are_refused(layerseg, run, album, tmp_path):
     out = tmp_path / "out"
-    first = layerseg("autoencode", *flags(run, out, f"--images={album}"))
+    first = layerseg("autoencode_chunks", *flags(run, out, f"--images={album}"))
     assert first.status == 0 and "4 masks of 2 chunks, trained in" in first.stdout, first.stderr
     before = contents(out)
 
     other = write_album(tmp_path / "other", seed=1)
-    refused = layerseg("autoencode", *flags(run, out, f"--images={other}"))
+    refused = layerseg("autoencode_chunks", *flags(run, out, f"--images={other}"))
     assert refused.status == 2 and "made with other images, photos" in refused.stderr
     # The same bytes elsewhere, under the same names and times, are of another directory.
     shutil.copytree(album, tmp_path / "copy")
-    refused = layerseg("autoencode", *flags(run, out, f"--images={tmp_path / 'copy'}"))
+    refused = layerseg("autoencode_chunks", *flags(run, out, f"--images={tmp_path / 'copy'}"))
     assert refused.status == 2 and "made with other images (" in refused.stderr
     assert contents(out) == before
 
     # A link to the directory is the directory.
     (tmp_path / "link").symlink_to(album)
-    again = layerseg("autoencode", *flags(run, out, f"--images={tmp_path / 'link'}"))
+    again = layerseg("autoencode_chunks", *flags(run, out, f"--images={tmp_path / 'link'}"))
     assert again.status == 0, again.stderr
     assert "4 masks of 2 chunks, 2 chunks were finished before; loss" in again.stdout
     assert "trained" not in again.stdout
@@ -83,14 +83,14 @@ def test_other_photos_of_the_same_names_are_refused(layerseg, run, album, tmp_pa
 def test_a_photo_that_was_replaced_is_refused_and_none_is_removed(layerseg, run, album, tmp_path):
     out = tmp_path / "out"
     given = flags(run, out, f"--images={album}")
-    assert layerseg("autoencode", *given).status == 0
+    assert layerseg("autoencode_chunks", *given).status == 0
     photo = album / "1.png"
     Image.fromarray(255 - np.asarray(Image.open(photo))).save(photo)
-    refused = layerseg("autoencode", *given)
+    refused = layerseg("autoencode_chunks", *given)
     assert refused.status == 2 and "made with other photos (" in refused.stderr
     (out / "images").mkdir()  # not this tool's: photos were given
     (out / "images" / "0.png").write_bytes(b"mine")
-    assert layerseg("autoencode", *given, "--limit=2", "--overwrite").status == 0
+    assert layerseg("autoencode_chunks", *given, "--limit=2", "--overwrite").status == 0
     assert (out / "images" / "0.png").read_bytes() == b"mine"
     assert len(os.listdir(album)) == 4 and sorted(os.listdir(out / "masks")) == ["0.png", "1.png"]
 
@@ -98,11 +98,11 @@ def test_a_photo_that_was_replaced_is_refused_and_none_is_removed(layerseg, run,
 def test_only_what_was_trained_now_counts_as_trained(layerseg, run, album, tmp_path):
     out = tmp_path / "out"
     given = flags(run, out, f"--images={album}")
-    assert layerseg("autoencode", *given).status == 0
+    assert layerseg("autoencode_chunks", *given).status == 0
     record = json.loads((out / "chunks" / "00000.json").read_text())
     (out / "chunks" / "00000.json").write_text(json.dumps({**record, "seconds": 5000.0}))
     (out / "chunks" / "00001.json").unlink()  # as if stopped while it was written
-    again = layerseg("autoencode", *given)
+    again = layerseg("autoencode_chunks", *given)
     assert again.status == 0, again.stderr
     assert "2 chunks, 1 chunks were finished before, 1 trained in" in again.stdout
     assert "5,00" not in again.stdout
@@ -110,11 +110,13 @@ def test_only_what_was_trained_now_counts_as_trained(layerseg, run, album, tmp_p
 
 def test_overwriting_leaves_nothing_of_an_earlier_call(layerseg, run, tmp_path):
     out = tmp_path / "out"
-    assert layerseg("autoencode", *flags(run, out, "--limit=5", "--save_encoders")).status == 0
+    assert (
+        layerseg("autoencode_chunks", *flags(run, out, "--limit=5", "--save_encoders")).status == 0
+    )
     (out / "images" / "mine.png").write_bytes(b"mine")
     (out / "masks" / "mine").mkdir()
     (out / "masks" / "mine" / "note.txt").write_text("mine")
-    again = layerseg("autoencode", *flags(run, out, "--limit=3", "--overwrite"))
+    again = layerseg("autoencode_chunks", *flags(run, out, "--limit=3", "--overwrite"))
     assert again.status == 0, again.stderr
     names = [f"test_{index:05d}.png" for index in range(3)]
     assert sorted(os.listdir(out / "images")) == ["mine.png", *names]

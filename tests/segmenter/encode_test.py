@@ -249,9 +249,9 @@ def test_chunks_of_photos_get_masks_at_the_photos_own_size(
         scene = Image.fromarray(Scenes(index, 1, "test").load(64)[0])
         scene.resize((width, height)).save(album / name)
     (album / "broken.jpg").write_bytes(b"no image")
-    arguments = [f"--run_dir={trained_run.path}", "--mode=chunks", f"--images={album}"]
+    arguments = [f"--run_dir={trained_run.path}", f"--images={album}"]
     arguments += [f"--out={out}", "--set=encoder.iterations=2", "--set=encoder.chunk=3"]
-    done = layerseg("autoencode", *arguments, "--save_encoders")
+    done = layerseg("autoencode_chunks", *arguments, "--save_encoders")
     assert done.status == 1, done.stderr  # one photo cannot be read
     assert "broken.jpg" in done.stderr and "4 masks of 2 chunks" in done.stdout
     assert f"--predictions={out / 'masks'}" in done.stdout
@@ -273,9 +273,9 @@ def test_finished_chunks_of_held_out_scenes_are_not_trained_twice(
     trained_run, layerseg, eagerly, tmp_path
 ):
     out = tmp_path / "out"
-    arguments = [f"--run_dir={trained_run.path}", "--mode=chunks", f"--out={out}", "--limit=9"]
+    arguments = [f"--run_dir={trained_run.path}", f"--out={out}", "--limit=9"]
     arguments += ["--set=encoder.iterations=2", "--set=encoder.chunk=3"]
-    done = layerseg("autoencode", *arguments, "--set=encoder.together=2")
+    done = layerseg("autoencode_chunks", *arguments, "--set=encoder.together=2")
     assert done.status == 0, done.stderr
     names = [f"test_{index:05d}.png" for index in range(9)]
     for part in ("images", "true_masks", "masks"):
@@ -290,7 +290,7 @@ def test_finished_chunks_of_held_out_scenes_are_not_trained_twice(
     kept, lost = records[0].stat().st_mtime_ns, records[1]
     lost.unlink()  # as if stopped while the second chunk was written
     # How many train together changes no result, so the chunks that are there stay.
-    done = layerseg("autoencode", *arguments, "--set=encoder.together=3")
+    done = layerseg("autoencode_chunks", *arguments, "--set=encoder.together=3")
     assert done.status == 0 and records[0].stat().st_mtime_ns == kept
     record = json.loads(lost.read_text())
     assert record["names"] == names[3:6] and record["together"] == 1
@@ -354,7 +354,7 @@ def test_the_command_refuses_what_it_cannot_do(trained_run, layerseg, tmp_path):
     (taken / "mine.txt").touch()
     for name in ("a.png", "a.webp"):
         Image.new("RGB", (20, 20)).save(twins / name)
-    good = {"mode": "chunks", "images": twins, "out": tmp_path / "out"}
+    good = {"images": twins, "out": tmp_path / "out"}
     for changed, words in (
         ({"set": "gan.shift=0"}, "only encoder.*"),
         ({"set": "encoder.batch=1"}, "encoder.batch"),
@@ -362,15 +362,16 @@ def test_the_command_refuses_what_it_cannot_do(trained_run, layerseg, tmp_path):
         ({"set": "encoder.max_channels=8"}, "encoder.max_channels"),
         ({"set": "encoder.input_resolution=4"}, "encoder.input_resolution"),
         ({"run_dir": tmp_path / "none"}, "no such directory"),
-        ({"out": tmp_path / "out"}, "--out goes with --mode=chunks"),
+        ({"out": tmp_path / "out", "verb": "autoencode"}, "unknown flag --out"),
         ({**good, "out": ""}, "--out is needed"),
         ({**good, "images": tmp_path / "none"}, "there is no such directory"),
         ({**good, "images": album}, "no photos in it"),
         ({**good}, "differ only in their extension"),
         ({**good, "out": taken}, "not empty and holds no chunks"),
     ):
-        arguments = [f"--{k}={v}" for k, v in {"run_dir": trained_run.path, **changed}.items()]
-        done = layerseg("autoencode", *arguments)
+        given = {"run_dir": trained_run.path, **changed}
+        verb = given.pop("verb", "autoencode_chunks" if "out" in given else "autoencode")
+        done = layerseg(verb, *(f"--{flag}={value}" for flag, value in given.items()))
         assert done.status == 2 and words in done.stderr, (changed, done.stderr)
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists() and files(taken) == ["mine.txt"]
@@ -382,10 +383,8 @@ def test_a_run_without_its_discriminator_or_mask_is_refused(layerseg, tmp_path):
     run.create_or_resume(config)
     generator, discriminator = tiny_networks(config)
     run.save_generator(generator)
-    for mode in ("dataset", "chunks"):
-        arguments = [f"--run_dir={run.path}", f"--mode={mode}"]
-        arguments += [f"--out={tmp_path / 'out'}"] if mode == "chunks" else []
-        done = layerseg("autoencode", *arguments)
+    for verb, more in (("autoencode", []), ("autoencode_chunks", [f"--out={tmp_path / 'out'}"])):
+        done = layerseg(verb, f"--run_dir={run.path}", *more)
         assert done.status == 2 and "no discriminator in it yet" in done.stderr
     config.gan.variant = "single_output"
     with pytest.raises(UserError, match="draws no mask"):

@@ -1,0 +1,152 @@
+"""Flags that several verbs share, and how they write results."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from layered_segmentation.config import Refinement
+from layered_segmentation.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from layered_segmentation.evaluation.detectors import Detector
+    from layered_segmentation.evaluation.scoring import Scores
+
+flags.disclaim_key_flags()  # flags that are defined here belong to the verb that calls
+
+RESULTS, TABLE, SHEET = "results.json", "per_image.csv", "sheet.png"
+
+
+class DetectorFlags:
+    """The flags that choose a detector, defined for the calling verb.
+
+    Args:
+        required: Whether `--detector` must be given.
+    """
+
+    def __init__(self, required: bool):
+        self._detector = flags.DEFINE_string(
+            "detector",
+            None if required else "",
+            "Detector whose masks count as true: a directory of masks (0 where nothing is found), "
+            "a TensorFlow detection SavedModel with masks, or a run or preset of this package.",
+            required=required,
+        )
+        self._class = flags.DEFINE_integer(
+            "detector_class", 3, "SavedModel: class number of the object; 3 is COCO's car.", 0
+        )
+        self._score = flags.DEFINE_float(
+            "detector_score", 0.5, "SavedModel: minimum score of a detection.", 0.0, 1.0
+        )
+        self._instances = flags.DEFINE_enum(
+            "detector_instances",
+            "union",
+            ["union", "largest"],
+            "SavedModel: which instances to use if there are several.",
+        )
+
+    @property
+    def path(self) -> str:
+        """The value of `--detector`."""
+        return self._detector.value or ""
+
+    def check(self) -> None:
+        """Refuses the flags of a SavedModel if the detector is none."""
+        options = (self._class, self._score, self._instances)
+        given = [flag.name for flag in options if flags.FLAGS[flag.name].present]
+        if not given:
+            return
+        if not self.path:
+            raise UserError(f"--{given[0]}: it goes with --detector; name one, or leave it out")
+        from layered_segmentation.evaluation import detectors
+
+        kind = detectors.kind_of(self.path)
+        if kind != detectors.SAVED_MODEL:
+            raise UserError(
+                f"--{given[0]}: it goes with a SavedModel, and --detector={self.path} is {kind}; "
+                "leave it out"
+            )
+
+    def open(self) -> "Detector":
+        """Opens the detector."""
+        from layered_segmentation.evaluation import detectors
+
+        return detectors.open_detector(
+            self.path, self._class.value, self._score.value, self._instances.value
+        )
+
+
+def define_refine_flag() -> "flags.FlagHolder[str]":
+    """Defines `--refine` for the calling verb and returns it."""
+    return flags.DEFINE_enum(
+        "refine",
+        Refinement.none,
+        list(Refinement),
+        "How to fit the mask to the photo's edges at the photo's own size.",
+    )
+
+
+def define_looks_flag() -> "flags.FlagHolder[int]":
+    """Defines `--looks` for the calling verb and returns it."""
+    return flags.DEFINE_integer(
+        "looks", 1, "2: segment each object again, from a crop around it.", 1, 2
+    )
+
+
+def require_free(out: str, names: Sequence[str], overwrite: bool) -> None:
+    """Raises a UserError if `out` is a file, or has one of these files and may not be overwritten.
+
+    Args:
+        out: The value of `--out`, a directory that need not exist.
+        names: Files to be written to it.
+        overwrite: The value of `--overwrite`.
+    """
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise UserError(f"--out={out}: a file has this name; name a directory")
+    taken = [name for name in names if os.path.exists(os.path.join(out, name))]
+    if taken and not overwrite:
+        raise UserError(
+            f"--out={out}: {', '.join(taken)} already exists; name another --out or add --overwrite"
+        )
+
+
+def write_results(
+    out: str,
+    results: Mapping[str, Any],
+    scores: "Scores | None" = None,
+    pictures: "Mapping[str, np.ndarray] | None" = None,
+) -> None:
+    """Writes the results of a measurement to a directory, results.json last.
+
+    Args:
+        out: The directory.
+        results: JSON values.
+        scores: Written as a table with one line per image.
+        pictures: PNG files by name, uint8 [H, W, 3].
+    """
+    from layered_segmentation import files, sheets
+
+    os.makedirs(out, exist_ok=True)
+    if scores is not None:
+        scores.write_csv(os.path.join(out, TABLE))
+    for name, picture in (pictures or {}).items():
+        sheets.save_png(picture, os.path.join(out, name))
+    files.write_json(os.path.join(out, RESULTS), results, ensure_ascii=False)
+
+
+def parse_resolutions(texts: Sequence[str]) -> list[int]:
+    """Parses the values of `--resolutions`; raises a UserError if one cannot be a resolution."""
+    for text in texts:
+        side = int(text) if text.isdigit() else 0
+        if side < 8 or side & (side - 1):
+            raise UserError(f"--resolutions={text}: a resolution is a power of two from 8")
+    return [int(text) for text in texts]
+
+
+def require_new_file(out: str, overwrite: bool) -> None:
+    """Raises a UserError if the file `--out` exists and may not be overwritten."""
+    if out and os.path.exists(out) and not overwrite:
+        raise UserError(f"--out={out}: it exists; name another file or add --overwrite")
