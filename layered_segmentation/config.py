@@ -111,9 +111,9 @@ class DataConfig:
             of them joined by `+`; `data/tfds.py` has the grammar.
         data_dir: Directory that these were prepared in; empty for that of TFDS.
         limit: Number of images to use, the first ones; 0 for all. For `shapes`: number to draw.
-        test_path: Directory of photos to score on. Only `layerseg quickstart` reads it; `train`
-            refuses it.
-        test_masks: Directory of their masks, for `test_path`.
+        test_path: Directory of photos that `layerseg quickstart` and `layerseg evaluate` score on
+            if no others are named.
+        test_masks: Directory of their masks.
         mirror: Whether to mirror images left to right at random.
         crop_margin: Images are resized to this times the resolution, then cropped at random, so
             that real objects move as the generated ones do.
@@ -354,7 +354,8 @@ def with_absolute_paths(config: Config) -> Config:
     """Returns a config whose photos and caches are found from any directory."""
     data = config.data
     paths: dict[str, Any] = {
-        name: files.absolute(getattr(data, name)) for name in ("path", "data_dir", "cache_dir")
+        name: files.absolute(getattr(data, name))
+        for name in ("path", "data_dir", "cache_dir", "test_path", "test_masks")
     }
     return dataclasses.replace(config, data=dataclasses.replace(data, **paths))
 

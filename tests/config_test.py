@@ -169,7 +169,7 @@ def test_paths_of_photos_and_caches_become_absolute(tmp_path, monkeypatch):
     overrides = ["data.path=photos", "data.data_dir=~/sets", "data.test_path=tests"]
     data = configs.with_absolute_paths(configs.load("", overrides)).data
     assert (data.path, data.data_dir) == (str(tmp_path / "photos"), "/home/me/sets")
-    assert (data.cache_dir, data.test_path) == ("", "tests")
+    assert (data.cache_dir, data.test_path) == ("", str(tmp_path / "tests"))
     remote = configs.load("", ["data.data_dir=gs://bucket/sets"])
     assert configs.with_absolute_paths(remote) == remote
 

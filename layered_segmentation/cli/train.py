@@ -12,7 +12,6 @@ from absl import flags
 from layered_segmentation import config as configs
 from layered_segmentation import quiet
 from layered_segmentation.cli import app
-from layered_segmentation.errors import UserError
 
 _CONFIG, _SET = app.define_config_flags()
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
@@ -30,13 +29,6 @@ def main(argv: list[str]) -> None:
     """Trains, or goes on training, one run."""
     del argv
     config = configs.with_absolute_paths(configs.load(_CONFIG.value, _SET.value))
-    for field in ("test_path", "test_masks"):
-        if value := getattr(config.data, field):
-            raise UserError(
-                f"data.{field}={value!r}: `layerseg train` scores nothing; empty it with "
-                f"--set=data.{field}= and score with `layerseg evaluate`, or use "
-                "`layerseg quickstart`"
-            )
 
     quiet.import_tensorflow()
     from layered_segmentation import run_directory

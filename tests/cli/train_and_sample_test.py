@@ -112,15 +112,6 @@ def test_a_directory_that_holds_something_else_is_refused(layerseg, tmp_path):
     assert os.listdir(tmp_path) == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("field", ["test_path", "test_masks"])
-def test_settings_that_training_does_not_read_are_refused(layerseg, tmp_path, field):
-    done = layerseg("train", *TINY, f"--set=data.{field}=photos", f"--run_dir={tmp_path / 'run'}")
-    assert done.status == 2
-    for words in (f"data.{field}='photos'", f"--set=data.{field}=", "layerseg quickstart"):
-        assert words in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_missing_data_path_is_refused(layerseg, tmp_path):
     flags = ["--set=data.name=folder", f"--set=data.path={tmp_path}/none"]
     result = layerseg("train", *TINY, *flags, f"--run_dir={tmp_path}/run")
