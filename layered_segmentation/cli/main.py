@@ -13,7 +13,7 @@ GROUPS = {
         "quickstart": "Trains, scores and exports a segmenter with one command.",
         "segment": "Writes masks and cut-outs for photos.",
         "evaluate": "Scores a segmenter, or masks that any program wrote, against true masks.",
-        "export": "Exports a segmenter: a SavedModel for model servers or a TFLite file for phones.",
+        "export": "Exports a segmenter as a SavedModel for servers or a TFLite file for phones.",
         "client": "Segments photos on a model server and writes masks and cut-outs.",
     },
     "Train one": {
