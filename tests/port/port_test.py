@@ -1,6 +1,6 @@
 """Networks, losses and training against numbers that the authors' code gave.
 
-`pytest tests/port_test.py --golden=FILE` replays another recording; all sizes are the file's. The
+`pytest tests/port/port_test.py --golden=FILE` replays another recording of any sizes. The
 keys are explained in `data/README.md`, how close the numbers must be in `comparison.py`.
 """
 

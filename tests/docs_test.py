@@ -1,0 +1,151 @@
+"""The documentation names only verbs, flags, settings, files and headings that exist."""
+
+import ast
+import dataclasses
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from layered_segmentation import config_files
+from layered_segmentation.cli import main
+from layered_segmentation.config import Config
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    path.relative_to(ROOT)
+    for path in (
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("export/**/*.md"),
+        *ROOT.glob("layered_segmentation/presets/*/README.md"),
+        *ROOT.glob("tests/**/*.md"),
+    )
+    if "node_modules" not in path.parts
+)
+CONFIGS = sorted(path.relative_to(ROOT) for path in ROOT.glob("configs/**/*.yaml"))
+COMMAND = re.compile(r"\blayerseg ([a-z_]+\b(?: [^`&#\n]*)?)")
+
+
+def text_of(path):
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if path.suffix == ".yaml":
+        text = "\n".join(line[1:] for line in text.splitlines() if line.startswith("#"))
+    return text
+
+
+def commands(text):
+    """Returns (verb, words) of each `layerseg VERB …` in a text."""
+    # A command may go on in the next line: after a backslash, or inside an inline code span.
+    text = re.sub(r"\\\n\s*", " ", text)
+    text = re.sub(r"`[^`\n]+\n[^`\n]+`", lambda span: span.group().replace("\n", " "), text)
+    found = []
+    for match in COMMAND.finditer(text):
+        verb, _, rest = match.group(1).partition(" ")
+        try:
+            words = shlex.split(rest)
+        except ValueError:  # an apostrophe of the sentence around it
+            words = rest.split()
+        found.append((verb, words))
+    return found
+
+
+def flags_of(layerseg, verb):
+    """Returns the names of a verb's flags, from its help."""
+    shown = layerseg(verb, "--help").stdout
+    names = re.findall(r"^  --(\[no\])?(\w+)", shown, re.MULTILINE)
+    return {name for _, name in names} | {f"no{name}" for no, name in names if no}
+
+
+@pytest.fixture(scope="module")
+def known_flags():
+    return {}
+
+
+@pytest.mark.parametrize("path", [*PAGES, *CONFIGS], ids=str)
+def test_commands_exist(path, layerseg, known_flags):
+    for verb, words in commands(text_of(path)):
+        assert verb in main.VERBS, f"layerseg {verb}"
+        for word in words:
+            if not word.startswith("--"):
+                continue
+            if verb not in known_flags:
+                known_flags[verb] = flags_of(layerseg, verb)
+            name = re.match(r"--(\w*)", word).group(1)
+            assert name in known_flags[verb] | {"help"}, f"layerseg {verb} {word}"
+
+
+@pytest.mark.parametrize("path", [*PAGES, *CONFIGS], ids=str)
+def test_configs_and_settings_exist(path):
+    fields = {
+        f"{section.name}.{field.name}"
+        for section in dataclasses.fields(Config)
+        for field in dataclasses.fields(section.default_factory)
+    }
+    text = text_of(path)
+    named = re.findall(r"--config=([\w/]+)\b(?![/$])", text)
+    assert {name for name in named if not re.search("[A-Z]", name)} <= set(
+        config_files.packaged_names()
+    )
+    sections = "|".join(section.name for section in dataclasses.fields(Config))
+    settings = re.findall(rf"(?:--set=|`)((?:{sections})\.[a-z_0-9]+)\b(?![.(/]|py)", text)
+    unknown = {name for name in settings if not name.endswith(".py")} - fields
+    assert not unknown
+
+
+@pytest.mark.parametrize("path", PAGES, ids=str)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", text_of(path)):
+        if "://" in target:
+            continue
+        file, _, heading = target.partition("#")
+        page = (ROOT / path).parent / file if file else ROOT / path
+        assert page.exists(), target
+        if heading:
+            assert heading in headings(page.read_text(encoding="utf-8")), target
+
+
+def headings(text):
+    """Returns the anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=str)
+def test_files_exist(path):
+    """`gan/draws.py` is a file of the package, or of the repository."""
+    for name in re.findall(r"`([\w./-]+\.(?:py|yaml|tsv|html))`", text_of(path)):
+        if re.search("[A-Z]", name) or name in ("config.yaml", "report.html"):
+            continue  # a placeholder, or a file of a run
+        folders = (ROOT, ROOT / "layered_segmentation", (ROOT / path).parent)
+        somewhere = "/" not in name and any(ROOT.glob(f"layered_segmentation/**/{name}"))
+        assert somewhere or any((folder / name).exists() for folder in folders), name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=str)
+def test_python_parses(path):
+    for block in re.findall(r"```python\n(.*?)```", text_of(path), re.DOTALL):
+        ast.parse(block)
+
+
+def test_every_page_of_docs_is_linked_from_the_index():
+    index = ROOT / "docs" / "index.md"
+    links = {
+        (index.parent / link).resolve() for link in re.findall(r"\]\(([^)#]+)", index.read_text())
+    }
+    assert {path.resolve() for path in (ROOT / "docs").glob("**/*.md")} - {index} <= links
+
+
+def test_the_readme_is_short_and_has_its_two_commands():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 100
+    assert "pip install . && layerseg quickstart --out=quickstart" in readme
+    assert "pip install '.[test]' && pytest" in readme
+
+
+def test_a_wrong_command_is_found(layerseg):
+    found = commands("Run `layerseg segment --inputs=a\n--out=b` and\nlayerseg train \\\n  --x=1")
+    assert found == [("segment", ["--inputs=a", "--out=b"]), ("train", ["--x=1"])]
+    assert "inputs" not in flags_of(layerseg, "segment")
+    assert {"input", "overwrite", "nooverwrite"} <= flags_of(layerseg, "segment")
