@@ -20,7 +20,7 @@ PAGES = sorted(
         *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("export/**/*.md"),
         *ROOT.glob("layered_segmentation/presets/*/README.md"),
-        *ROOT.glob("tests/**/*.md"),
+        *ROOT.glob("tests/*/README.md"),
     )
     if "node_modules" not in path.parts
 )
