@@ -254,56 +254,6 @@ class RunDirectory:
         kept = [record for record in self.read_log() if record["images_seen"] <= images_seen]
         files.write_text(self.log_path, "".join(json.dumps(record) + "\n" for record in kept))
 
-    def save_generator(self, generator: Any) -> None:
-        """Saves the averaged generator, a built `LayeredGenerator`, as a Keras file."""
-        self._save_network(generator, self.generator_file)
-
-    def save_discriminator(self, discriminator: Any) -> None:
-        """Saves the trained `Discriminator` as a Keras file."""
-        self._save_network(discriminator, self.discriminator_file)
-
-    def load_generator(self) -> Any:
-        """Returns the averaged `LayeredGenerator`.
-
-        Raises:
-            UserError: The run has not saved one yet.
-        """
-        from layered_segmentation.gan import generator  # noqa: F401  registers the class
-
-        return self._load_network(self.generator_file, "generator")
-
-    def load_discriminator(self) -> Any:
-        """Returns the trained `Discriminator`.
-
-        Raises:
-            UserError: The run has not saved one.
-        """
-        from layered_segmentation.gan import discriminator  # noqa: F401  registers the class
-
-        return self._load_network(self.discriminator_file, "discriminator")
-
-    def _save_network(self, network: Any, path: str) -> None:
-        os.makedirs(self.generator, exist_ok=True)
-        with files.replacing(path) as partial:
-            network.save(partial)
-
-    def _load_network(self, path: str, name: str) -> Any:
-        if not os.path.exists(path):
-            finished = self.finished()
-            if finished is not None and not finished.images_seen:  # converted: training is no help
-                raise UserError(
-                    f"{self.path}: no {name} in it: it was converted from a file that held none; "
-                    f"convert one with a {name} in it, as the train_step-N.model of the authors' "
-                    "script: layerseg convert --checkpoint=FILE --out=ANOTHER_RUN"
-                )
-            raise UserError(
-                f"{self.path}: no {name} in it yet; train it first: "
-                f"layerseg train --run_dir={self.path} with the flags it was started with"
-            )
-        import keras
-
-        return keras.models.load_model(path, compile=False)
-
     def finish(self, images_seen: int, seconds: float, images_per_second: float) -> None:
         """Marks training as finished; call it last."""
         finished = Finished(images_seen, seconds, images_per_second)

@@ -49,11 +49,13 @@ def main(argv: list[str]) -> None:
         )
     quiet.import_tensorflow()
     from layered_segmentation import sheets
+    from layered_segmentation.gan import networks
     from layered_segmentation.progress import Bar
     from layered_segmentation.segmenter import encode, model_card, presets
 
     encode.require_mask(config.gan.variant)
-    trainer = encode.EncoderTrainer(run.load_generator(), run.load_discriminator(), config)
+    generator, discriminator = networks.load_generator(run), networks.load_discriminator(run)
+    trainer = encode.EncoderTrainer(generator, discriminator, config)
     side = config.gan.resolution
     photos = encode.dataset_photos(config, side, _IMAGES.value, _LIMIT.value)
     with run.lock():

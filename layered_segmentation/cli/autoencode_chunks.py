@@ -106,9 +106,10 @@ def main(argv: list[str]) -> int:
 
 
 def _open_trainer(run: "RunDirectory", config: configs.Config) -> "EncoderTrainer":
-    generator, discriminator = run.load_generator(), run.load_discriminator()
+    from layered_segmentation.gan import networks
     from layered_segmentation.segmenter import encode
 
+    generator, discriminator = networks.load_generator(run), networks.load_discriminator(run)
     return encode.EncoderTrainer(generator, discriminator, config)
 
 

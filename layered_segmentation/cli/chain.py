@@ -175,12 +175,14 @@ def _train(chain: Chain, directory: RunDirectory, devices: Sequence[str]) -> dic
 
 
 def _distill(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
+    from layered_segmentation.gan import networks
     from layered_segmentation.segmenter import distill, model_card, presets, self_training
 
     config = chain.config
     side = config.student.resolution or config.gan.resolution
     unlabelled = self_training.training_photos(config, side)
-    segmenter, summary = distill.distill(directory.load_generator(), config, photos=unlabelled)
+    generator = networks.load_generator(directory)
+    segmenter, summary = distill.distill(generator, config, photos=unlabelled)
     facts = {"steps": summary.steps, "seed": config.train.seed}
     card = model_card.draft(config, segmenter.resolution, segmenter.count_params(), facts)
     presets.save(segmenter, directory.segmenter, overwrite=True, card=card)

@@ -56,7 +56,9 @@ def main(argv: list[str]) -> None:
     if os.path.isfile(out):
         raise UserError(f"--out={out}: a file has this name; name a directory")
     quiet.import_tensorflow()
-    generator = run.load_generator()
+    from layered_segmentation.gan import networks
+
+    generator = networks.load_generator(run)
 
     from layered_segmentation.segmenter import distill, model_card, presets, self_training
 

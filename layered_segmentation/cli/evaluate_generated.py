@@ -43,11 +43,12 @@ def main(argv: list[str]) -> None:
     quiet.import_tensorflow()
     from layered_segmentation import sheets
     from layered_segmentation.evaluation import detectors, generated
+    from layered_segmentation.gan import networks
     from layered_segmentation.progress import Bar
     from layered_segmentation.run_directory import RunDirectory
 
     run = RunDirectory.open(_RUN_DIR.value)
-    scenes = generated.GeneratedScenes(run.load_generator(), _SEED.value)
+    scenes = generated.GeneratedScenes(networks.load_generator(run), _SEED.value)
     detector = _DETECTOR.open()
     if isinstance(detector, detectors.MaskFolderDetector):
         generated.check_record(_DETECTOR.path, scenes)

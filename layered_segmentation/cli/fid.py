@@ -44,11 +44,12 @@ def main(argv: list[str]) -> None:
     quiet.import_tensorflow()
     from layered_segmentation.evaluation import fid, inception
     from layered_segmentation.evaluation.generated import GeneratedScenes
+    from layered_segmentation.gan import networks
     from layered_segmentation.progress import Bar
     from layered_segmentation.run_directory import RunDirectory
 
     run = RunDirectory.open(_RUN_DIR.value)
-    scenes = GeneratedScenes(run.load_generator(), _SEED.value)
+    scenes = GeneratedScenes(networks.load_generator(run), _SEED.value)
     features = inception.open_features(_INCEPTION.value)
     real = fid.RealImages(run.config(), _COUNT.value, _IMAGES.value)
     with Bar(_COUNT.value + len(real), "features", "image") as bar:

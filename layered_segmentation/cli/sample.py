@@ -64,12 +64,12 @@ def main(argv: list[str]) -> None:
 
     run = RunDirectory.open(_RUN_DIR.value)
     quiet.import_tensorflow()
-    generator = run.load_generator()
 
     from layered_segmentation import sheets
     from layered_segmentation.evaluation.generated import GeneratedScenes
+    from layered_segmentation.gan import networks
 
-    generated = GeneratedScenes(generator, _SEED.value, _TRUNCATION.value)
+    generated = GeneratedScenes(networks.load_generator(run), _SEED.value, _TRUNCATION.value)
     if _OUT.value:
         layers = generated.layers(_COUNT.value)
         sheets.save_png(sheets.layers_sheet(layers, columns=_COLUMNS), _OUT.value)

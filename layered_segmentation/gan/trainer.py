@@ -12,7 +12,7 @@ from layered_segmentation import schedule
 from layered_segmentation.config import Config
 from layered_segmentation.data import batches
 from layered_segmentation.data.source import Source, open_source
-from layered_segmentation.gan import callbacks, strategy
+from layered_segmentation.gan import callbacks, networks, strategy
 from layered_segmentation.gan.checkpoint import CheckpointKeeper
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.draws import mean_style_latents
@@ -131,8 +131,8 @@ def _run(
     keeper.save()
     latents = mean_style_latents(config.train.seed, config.gan.latent_dim)
     gan.average.update_mean_styles(latents)
-    run.save_discriminator(gan.discriminator)
-    run.save_generator(gan.average)
+    networks.save_discriminator(run, gan.discriminator)
+    networks.save_generator(run, gan.average)
     speed = progress.images_seen / spent
     run.finish(progress.images_seen, spent, speed)
     return TrainSummary(progress.images_seen, spent, speed, False)

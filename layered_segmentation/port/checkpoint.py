@@ -18,6 +18,7 @@ import numpy as np
 from layered_segmentation import config as configs
 from layered_segmentation import files
 from layered_segmentation.errors import UserError
+from layered_segmentation.gan import networks
 from layered_segmentation.gan.discriminator import Discriminator
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.run_directory import RunDirectory
@@ -183,8 +184,8 @@ def write_run(
         latents = mean_style_latents(config.train.seed, config.gan.latent_dim)
         generator.update_mean_styles(latents)
         if discriminator is not None:
-            run.save_discriminator(discriminator)
-        run.save_generator(generator)
+            networks.save_discriminator(run, discriminator)
+        networks.save_generator(run, generator)
         run.finish(images_seen=0, seconds=0.0, images_per_second=0.0)  # none of them ours
     return RunDirectory(out)
 

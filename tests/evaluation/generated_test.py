@@ -14,7 +14,7 @@ from layered_segmentation import sheets
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import fid, generated, inception
 from layered_segmentation.evaluation.iou import iou
-from layered_segmentation.gan import sampling
+from layered_segmentation.gan import networks, sampling
 from layered_segmentation.gan.composite import compose
 
 COUNT = 70  # more than a batch
@@ -27,7 +27,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scenes(run):
-    return generated.GeneratedScenes(run.load_generator(), seed=3)
+    return generated.GeneratedScenes(networks.load_generator(run), seed=3)
 
 
 class Halves:

@@ -9,6 +9,7 @@ import pytest
 from keras.ops import convert_to_numpy as to_numpy
 
 from layered_segmentation.errors import UserError
+from layered_segmentation.gan import networks
 from layered_segmentation.port import checkpoint as release_checkpoint
 from layered_segmentation.port.weights import (
     discriminator_from_state_dict,
@@ -125,11 +126,11 @@ class TestCheckpoint:
         assert (config.gan.resolution, config.gan.latent_dim) == (8, 16)
         assert config.data.path == os.path.abspath("photos")
         assert run.finished_as(config).images_seen == 0
-        generator = run.load_generator()
+        generator = networks.load_generator(run)
         assert all(np.abs(to_numpy(m.mean_style)).max() > 0 for m in generator.mappings)
         file = np.load(golden_states.FILE)
         images = file["discriminator/case0/x"].transpose(0, 2, 3, 1)
-        score = run.load_discriminator()(images)  # the case is faded in
+        score = networks.load_discriminator(run)(images)  # the case is faded in
         np.testing.assert_allclose(to_numpy(score), file["discriminator/case0/score"], rtol=1e-3)
 
     def test_sample_draws_from_it(self, layerseg, run, tmp_path):

@@ -11,6 +11,7 @@ from tiny_networks import tiny_config, tiny_networks
 
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
+from layered_segmentation.gan import networks
 from layered_segmentation.run_directory import RunDirectory
 from layered_segmentation.segmenter import chunks, encode
 
@@ -22,8 +23,8 @@ def run(tmp_path_factory):
     run = RunDirectory(str(tmp_path_factory.mktemp("runs") / "run"))
     run.create_or_resume(tiny_config())
     generator, discriminator = tiny_networks(tiny_config())
-    run.save_generator(generator)
-    run.save_discriminator(discriminator)
+    networks.save_generator(run, generator)
+    networks.save_discriminator(run, discriminator)
     return run
 
 

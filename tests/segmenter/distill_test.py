@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from layered_segmentation import config as configs
+from layered_segmentation.gan import networks
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.run_directory import RunDirectory
 from layered_segmentation.segmenter import distill, presets
@@ -77,7 +78,7 @@ def trained_run(tmp_path):
     )
     run = RunDirectory(str(tmp_path / "run"))
     run.create_or_resume(config)
-    run.save_generator(tiny_generator(config))
+    networks.save_generator(run, tiny_generator(config))
     return run
 
 
@@ -126,8 +127,8 @@ def test_a_run_without_masks_is_refused_before_anything_is_drawn(layerseg, tmp_p
     config = tiny_config(("gan.variant", "single_output"), ("data.name", "shapes"))
     run = RunDirectory(str(tmp_path / "run"))
     run.create_or_resume(config)
-    run.save_generator(tiny_generator(config))
-    monkeypatch.setattr(RunDirectory, "load_generator", lambda self: pytest.fail("loaded"))
+    networks.save_generator(run, tiny_generator(config))
+    monkeypatch.setattr(networks, "load_generator", lambda run: pytest.fail("loaded"))
     result = layerseg("distill", f"--run_dir={run.path}")
     assert result.status == 2
     for words in (f"--run_dir={run.path}", "gan.variant='single_output'", "another variant"):

@@ -10,7 +10,7 @@ from tiny_networks import tiny_config, tiny_networks
 
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
-from layered_segmentation.gan import losses, sampling
+from layered_segmentation.gan import losses, networks, sampling
 from layered_segmentation.gan.composite import compose
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.run_directory import RunDirectory
@@ -202,8 +202,8 @@ def trained_run(shallow_resnet, tmp_path_factory):
     run = RunDirectory(str(tmp_path_factory.mktemp("runs") / "run"))
     run.create_or_resume(config)
     generator, discriminator = tiny_networks(config)
-    run.save_generator(generator)
-    run.save_discriminator(discriminator)
+    networks.save_generator(run, generator)
+    networks.save_discriminator(run, discriminator)
     return run
 
 
@@ -382,7 +382,7 @@ def test_a_run_without_its_discriminator_or_mask_is_refused(layerseg, tmp_path):
     run = RunDirectory(str(tmp_path / "run"))
     run.create_or_resume(config)
     generator, discriminator = tiny_networks(config)
-    run.save_generator(generator)
+    networks.save_generator(run, generator)
     for verb, more in (("autoencode", []), ("autoencode_chunks", [f"--out={tmp_path / 'out'}"])):
         done = layerseg(verb, f"--run_dir={run.path}", *more)
         assert done.status == 2 and "no discriminator in it yet" in done.stderr

@@ -5,6 +5,7 @@ import dataclasses
 import tensorflow as tf
 
 from layered_segmentation import config as configs
+from layered_segmentation.gan import networks
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.run_directory import RunDirectory
 
@@ -27,5 +28,5 @@ def run(path):
     )
     made = RunDirectory(str(path))
     made.create_or_resume(config)
-    made.save_generator(generator())
+    networks.save_generator(made, generator())
     return made
