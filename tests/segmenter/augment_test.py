@@ -42,7 +42,7 @@ def test_colours_leave_the_mask_alone():
     coloured, same = augment.augment(images, masks, augmentation)
     np.testing.assert_allclose(same, masks, atol=1e-6)
     assert np.abs(np.asarray(coloured) - images).mean() > 0.02
-    # The object can still be told from the ground.
+    # The object can still be told from the background.
     inside = np.where(masks > 0, coloured, np.nan)
     outside = np.where(masks > 0, np.nan, coloured)
     assert np.all(np.nanmean(inside, axis=(1, 2, 3)) > np.nanmean(outside, axis=(1, 2, 3)) + 0.3)
@@ -52,25 +52,25 @@ def test_strength_zero_changes_nothing():
     generator = np.random.default_rng(0)
     images = generator.uniform(-1, 1, (BATCH, SIDE, SIDE, 3)).astype(np.float32)
     masks = generator.uniform(0, 1, (BATCH, SIDE, SIDE, 1)).astype(np.float32)
-    ours, our_masks = augment.augment(images, masks, draw(strength=0.0))
-    np.testing.assert_allclose(ours, images, atol=1e-5)
-    np.testing.assert_allclose(our_masks, masks, atol=1e-6)
+    actual, actual_masks = augment.augment(images, masks, draw(strength=0.0))
+    np.testing.assert_allclose(actual, images, atol=1e-5)
+    np.testing.assert_allclose(actual_masks, masks, atol=1e-6)
 
 
 def test_ranges_and_shapes_hold_at_any_strength():
     generator = np.random.default_rng(0)
     images = generator.uniform(-1, 1, (BATCH, SIDE, SIDE, 3)).astype(np.float32)
     masks = generator.uniform(0, 1, (BATCH, SIDE, SIDE, 1)).astype(np.float32)
-    ours, our_masks = (np.asarray(part) for part in augment.augment(images, masks, draw(3.0)))
-    assert ours.shape == images.shape and our_masks.shape == masks.shape
-    assert np.isfinite(ours).all() and ours.min() >= -1 and ours.max() <= 1
-    assert our_masks.min() >= 0 and our_masks.max() <= 1
+    actual, actual_masks = (np.asarray(part) for part in augment.augment(images, masks, draw(3.0)))
+    assert actual.shape == images.shape and actual_masks.shape == masks.shape
+    assert np.isfinite(actual).all() and actual.min() >= -1 and actual.max() <= 1
+    assert actual_masks.min() >= 0 and actual_masks.max() <= 1
 
 
 def test_draws_are_a_function_of_the_seed():
-    for ours, same, other in zip(draw(), draw(), draw(seed=(1, 3)), strict=True):
-        np.testing.assert_array_equal(ours, same)
-        assert np.any(np.asarray(ours) != np.asarray(other))
+    for actual, same, other in zip(draw(), draw(), draw(seed=(1, 3)), strict=True):
+        np.testing.assert_array_equal(actual, same)
+        assert np.any(np.asarray(actual) != np.asarray(other))
 
 
 def test_each_pair_has_its_own_draw():

@@ -96,7 +96,7 @@ def test_a_photo_that_was_replaced_is_refused_and_none_is_removed(layerseg, run,
     assert len(os.listdir(album)) == 4 and sorted(os.listdir(out / "masks")) == ["0.png", "1.png"]
 
 
-def test_only_what_was_trained_now_counts_as_trained(layerseg, run, album, tmp_path):
+def test_chunks_finished_before_do_not_count_as_trained(layerseg, run, album, tmp_path):
     out = tmp_path / "out"
     given = flags(run, out, f"--images={album}")
     assert layerseg("autoencode_chunks", *given).status == 0
@@ -142,7 +142,7 @@ def test_inputs_that_cannot_be_read_are_refused_and_can_be_replaced(tmp_path, te
     chunks.begin(job, {"seed": 0})
 
 
-def test_a_data_sets_photos_are_capped_aloud_and_a_limit_goes_beyond(monkeypatch, album, capsys):
+def test_photos_are_capped_with_a_note_unless_a_limit_is_given(monkeypatch, album, capsys):
     monkeypatch.setattr(encode, "PHOTOS", 3)
     config = tiny_config()
     assert len(encode.dataset_photos(config, 16, str(album))) == 3
@@ -161,7 +161,7 @@ def test_a_data_sets_photos_are_capped_aloud_and_a_limit_goes_beyond(monkeypatch
     assert "--limit=12 uses all" in capsys.readouterr().err
 
 
-def test_photos_beyond_the_memory_are_refused(monkeypatch, album):
+def test_photos_that_do_not_fit_into_memory_are_refused(monkeypatch, album):
     def fail(self, side):
         raise MemoryError
 

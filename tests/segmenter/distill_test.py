@@ -36,7 +36,7 @@ def tiny_generator(config):
     return generator
 
 
-def test_distilling_a_generator_is_a_function_of_the_seed():
+def test_distilling_a_generator_is_a_function_of_the_seed(eagerly):
     config = tiny_config()
     generator = tiny_generator(config)
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
@@ -65,7 +65,7 @@ def test_the_pool_holds_the_generators_scenes():
     np.testing.assert_allclose(pool.layers.background / 127.5 - 1, clipped, atol=1 / 127)
 
 
-def test_the_student_may_work_at_another_resolution():
+def test_the_student_may_work_at_another_resolution(eagerly):
     config = tiny_config(("student.resolution", 24))
     segmenter, _ = distill.distill(tiny_generator(config), config, progress=False)
     assert segmenter.resolution == 24
@@ -82,7 +82,7 @@ def trained_run(tmp_path):
     return run
 
 
-def test_the_command_writes_a_segmenter_and_its_results(trained_run, layerseg):
+def test_the_command_writes_a_segmenter_and_its_results(trained_run, layerseg, eagerly):
     done = layerseg("distill", f"--run_dir={trained_run.path}", "--set=student.steps=4")
     assert done.status == 0, done.stderr
     assert "images/s" in done.stdout
@@ -100,7 +100,7 @@ def test_the_command_writes_a_segmenter_and_its_results(trained_run, layerseg):
     assert np.abs(before.predict(image) - after.predict(image)).max() > 0
 
 
-def test_students_of_other_sizes_lie_where_they_are_asked_to(trained_run, layerseg, tmp_path):
+def test_students_of_other_sizes_are_written_to_out(trained_run, layerseg, eagerly, tmp_path):
     out = tmp_path / "students" / "w8_32"
     flags = [f"--run_dir={trained_run.path}", "--config=students/w8_32", f"--out={out}"]
     flags += ["--set=student.steps=2", "--set=student.self_training=0"]

@@ -23,15 +23,15 @@ STEPS = 120
 pytestmark = pytest.mark.usefixtures("shallow_resnet")
 
 
-def ious(ours, theirs):
-    ours, theirs = ours > 0.5, theirs > 0.5
-    return (ours & theirs).sum((1, 2, 3)) / np.maximum((ours | theirs).sum((1, 2, 3)), 1)
+def ious(actual, expected):
+    actual, expected = actual > 0.5, expected > 0.5
+    return (actual & expected).sum((1, 2, 3)) / np.maximum((actual | expected).sum((1, 2, 3)), 1)
 
 
-def mean_difference(ours, theirs):
+def mean_difference(actual, expected):
     """Over all values: Adam takes a whole step also where a gradient is nothing but rounding."""
-    pairs = zip(ours, theirs, strict=True)
-    return np.mean(np.abs(np.concatenate([np.ravel(our - their) for our, their in pairs])))
+    pairs = zip(actual, expected, strict=True)
+    return np.mean(np.abs(np.concatenate([np.ravel(a - b) for a, b in pairs])))
 
 
 class Trained:
@@ -99,10 +99,10 @@ def test_the_summary_states_eq_7_of_the_segmenter_as_it_is_saved(trained):
 
 def test_frozen_networks_do_not_change(trained):
     for network, before in zip(trained.networks, trained.weights, strict=True):
-        for ours, theirs in zip(network.get_weights(), before, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-    for ours, theirs in zip(trained.frozen.get_weights(), trained.weights[0], strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+        for actual, expected in zip(network.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(actual, expected)
+    for actual, expected in zip(trained.frozen.get_weights(), trained.weights[0], strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_the_first_codes_lie_around_the_mean_style(trained):
@@ -115,8 +115,8 @@ def test_the_first_codes_lie_around_the_mean_style(trained):
 def test_batch_norms_end_with_the_statistics_of_the_photos(trained):
     trained.train(iterations=2)
     # All of them in one batch: what training mode computes, inference does too.
-    ours, theirs = (trained.encoder(trained.images, training=mode) for mode in (False, True))
-    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    actual, expected = (trained.encoder(trained.images, training=mode) for mode in (False, True))
+    np.testing.assert_allclose(actual, expected, atol=1e-3)
 
 
 def test_training_is_a_function_of_the_seed_and_starts_anew_each_time(trained):
@@ -128,9 +128,9 @@ def test_training_is_a_function_of_the_seed_and_starts_anew_each_time(trained):
     config = tiny_config()
     config.train = dataclasses.replace(config.train, seed=1)
     other = encode.EncoderTrainer(trained.generator, trained.discriminator, config)
-    ours, theirs = trained.trainer._first_weights, other._first_weights
-    kernels = [index for index, weight in enumerate(ours) if weight.ndim > 1]
-    assert all(np.abs(ours[index] - theirs[index]).max() > 1e-3 for index in kernels)
+    actual, expected = trained.trainer._first_weights, other._first_weights
+    kernels = [index for index, weight in enumerate(actual) if weight.ndim > 1]
+    assert all(np.abs(actual[index] - expected[index]).max() > 1e-3 for index in kernels)
 
 
 def test_encoders_that_train_together_are_those_that_train_alone(trained, eagerly):
@@ -142,18 +142,18 @@ def test_encoders_that_train_together_are_those_that_train_alone(trained, eagerl
     assert [training.summary.batch for training in together] == [8, 8, 7]
     assert mean_difference(alone[0].weights, alone[1].weights) > 1e-5
     assert mean_difference(alone[0].weights, trainer._first_weights) > 1e-5
-    for ours, theirs in zip(together, alone, strict=True):
-        assert (ours.summary.together, theirs.summary.together) == (3, 1)
+    for actual, expected in zip(together, alone, strict=True):
+        assert (actual.summary.together, expected.summary.together) == (3, 1)
         # Batch norms' averages, which are of the encoder's own batches, are among the weights.
-        assert mean_difference(ours.weights, theirs.weights) < 1e-6
-        assert ours.summary.first_loss == pytest.approx(theirs.summary.first_loss, rel=1e-5)
-    (summary, mask), (their_summary, their_mask) = map(trained.masks, (together[2], alone[2]))
-    assert mean_difference([mask], [their_mask]) < 1e-5
-    assert summary.loss == pytest.approx(their_summary.loss, rel=1e-4)
+        assert mean_difference(actual.weights, expected.weights) < 1e-6
+        assert actual.summary.first_loss == pytest.approx(expected.summary.first_loss, rel=1e-5)
+    (summary, mask), (alone_summary, alone_mask) = map(trained.masks, (together[2], alone[2]))
+    assert mean_difference([mask], [alone_mask]) < 1e-5
+    assert summary.loss == pytest.approx(alone_summary.loss, rel=1e-4)
     assert (summary.photos, summary.batch, summary.together) == (7, 7, 3)
 
 
-def test_speed_counts_the_photos_of_all_encoders(trained, monkeypatch):
+def test_speed_counts_the_photos_of_all_encoders(trained, eagerly, monkeypatch):
     clock = iter(range(3))
     monkeypatch.setattr(encode, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
     first, second = trained.set(iterations=3, learning_rate=1e-4).train_together(
@@ -333,7 +333,7 @@ def test_a_stop_loses_only_the_chunks_that_train(trained, eagerly, tmp_path, mon
     assert bars[0]._note.startswith("chunk 0, 1: loss ")
 
 
-def test_overwriting_throws_chunks_away(tmp_path):
+def test_overwriting_removes_chunks(tmp_path):
     job = chunks.ChunkJob("photos", list("abcde"), str(tmp_path), chunk=2, iterations=1)
     assert [len(part) for part in job.chunks()] == [2, 2, 1]
     chunks.begin(job, {"seed": 0})

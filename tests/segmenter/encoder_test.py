@@ -11,7 +11,7 @@ from layered_segmentation.gan.composite import compose
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.images import write
 from layered_segmentation.segmenter import encoder as encoders
-from layered_segmentation.segmenter import preset_files, presets
+from layered_segmentation.segmenter import presets
 from layered_segmentation.segmenter.encoder import Encoder, EncoderGeneratorBackbone
 from layered_segmentation.segmenter.segmenter import (
     EncoderSegmenter,
@@ -79,7 +79,7 @@ def test_photos_of_other_sides_are_resized(side):
         np.testing.assert_allclose(encoder(images), encoder(halved), atol=1e-4)
 
 
-def test_where_the_object_is_reaches_the_codes():
+def test_the_codes_depend_on_the_position_of_the_object():
     encoder = Encoder((1, 1, 2, 8), input_resolution=64, max_channels=64)
     image = np.zeros((1, 64, 64, 3), np.float32)
     image[:, 8:24, 8:24] = 1
@@ -102,8 +102,8 @@ def test_the_generator_is_a_frozen_copy():
     assert trained == {id(v) for v in backbone.encoder.trainable_variables}
     images = normal(2, 8, 8, 3)
     codes = backbone.encoder(images)
-    for ours, theirs in zip(backbone.draw(images), generator.from_codes(codes), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    for actual, expected in zip(backbone.draw(images), generator.from_codes(codes), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(10, 37), (8, 8), (64, 48)])
@@ -118,8 +118,8 @@ def test_masks_are_those_of_the_layers(segmenter):
     layers = segmenter.predict_layers(images)
     assert [layer.shape for layer in layers] == [(3, 8, 8, 3), (3, 8, 8, 3), (3, 8, 8, 1)]
     masks = segmenter.predict_masks(images)
-    for mask, theirs, image in zip(masks, layers.mask, images, strict=True):
-        np.testing.assert_allclose(mask, theirs[..., 0], atol=1e-5)
+    for mask, expected, image in zip(masks, layers.mask, images, strict=True):
+        np.testing.assert_allclose(mask, expected[..., 0], atol=1e-5)
         np.testing.assert_allclose(segmenter.masks(image[None])[0, ..., 0], mask, atol=1e-5)
     np.testing.assert_allclose(segmenter.reconstruct(images), compose(layers), atol=1e-5)
     assert np.abs(layers.background - layers.foreground).max() > 0.01
@@ -132,28 +132,15 @@ def test_a_preset_round_trips_through_kerashub(segmenter, eagerly, tmp_path):
     for back in (keras_hub.models.ImageSegmenter.from_preset(preset), presets.load(preset)):
         assert type(back) is EncoderSegmenter and isinstance(back, LayeredSegmenter)
         assert back.backbone.get_config() == segmenter.backbone.get_config()
-        for ours, theirs in zip(
+        for actual, expected in zip(
             segmenter.predict_masks(images), back.predict_masks(images), strict=True
         ):
-            np.testing.assert_array_equal(ours, theirs)
+            np.testing.assert_array_equal(actual, expected)
         assert not back.backbone.generator.trainable_variables
     loaded = keras_hub.models.ImageSegmenterPreprocessor.from_preset(preset)
     np.testing.assert_allclose(
         loaded(images[0][None]), segmenter.prepare(images[0][None]), atol=1e-6
     )
-
-
-def test_a_preset_of_older_module_paths_loads(segmenter, eagerly, tmp_path):
-    preset = tmp_path / "preset"
-    presets.save(segmenter, str(preset))
-    for path in preset.glob("*.json"):
-        old = path.read_text().replace(".segmenter.encoder", ".models.autoencoder")
-        path.write_text(old.replace(".segmenter.", ".models."))
-    preset_files.write_checksums(str(preset))
-    assert "layered_segmentation.models.autoencoder" in (preset / "config.json").read_text()
-    image = photos((20, 30))[0]
-    loaded = presets.load(str(preset))
-    np.testing.assert_array_equal(loaded.predict_masks(image), segmenter.predict_masks(image))
 
 
 def test_a_keras_file_round_trips(segmenter, eagerly, tmp_path):

@@ -62,7 +62,7 @@ def test_mask_loss_on_hand_computed_values():
     assert float(wrong) == pytest.approx(30 + 1 - 1 / 5, abs=1e-3)
 
 
-def test_a_loss_that_is_not_finite_stops_with_advice():
+def test_a_loss_that_is_not_finite_stops_with_advice(eagerly):
     images, masks = Scenes(0, 32).load_pairs(16)
     settings = configs.StudentConfig(width=8, steps=30, batch=8, learning_rate=1e30)
     segmenter = create_segmenter(8, 16)

@@ -29,8 +29,8 @@ def coarse(images):
 
 
 def iou(mask, truth):
-    ours, theirs = mask >= 0.5, truth[..., 0] > 128
-    return (ours & theirs).sum() / (ours | theirs).sum()
+    prediction, target = mask >= 0.5, truth[..., 0] > 128
+    return (prediction & target).sum() / (prediction | target).sum()
 
 
 def test_a_small_object_is_seen_better_the_second_time():
@@ -43,7 +43,7 @@ def test_a_small_object_is_seen_better_the_second_time():
         assert twice.min() >= 0 and twice.max() <= 1
 
 
-def test_one_look_is_the_segmenters_own():
+def test_one_look_returns_the_masks_of_the_segmenter():
     images = [disc(64, 64, (30, 30), 12)]
     np.testing.assert_array_equal(looks.predict_masks(coarse, images, 1)[0], coarse(images)[0])
     with pytest.raises(ValueError, match="looks=3"):
@@ -55,7 +55,7 @@ def test_one_look_is_the_segmenters_own():
     [np.zeros((40, 40)), np.ones((40, 40)), np.pad(np.ones((4, 4)), 18)],
     ids=["nothing found", "everything", "too small"],
 )
-def test_where_a_crop_would_show_nothing_more_the_first_look_counts(mask):
+def test_the_first_look_is_kept_if_a_crop_adds_no_detail(mask):
     calls = []
 
     def predict(images):
@@ -90,7 +90,7 @@ def test_the_box_by_hand():
     assert looks.crop_box(mask) == (0, 0, 175, 85)
 
 
-def test_the_verbs_take_looks(layerseg, tmp_path):
+def test_segment_and_evaluate_take_looks(layerseg, tmp_path):
     segmenter = create_segmenter(8, 16)
     presets.save(segmenter, str(tmp_path / "preset"))
     (tmp_path / "photos").mkdir()

@@ -91,10 +91,10 @@ def test_a_packaged_preset_arrives_whole(layerseg, hub, address):
     assert sorted(os.listdir(hub.root)) == sorted(os.listdir(packaged))
     for name in os.listdir(packaged):
         with (
-            open(os.path.join(packaged, name), "rb") as ours,
-            open(os.path.join(hub.root, name), "rb") as theirs,
+            open(os.path.join(packaged, name), "rb") as local,
+            open(os.path.join(hub.root, name), "rb") as uploaded,
         ):
-            assert ours.read() == theirs.read(), name
+            assert local.read() == uploaded.read(), name
     assert presets.load(hub.root).resolution == 64
     if address == HF:
         # Our card first: KerasHub writes another where it finds none.
@@ -134,7 +134,7 @@ def test_a_run_is_published_with_its_scores(layerseg, hub, run):
     assert {path.name: path.read_bytes() for path in (run / "segmenter").iterdir()} == before
 
 
-def test_a_model_on_the_hub_is_not_overwritten_unasked(layerseg, hub, run):
+def test_a_model_on_the_hub_is_overwritten_only_if_asked(layerseg, hub, run):
     flags = [f"--preset={FLOWERS}", f"--to={HF}"]
     assert layerseg("publish", *flags).status == 0
     calls = list(hub.calls)
@@ -176,7 +176,7 @@ def test_bad_input_uploads_nothing(layerseg, hub, tmp_path, monkeypatch, flags, 
     assert hub.calls == []
 
 
-def test_cards_and_results_that_do_not_fit():
+def test_incomplete_cards_and_other_results_are_refused():
     with pytest.raises(UserError, match=r"card\.md: the card has no section Limits, Licence"):
         model_card.require_complete("## Data\n## Settings\n## Scores\n## Protocol\n", "card.md")
     with pytest.raises(UserError, match="the card has no section Scores"):

@@ -7,7 +7,7 @@ from layered_segmentation.segmenter.refine import refine
 
 
 def scene(side):
-    """A textured ellipse on a textured ground, its mask, and a student's coarse idea of it."""
+    """A textured ellipse on a textured background, its mask, and a student's coarse idea of it."""
     import cv2
 
     y, x = np.mgrid[0:side, 0:side] / side
@@ -43,8 +43,8 @@ def test_a_photo_larger_than_grabcut_works_at(method):
     assert iou(refined >= 0.5, mask[:600]) > 0.95
 
 
-def test_a_consensus_lets_go_of_what_only_the_mask_holds():
-    """The student takes some ground along; GrabCut from a rectangle does not."""
+def test_a_consensus_removes_background_that_only_the_mask_includes():
+    """The student includes some background; GrabCut from a rectangle does not."""
     import cv2
 
     image = np.full((120, 160, 3), (60, 120, 60), np.uint8)
@@ -52,15 +52,15 @@ def test_a_consensus_lets_go_of_what_only_the_mask_holds():
     truth = np.zeros((120, 160), np.uint8)
     cv2.ellipse(truth, (70, 50), (42, 26), 0, 0, 360, 1, -1)
     image[truth > 0] = (230, 120, 30)
-    ground = np.zeros_like(truth)
-    cv2.ellipse(ground, (105, 92), (24, 12), 0, 0, 360, 1, -1)
-    student = cv2.blur(np.maximum(truth, ground).astype(np.float32), (9, 9))
+    background = np.zeros_like(truth)
+    cv2.ellipse(background, (105, 92), (24, 12), 0, 0, 360, 1, -1)
+    student = cv2.blur(np.maximum(truth, background).astype(np.float32), (9, 9))
     before = iou(student >= 0.5, truth > 0)
     after = iou(refine(image, student, "consensus") >= 0.5, truth > 0)
     assert before < 0.85 and after > 0.95
 
 
-def test_none_changes_nothing():
+def test_the_method_none_changes_nothing():
     image, _, probability = scene(96)
     assert np.array_equal(refine(image, probability, "none"), probability.astype(np.float32))
 
@@ -84,7 +84,7 @@ def test_tiny_plain_and_thin_photos(method, shape):
     assert refined.min() >= 0 and refined.max() <= 1
 
 
-def test_what_is_refused():
+def test_unknown_methods_and_other_shapes_are_refused():
     image, _, probability = scene(40)
     with pytest.raises(ValueError, match="crf"):
         refine(image, probability, "crf")

@@ -74,8 +74,8 @@ def test_a_list_of_sizes_gives_what_each_photo_gives_alone():
     for image, mask in zip(images, together, strict=True):
         np.testing.assert_allclose(segmenter.predict_masks([image])[0], mask, atol=1e-5)
         np.testing.assert_allclose(segmenter.masks(image[None])[0, ..., 0], mask, atol=1e-5)
-    for mask, ours in zip(segmenter.predict(images), together, strict=True):
-        np.testing.assert_array_equal(mask[..., 0], ours)
+    for mask, actual in zip(segmenter.predict(images), together, strict=True):
+        np.testing.assert_array_equal(mask[..., 0], actual)
 
 
 def test_one_photo_gives_one_mask():
@@ -102,16 +102,16 @@ def test_more_photos_than_a_batch_keep_their_order():
     assert np.abs(masks[68, ..., 0] - alone).max() > 0.01
 
 
-def test_kerashubs_preprocessor_prepares_as_we_do():
+def test_the_preprocessor_and_prepare_agree():
     segmenter = randomised()
     image = photos((33, 70))[0][None]
-    theirs = np.asarray(segmenter.preprocessor(image))
-    np.testing.assert_allclose(theirs, np.asarray(segmenter.prepare(image)), atol=1e-6)
-    assert -1 <= theirs.min() < theirs.max() <= 1
+    expected = np.asarray(segmenter.preprocessor(image))
+    np.testing.assert_allclose(expected, np.asarray(segmenter.prepare(image)), atol=1e-6)
+    assert -1 <= expected.min() < expected.max() <= 1
 
 
 @pytest.mark.parametrize("size", [(40, 20), (20, 40), (33, 20), (32, 32)])
-def test_edges_are_continued_to_a_square_and_cut_off_again(size):
+def test_edges_are_repeated_to_a_square_and_cropped_again(size):
     (image,) = photos(size)
     height, width = size
     side = max(size)
@@ -125,16 +125,16 @@ def test_edges_are_continued_to_a_square_and_cut_off_again(size):
 
 
 @pytest.mark.parametrize("aspect", ["pad", "centre_crop"])
-def test_photos_are_looked_at_as_in_training(aspect):
+def test_photos_are_prepared_as_in_training(aspect):
     segmenter, squashing = randomised(aspect=aspect), randomised()
     squashing.set_weights(segmenter.get_weights())
     wide, tall = (np.kron(p, np.ones((4, 4, 1), np.uint8)) for p in photos((6, 12), (12, 6)))
     for image in (wide, tall):
-        theirs = np.asarray(segmenter.preprocessor(image[None]))
+        expected = np.asarray(segmenter.preprocessor(image[None]))
         trained = to_square(image, 16, "pad") / 127.5 - 1
-        assert np.abs(theirs[0] - trained).max() < 1 / 127.5
-        np.testing.assert_allclose(theirs, np.asarray(segmenter.prepare(image[None])), atol=1e-6)
-        assert np.abs(np.asarray(squashing.prepare(image[None])) - theirs).mean() > 0.1
+        assert np.abs(expected[0] - trained).max() < 1 / 127.5
+        np.testing.assert_allclose(expected, np.asarray(segmenter.prepare(image[None])), atol=1e-6)
+        assert np.abs(np.asarray(squashing.prepare(image[None])) - expected).mean() > 0.1
     for image, mask in zip((wide, tall), segmenter.predict_masks([wide, tall]), strict=True):
         assert mask.shape == image.shape[:2]
         # What the squashing one says of the photo with its edges continued.
@@ -186,7 +186,7 @@ def test_grey_and_alpha_are_converted():
         (np.zeros((0, 8, 3), np.uint8), r"\(0, 8, 3\)"),
     ],
 )
-def test_what_is_no_uint8_image_is_refused(image, words):
+def test_images_that_are_not_uint8_photos_are_refused(image, words):
     with pytest.raises(UserError, match=words):
         create_segmenter(8, 16).predict_masks([image])
 
@@ -198,10 +198,10 @@ def test_a_preset_round_trips_through_kerashub(tmp_path):
     assert type(back) is LayeredSegmenter
     assert back.resolution == 16 and back.backbone.get_config()["width"] == 8
     images = photos((20, 30), (16, 16))
-    for ours, theirs in zip(
+    for actual, expected in zip(
         segmenter.predict_masks(images), back.predict_masks(images), strict=True
     ):
-        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_a_keras_file_round_trips(tmp_path):
@@ -239,11 +239,11 @@ def test_importing_the_class_is_enough_for_kerashub_on_another_backend(tmp_path)
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    theirs = np.load(tmp_path / "mask.npy")
-    np.testing.assert_allclose(theirs, segmenter.predict_masks([image])[0], atol=1e-4)
+    expected = np.load(tmp_path / "mask.npy")
+    np.testing.assert_allclose(expected, segmenter.predict_masks([image])[0], atol=1e-4)
 
 
-def test_it_can_be_fine_tuned_on_masks():
+def test_it_can_be_fine_tuned_on_masks(eagerly):
     segmenter = randomised()
     images = np.stack(photos(*[(30, 20)] * 8))
     masks = np.ones((8, 16, 16, 1), np.float32)

@@ -28,10 +28,11 @@ def taught(count, steps):
 
 def score(segmenter, images, masks):
     predicted = self_training.probabilities(segmenter, images) > 0.5
-    return np.mean([iou(ours, truth > 0) for ours, truth in zip(predicted, masks, strict=True)])
+    return np.mean([iou(actual, truth > 0) for actual, truth in zip(predicted, masks, strict=True)])
 
 
-def test_unlabelled_photos_help_a_student_that_has_seen_little():
+@pytest.mark.slow
+def test_unlabelled_photos_improve_a_student_trained_on_few_pairs():
     segmenter = taught(count=60, steps=150)
     images, masks = Scenes(0, 200, split="test").load_pairs(16)
     before = score(segmenter, images, masks)
@@ -46,14 +47,14 @@ def test_unlabelled_photos_help_a_student_that_has_seen_little():
     assert score(segmenter, images, masks) > before + 0.01
 
 
-def test_probabilities_are_those_of_the_segmenter():
+def test_probabilities_are_those_of_the_segmenter(eagerly):
     segmenter = taught(count=8, steps=2)
     images = Scenes(0, 5, split="test").load(16)
     expected = np.stack(segmenter.predict_masks(list(images)))
     np.testing.assert_allclose(self_training.probabilities(segmenter, images), expected, atol=1e-5)
 
 
-def test_the_surest_photos_with_an_object_are_kept(monkeypatch):
+def test_the_most_certain_photos_with_an_object_are_kept(monkeypatch):
     masks = np.zeros((10, 16, 16), np.float32)
     masks[:8, :8] = 1.0  # half covered, sure
     masks[3:5] = np.where(masks[3:5] > 0.5, 0.6, 0.4)  # unsure
@@ -76,7 +77,7 @@ def discs(count, side, seed=0):
     return photos, masks
 
 
-def test_refined_masks_fit_the_photos_where_the_students_do_not(monkeypatch):
+def test_refined_masks_fit_the_photos_better_than_the_students(monkeypatch):
     photos, truth = discs(8, 64)
     small = truth[:, 2::4, 2::4].astype(np.float32)
     coarse = np.roll(small, 1, axis=2)  # the student is one of its sixteen pixels off,
@@ -97,7 +98,7 @@ def test_refined_masks_fit_the_photos_where_the_students_do_not(monkeypatch):
         assert before < 0.8 and iou(mask, small[number] >= 0.5) > 0.9
 
 
-def test_each_round_refines_other_photos(monkeypatch):
+def test_each_round_refines_other_photos(monkeypatch, eagerly):
     monkeypatch.setattr(self_training, "REFINED", 6)
     seen = []
 
@@ -116,16 +117,14 @@ def test_each_round_refines_other_photos(monkeypatch):
     assert [len(part) for part in seen] == [6, 6] and seen[0] != seen[1]
 
 
-def test_refinement_wants_larger_photos():
+def test_refinement_uses_larger_photos():
     config = configs.load("", ["data.name=shapes", "student.self_training_refine=grabcut"])
     config.data.limit = 2
     assert self_training.training_photos(config, 16).shape == (2, 128, 128, 3)
     assert self_training.training_photos(config, 136).shape == (2, 136, 136, 3)
 
 
-def test_photos_as_small_as_training_took_are_enlarged_and_spread_over_the_folder(
-    tmp_path, monkeypatch
-):
+def test_small_photos_are_enlarged_and_taken_from_all_of_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(self_training, "PHOTOS", 3)
     for index in range(9):
         image = np.full((16, 20, 3), 10 * index, np.uint8)
@@ -149,7 +148,7 @@ def test_without_rounds_no_photos_are_needed():
     assert self_training.training_photos(config, 16) is None
 
 
-def test_photos_that_are_gone_are_named_with_the_way_out():
+def test_missing_photos_are_reported_with_a_way_out():
     config = configs.load("", ["data.path=nowhere"])
     with pytest.raises(UserError, match=r"nowhere.*student\.self_training=0"):
         self_training.training_photos(config, 16)
