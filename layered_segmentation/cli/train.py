@@ -4,7 +4,7 @@ The same command again goes on where a stopped run stopped, bit for bit; a finis
 Ctrl-C or a crash lose at most what came after the last checkpoint.
 
 Example:
-  layerseg train --config=folder --set=data.path=PHOTOS --set=gan.resolution=32 --run_dir=RUN
+  layerseg train --config=quickstart_photos --set=data.path=PHOTOS --run_dir=RUN
 """
 
 from absl import flags
