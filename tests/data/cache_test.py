@@ -157,6 +157,7 @@ def test_scenes_are_averaged_down_from_the_largest_side():
     assert scenes.identity() != Scenes(seed=3, count=5).identity()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small_disk", ["12k"], indirect=True)
 @pytest.mark.parametrize("is_known", [True, False], ids=["before", "on the way"])
 def test_a_full_disk_is_an_error_that_names_the_setting(small_disk, monkeypatch, is_known):

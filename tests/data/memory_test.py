@@ -49,6 +49,7 @@ def megabytes(tmp_path, count):
     return memory
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
 def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
     few = megabytes(tmp_path, 600)  # 20 MB of files, 10 MB of squares

@@ -340,7 +340,7 @@ def test_two_at_a_time_are_refused(extract, others, tmp_path):
          "other_photos/labels holds 3 images, and [:4] reaches beyond it"),
         ("other_photos/labels@x", (), "has no split 'x'; it has train (write NAME@SPLIT)"),
         ("other_photos/labels[", (), "--dataset=other_photos/labels[: 'other_photos/labels[' is"),
-        ("", (), "--dataset is not set: name a prepared dataset"),
+        ("", (), "--dataset is needed (layerseg extract --help)"),
         ("lsun_objects/car", (), "layerseg prepare --dataset=lsun_objects/car --source=… "),
         ("other_photo", (), "check its spelling and --data_dir"),
     ],

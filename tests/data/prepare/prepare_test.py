@@ -290,6 +290,7 @@ def test_bad_flags_are_one_clear_line(layerseg, tmp_path, monkeypatch, dataset, 
     assert is_clean(tmp_path / "data")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small_disk", ["256k"], indirect=True)
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_a_full_disk_is_named_and_leaves_no_dataset(layerseg, tmp_path, small_disk, kind):
@@ -312,6 +313,7 @@ def test_a_full_disk_is_named_and_leaves_no_dataset(layerseg, tmp_path, small_di
     assert is_clean(small_disk)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small_disk", ["256k"], indirect=True)
 def test_the_disk_fills_while_an_archive_is_unpacked(
     layerseg, archive, tmp_path, small_disk, monkeypatch
