@@ -1,99 +1,167 @@
-"""The wheel holds what an installed package needs, and nothing at the top but the package."""
+"""The contents of the package, and that it works installed, in place and from a checkout."""
 
 import os
 import subprocess
 import sys
-import tomllib
+import tarfile
 import zipfile
 
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PACKAGED = {
+    "layered_segmentation": "layered_segmentation",
+    "configs": "layered_segmentation/configs",
+}
 
-pytestmark = pytest.mark.skipif(
-    not os.path.exists(os.path.join(ROOT, "setup.py")), reason="not a checkout"
-)
+
+def run(*command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    out = tmp_path_factory.mktemp("wheel")
-    # In a copy, since setuptools leaves build/ behind; without isolation, so without a network.
-    copy = tmp_path_factory.mktemp("checkout")
-    names = ["setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"]
-    folders = ["layered_segmentation", "configs", "export"]
-    subprocess.run(["cp", "-r", *names, *folders, str(copy)], cwd=ROOT, check=True)
-    program = "import setuptools.build_meta as b, sys; print(b.build_wheel(sys.argv[1]))"
-    subprocess.run(
-        [sys.executable, "-c", program, str(out)], cwd=copy, check=True, capture_output=True
+def tracked():
+    """The files that git tracks; without git, those that are none of other programs' making."""
+    if os.path.exists(os.path.join(ROOT, ".git")):
+        names = run("git", "ls-files", cwd=ROOT).splitlines()
+        return {name for name in names if os.path.exists(os.path.join(ROOT, name))}
+    made = ("__pycache__", "_cache", "node_modules", "dist", "build", ".egg-info", ".git", "venv")
+    paths = (
+        os.path.relpath(os.path.join(folder, name), ROOT)
+        for folder, _, names in os.walk(ROOT)
+        for name in names
     )
-    (name,) = os.listdir(out)
-    return zipfile.ZipFile(out / name)
+    return {path for path in paths if not any(part.endswith(made) for part in path.split(os.sep))}
 
 
-def test_the_wheel_holds_all_modules_configs_and_templates(wheel):
-    expected = set()
-    kinds = (".py", ".yaml", ".html", ".tsv", ".txt", ".typed")
-    for source, target in (
-        ("layered_segmentation", "layered_segmentation"),
-        ("configs", "layered_segmentation/configs"),
-        ("export", "layered_segmentation/export"),
-    ):
-        for folder, _, files in os.walk(os.path.join(ROOT, source)):
-            for file in files:
-                if file.endswith(kinds) or "presets" in folder.split(os.sep):
-                    relative = os.path.relpath(
-                        os.path.join(folder, file), os.path.join(ROOT, source)
-                    )
-                    expected.add(os.path.join(target, relative))
-    expected = {n for n in expected if not {"__pycache__", "node_modules"} & set(n.split(os.sep))}
-    assert expected <= set(wheel.namelist())
-    assert "layered_segmentation/presets/layered_unet_flowers_64/model.weights.h5" in expected
-    assert "layered_segmentation/configs/quickstart.yaml" in expected
+@pytest.fixture(scope="module")
+def checkout(tracked, tmp_path_factory):
+    """A copy, since setuptools leaves files behind."""
+    copy = tmp_path_factory.mktemp("checkout")
+    tar = ["tar", "--null", "--files-from=-", "-cf", "-"]
+    content = subprocess.run(
+        tar, cwd=ROOT, input="\0".join(tracked).encode(), capture_output=True, check=True
+    )
+    subprocess.run(["tar", "-xf", "-"], cwd=copy, input=content.stdout, check=True)
+    return copy
 
 
-def test_nothing_else_lands_in_site_packages(wheel):
-    tops = {name.split("/")[0] for name in wheel.namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"layered_segmentation"}
+@pytest.fixture(scope="module")
+def built(checkout, tmp_path_factory):
+    """The wheel and the sdist, built without a network."""
+    out = tmp_path_factory.mktemp("dist")
+    for kind in ("wheel", "sdist"):
+        program = f"import setuptools.build_meta as b, sys; b.build_{kind}(sys.argv[1])"
+        run(sys.executable, "-c", program, str(out), cwd=checkout)
+    return {path.suffix: path for path in out.iterdir()}
 
 
+@pytest.fixture(scope="module")
+def wheel(built):
+    return zipfile.ZipFile(built[".whl"])
+
+
+@pytest.mark.slow
+def test_the_wheel_contains_the_package_and_nothing_else(wheel, tracked):
+    expected = {
+        PACKAGED[top] + "/" + rest
+        for top, _, rest in (name.partition("/") for name in tracked)
+        if top in PACKAGED
+    }
+    names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert names == expected
+    for name in (
+        "presets/layered_unet_flowers_64/model.weights.h5", "configs/quickstart.yaml", "py.typed"
+    ):  # fmt: skip
+        assert f"layered_segmentation/{name}" in names
+
+
+@pytest.mark.slow
+def test_the_sdist_contains_the_whole_checkout(built, tracked):
+    with tarfile.open(built[".gz"]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert tracked <= names
+
+
+@pytest.mark.slow
 def test_metadata(wheel):
     (info,) = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
     metadata = wheel.read(f"{info}/METADATA").decode()
     (python,) = (line for line in metadata.splitlines() if line.startswith("Requires-Python: "))
     assert set(python.split(": ")[1].split(",")) == {">=3.11", "<3.13"}
-    for extra in ("test", "tfds", "dev"):
+    for extra in ("test", "tfds", "torch", "dev"):
         assert f"Provides-Extra: {extra}" in metadata
     entries = wheel.read(f"{info}/entry_points.txt").decode()
     assert "layerseg = layered_segmentation.cli.main:main" in entries
 
 
-def test_an_installed_package_finds_its_configs(wheel, tmp_path):
-    wheel.extractall(tmp_path / "site")
+@pytest.fixture(scope="module", params=["plain", "editable"])
+def python(request, checkout, tmp_path_factory):
+    """The interpreter of an environment with the package and this environment's other packages."""
+    environment = tmp_path_factory.mktemp(request.param)
+    run(sys.executable, "-m", "venv", "--without-pip", str(environment))
+    interpreter = str(environment / "bin" / "python")
+    program = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = run(interpreter, "-c", program).strip()
+    for folder in (path for path in sys.path if path.endswith("site-packages")):
+        for name in os.listdir(folder):
+            if "layered_segmentation" not in name and not os.path.lexists(f"{site}/{name}"):
+                os.symlink(os.path.join(folder, name), os.path.join(site, name))
+    options = ["--quiet", "--no-deps", "--no-build-isolation"]
+    source = [str(checkout)] if request.param == "plain" else ["--editable", str(checkout)]
+    pip = [sys.executable, "-m", "pip", f"--python={interpreter}", "install", *options]
+    run(*pip, f"--prefix={environment}", *source)
+    return interpreter
+
+
+@pytest.mark.slow
+def test_an_installed_package_is_complete(python, checkout, tmp_path):
     program = (
-        "from layered_segmentation import config; import layered_segmentation.export as e; "
-        "print(e.__file__); print(config.load('quickstart').data.name)"
+        "from layered_segmentation import config, config_files, export; "
+        "from layered_segmentation.segmenter import preset_files; "
+        "print(export.__file__, config_files.find('quickstart'), "
+        "config.load('quickstart').data.name, preset_files.names())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True, text=True, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    path, name = done.stdout.split()
-    assert path.startswith(str(tmp_path))
-    assert name == "shapes"
+    output = run(python, "-c", program, cwd=tmp_path)
+    module, path, name, names = output.split(maxsplit=3)
+    is_editable = not module.startswith(os.path.dirname(os.path.dirname(python)))
+    assert is_editable == module.startswith(str(checkout)) == path.startswith(str(checkout))
+    assert os.path.isfile(path) and name == "shapes" and "layered_unet_flowers_64" in names
+    command = os.path.join(os.path.dirname(python), "layerseg")
+    assert "layerseg VERB" in run(command, "--help", cwd=tmp_path)
+    assert "--quantize=" in run(command, "export", "--help", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_type_checker_sees_all_of_the_package(python, checkout, tmp_path):
+    module = checkout / "layered_segmentation" / "export" / "quantize.py"
+    text = module.read_text()
+    module.write_text(f"{text}\n\ndef wrong() -> None:\n    compare.no_such_function()\n")
+    try:
+        mypy = [
+            sys.executable,
+            "-m",
+            "mypy",
+            f"--python-executable={python}",
+            f"--cache-dir={tmp_path}",
+        ]
+        done = subprocess.run(mypy, cwd=checkout, capture_output=True, text=True)
+    finally:
+        module.write_text(text)
+    found = [line for line in done.stdout.splitlines() if "no_such_function" in line]
+    assert len(found) == 1, done.stdout + done.stderr
+    assert found[0].startswith(os.path.join("layered_segmentation", "export", "quantize.py"))
 
 
 def test_a_checkout_works_without_an_install(tmp_path):
-    program = "from layered_segmentation import config_files, export; "
-    program += "print(config_files.find('quickstart'))"
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", f"import sys; sys.path += {sys.path!r}; {program}"],
-        capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == os.path.join(ROOT, "configs", "quickstart.yaml")
+    program = "from layered_segmentation import config_files as c, export; print(c.find('cub'))"
+    path = [ROOT, *(path for path in sys.path if path)]
+    output = run(
+        sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {path!r}; {program}", cwd=tmp_path
+    )
+    assert os.path.samefile(output.strip(), os.path.join(ROOT, "configs", "cub.yaml"))
 
 
 def test_the_public_names_resolve():
@@ -103,8 +171,3 @@ def test_the_public_names_resolve():
         assert getattr(layered_segmentation, name).__name__ == name
     with pytest.raises(AttributeError, match="nonsense"):
         layered_segmentation.nonsense  # noqa: B018
-
-
-def test_pyproject_is_valid():
-    with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
-        assert tomllib.load(file)["build-system"]["build-backend"] == "setuptools.build_meta"
