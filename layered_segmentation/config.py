@@ -341,13 +341,19 @@ def section_overrides(name_or_path: str, section: str) -> list[str]:
 
 def save(config: Config, path: str) -> None:
     """Writes the whole effective config as YAML."""
-    files.write_text(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+    files.write_text(path, to_yaml(config))
+
+
+def to_yaml(config: Config) -> str:
+    """Returns the whole effective config as YAML."""
+    text: str = OmegaConf.to_yaml(OmegaConf.structured(config))
+    return text
 
 
 def is_saved(path: str) -> bool:
     """Returns whether a file is as `save` wrote it, not written or changed by a person."""
     with open(path, encoding="utf-8") as file:
-        return file.read() == OmegaConf.to_yaml(OmegaConf.structured(load(path)))
+        return file.read() == to_yaml(load(path))
 
 
 def with_absolute_paths(config: Config) -> Config:

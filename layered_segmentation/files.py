@@ -112,6 +112,15 @@ def write_json(path: str, content: Any, **options: Any) -> None:
     write_text(path, json.dumps(content, **({"indent": 2} | options)) + "\n")
 
 
+def read_json(path: str) -> Any:
+    """Returns the content of a JSON file, or None if there is no file or it is damaged."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
 @contextlib.contextmanager
 def replacing_directory(path: str, overwrite: bool = True) -> Iterator[str]:
     """Writes a directory: whole, or not at all.

@@ -74,7 +74,7 @@ class Bar:
             print(self._line(now - self._start), file=self._stream, flush=True)
 
     def _line(self, elapsed: float) -> str:
-        return tqdm.format_meter(
+        line: str = tqdm.format_meter(
             self._count,
             self._total,
             elapsed,
@@ -85,3 +85,4 @@ class Bar:
             bar_format="{desc}: {percentage:.0f}% ({n_fmt}/{total_fmt}), {remaining} left, "
             "{rate_fmt}{postfix}",
         )
+        return line

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,8 @@ from layered_segmentation import config_files, files
 from layered_segmentation.errors import UserError
 
 # What may lie in a directory that is still free to become a run.
-_NEGLIGIBLE = {"lock", "config.yaml.partial", ".DS_Store"}
+_NEGLIGIBLE = {"lock", "config.yaml.partial", files.partial_path("config.yaml"), ".DS_Store"}
+_SECTIONS = ("data", "gan", "schedule", "train")  # of every config.yaml that a run has written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +162,7 @@ class RunDirectory:
             if os.path.exists(self.config_path):
                 self._require_same(config)
                 if self._has_begun():
+                    self._mend_config(config)
                     return True
             configs.save(config, self.config_path)
             return False
@@ -174,9 +177,13 @@ class RunDirectory:
             UserError: The run has begun with other photos. Nothing is changed.
         """
         if os.path.exists(self.photos_path) and self._has_begun():
-            with open(self.photos_path, encoding="utf-8") as file:
-                before = file.read().split("\n")[:-1]
+            text = _read(self.photos_path)
+            before = text.split("\n")[:-1]
             if before == list(photos):
+                return
+            if not text.endswith("\n") and list(photos[: len(before)]) == before:
+                print(f"{self.photos_path}: was cut off; written again", file=sys.stderr)
+                files.write_text(self.photos_path, "".join(f"{line}\n" for line in photos))
                 return
             gone, new = sorted({*before} - {*photos}), sorted({*photos} - {*before})
             changes = [f"gone: {line}" for line in gone[:1]] + [f"new: {line}" for line in new[:1]]
@@ -189,8 +196,12 @@ class RunDirectory:
             files.write_text(self.photos_path, "".join(f"{line}\n" for line in photos))
 
     def config(self) -> configs.Config:
-        """Returns the run's effective config."""
-        return configs.load(self.config_path)
+        """Returns the run's effective config.
+
+        Raises:
+            UserError: Its file is damaged.
+        """
+        return self._load_config()
 
     def config_with(self, section: str, overrides: Sequence[str]) -> configs.Config:
         """Returns the run's config with other settings in one section, for what follows training.
@@ -208,7 +219,7 @@ class RunDirectory:
                     f"--set={override}: only {section}.* can be set here; the rest belongs to the "
                     f"trained run ({self.config_path})"
                 )
-        return configs.load(self.config_path, overrides)
+        return self._load_config(overrides)
 
     def lock(self) -> files.Lock:
         """Returns what keeps other processes from training in this directory while entered.
@@ -231,27 +242,26 @@ class RunDirectory:
             file.write(json.dumps(clean) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
-        """Returns the records, oldest first, without a last line that was cut off."""
-        if not os.path.exists(self.log_path):
-            return []
-        with open(self.log_path, encoding="utf-8") as file:
-            text = file.read()
-        complete = text[: text.rfind("\n") + 1]
-        return [json.loads(line) for line in complete.splitlines()]
+        """Returns the records, oldest first, without damaged lines and a last one cut off."""
+        records = (_record(line) for line in self._log_lines())
+        return [record for record in records if record is not None]
 
     def logged_seconds(self) -> float:
         """Returns the training time of all sittings, as far as the log reaches."""
         return max((record.get("seconds", 0.0) for record in self.read_log()), default=0.0)
 
     def truncate_log(self, images_seen: int) -> None:
-        """Drops what was logged after a checkpoint, so that a resumed run logs nothing twice.
+        """Drops damaged lines and what was logged after a checkpoint, so that nothing is twice.
 
         Args:
             images_seen: Images seen at the checkpoint that training goes on from.
         """
         if not os.path.exists(self.log_path):
             return
-        kept = [record for record in self.read_log() if record["images_seen"] <= images_seen]
+        records = self.read_log()
+        if damaged := len(self._log_lines()) - len(records):
+            print(f"{self.log_path}: {damaged} damaged lines are dropped", file=sys.stderr)
+        kept = [record for record in records if record["images_seen"] <= images_seen]
         files.write_text(self.log_path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def finish(self, images_seen: int, seconds: float, images_per_second: float) -> None:
@@ -260,11 +270,14 @@ class RunDirectory:
         files.write_json(self.finished_path, dataclasses.asdict(finished))
 
     def finished(self) -> Finished | None:
-        """Returns how training went, or None if it is not finished."""
-        if not os.path.exists(self.finished_path):
+        """Returns how training went, or None if it is not finished.
+
+        None also where the record is damaged: training writes it again from the last checkpoint.
+        """
+        try:
+            return Finished(**files.read_json(self.finished_path))
+        except TypeError:
             return None
-        with open(self.finished_path, encoding="utf-8") as file:
-            return Finished(**json.load(file))
 
     def finished_as(self, config: configs.Config) -> Finished | None:
         """Returns how training of this config went, or None if it is not finished.
@@ -275,13 +288,44 @@ class RunDirectory:
         finished = self.finished()
         if finished is not None:
             self._require_same(config)
+            self._mend_config(config)
         return finished
 
     def _has_begun(self) -> bool:
         """Whether anything would be lost if the config were another one."""
         return any(map(os.path.exists, (self.checkpoints, self.log_path, self.finished_path)))
 
+    def _load_config(self, overrides: Sequence[str] = ()) -> configs.Config:
+        if self._config_is_cut_off():
+            raise UserError(
+                f"{self.config_path}: was cut off; repeat the `layerseg train` command that the "
+                "run was started with: it writes the file again"
+            )
+        return configs.load(self.config_path, overrides)
+
+    def _config_is_cut_off(self) -> bool:
+        """Returns whether the config of a run that has begun is not all there."""
+        text = "\n" + _read(self.config_path)
+        is_whole = text.endswith("\n") and all(f"\n{section}:" in text for section in _SECTIONS)
+        return self._has_begun() and not is_whole
+
+    def _mend_config(self, config: configs.Config) -> None:
+        """Writes a config that was cut off again; it agrees as far as it is there."""
+        if self._config_is_cut_off():
+            print(f"{self.config_path}: was cut off; written again", file=sys.stderr)
+            configs.save(config, self.config_path)
+
+    def _log_lines(self) -> list[str]:
+        return _read(self.log_path).split("\n")[:-1] if os.path.exists(self.log_path) else []
+
     def _require_same(self, config: configs.Config) -> None:
+        if self._config_is_cut_off():
+            if configs.to_yaml(config).startswith(_read(self.config_path)):
+                return
+            raise UserError(
+                f"{self.config_path}: was cut off, and what is left of it is of another config; "
+                "take the settings that the run was started with, or name another directory"
+            )
         try:
             theirs = self.config()
         except UserError as error:
@@ -301,3 +345,19 @@ class RunDirectory:
                 f"take the same settings ({self.config_path}). Theirs != yours:\n  "
                 + "\n  ".join(lines)
             )
+
+
+def _read(path: str) -> str:
+    """Returns the text of a file, damaged or not."""
+    with open(path, encoding="utf-8", errors="replace", newline="") as file:
+        return file.read()
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """Returns a line of the log as a record, or None if it is damaged."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    is_record = isinstance(record, dict) and isinstance(record.get("images_seen"), int)
+    return record if is_record else None

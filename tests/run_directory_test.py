@@ -171,3 +171,119 @@ def test_finished(tmp_path, config):
     run.finish(240_000, 600.0, 400.0)
     assert run.finished() == Finished(240_000, 600.0, 400.0)
     assert json.loads(open(run.finished_path).read())["images_seen"] == 240_000
+
+
+@pytest.fixture
+def begun(tmp_path, config):
+    """A run that has trained: three records, a checkpoint, photos."""
+    run = RunDirectory(tmp_path / "run")
+    run.create_or_resume(config)
+    os.mkdir(run.checkpoints)
+    run.keep_inventory(["a.jpg\t10", "b.jpg\t20", "c.jpg\t30"])
+    for images_seen in (10, 20, 30):
+        run.append_log({"images_seen": images_seen, "seconds": images_seen / 10})
+    return run
+
+
+def damage(path, change):
+    with open(path, "rb") as file:
+        content = file.read()
+    with open(path, "wb") as file:
+        file.write(change(content))
+
+
+CUTS = {
+    "emptied": lambda content: b"",
+    "cut in half": lambda content: content[: len(content) // 2],
+    "a byte short": lambda content: content[:-1],
+}
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_a_config_that_was_cut_off_is_never_taken_for_another_one(begun, config, cut, capsys):
+    with open(begun.config_path, "rb") as file:
+        whole = file.read()
+    damage(begun.config_path, cut)
+    for read in (begun.config, lambda: begun.config_with("student", ["student.steps=1"])):
+        with pytest.raises(
+            UserError, match=r"config\.yaml: was cut off; repeat the `layerseg train"
+        ):
+            read()
+    assert begun.create_or_resume(config) is True  # the command that started it
+    assert "config.yaml: was cut off; written again" in capsys.readouterr().err
+    with open(begun.config_path, "rb") as file:
+        assert file.read() == whole
+    assert begun.config() == config
+
+
+def test_a_config_that_was_cut_off_between_lines_is_noticed(begun, config):
+    damage(begun.config_path, lambda content: content[: content.index(b"schedule:")])
+    with pytest.raises(UserError, match="was cut off"):
+        begun.config()
+    assert begun.create_or_resume(config) is True
+    assert begun.config() == config
+
+
+def test_what_is_left_of_a_config_must_agree(begun, config):
+    damage(begun.config_path, CUTS["cut in half"])
+    before = contents(begun.path)
+    other = dataclasses.replace(config, data=dataclasses.replace(config.data, path="elsewhere"))
+    with pytest.raises(UserError, match="what is left of it is of another config"):
+        begun.create_or_resume(other)
+    assert contents(begun.path) == before
+
+
+def test_a_config_of_a_finished_run_is_mended_too(begun, config):
+    begun.finish(30, 3.0, 10.0)
+    damage(begun.config_path, CUTS["emptied"])
+    assert begun.finished_as(config) == Finished(30, 3.0, 10.0)
+    assert begun.config() == config
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"{", b"\0" * 40, b"[]", b"7", b"\xff\xfe", b'{"seconds": 1}']
+)
+def test_damaged_lines_of_the_log_are_dropped(begun, line, capsys):
+    damage(begun.log_path, lambda content: content.replace(b"\n", b"\n" + line + b"\n", 1))
+    assert [record["images_seen"] for record in begun.read_log()] == [10, 20, 30]
+    assert begun.logged_seconds() == 3.0
+    begun.truncate_log(20)
+    assert "log.jsonl: 1 damaged lines are dropped" in capsys.readouterr().err
+    begun.truncate_log(20)
+    assert capsys.readouterr().err == ""
+    assert [record["images_seen"] for record in begun.read_log()] == [10, 20]
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_a_damaged_mark_of_the_end_is_written_again(begun, cut):
+    begun.finish(30, 3.0, 10.0)
+    damage(begun.finished_path, lambda content: cut(content.rstrip()))
+    assert begun.finished() is None
+    begun.finish(30, 3.0, 10.0)
+    assert begun.finished() == Finished(30, 3.0, 10.0)
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "{}", '{"images": 1}'])
+def test_a_mark_of_the_end_that_holds_something_else_is_none(begun, content):
+    with open(begun.finished_path, "w") as file:
+        file.write(content)
+    assert begun.finished() is None
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_a_list_of_photos_that_was_cut_off_is_written_again(begun, cut, capsys):
+    photos = ["a.jpg\t10", "b.jpg\t20", "c.jpg\t30"]
+    damage(begun.photos_path, cut)
+    begun.keep_inventory(photos)
+    assert "photos.txt: was cut off; written again" in capsys.readouterr().err
+    begun.keep_inventory(photos)
+    damage(begun.photos_path, CUTS["a byte short"])
+    with pytest.raises(UserError, match="its photos have changed"):
+        begun.keep_inventory(["z.jpg\t10"])
+
+
+def test_a_process_that_was_killed_over_the_first_config_leaves_a_free_directory(tmp_path, config):
+    run = RunDirectory(tmp_path)
+    with open(files.partial_path(run.config_path), "w") as file:
+        file.write("data:")
+    assert run.create_or_resume(config) is False

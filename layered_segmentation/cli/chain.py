@@ -128,12 +128,9 @@ def run(chain: Chain, devices: Sequence[str] = ()) -> dict[str, Any]:
 
 def _finished_results(chain: Chain) -> dict[str, Any] | None:
     """Returns results.json, which is written last, if it is of this chain."""
-    path = chain.path("results.json")
-    if not os.path.exists(path):
-        return None
-    with open(path, encoding="utf-8") as file:
-        results: dict[str, Any] = json.load(file)
-    return results if results.get("test") == dataclasses.asdict(chain.test) else None
+    results = files.read_json(chain.path("results.json"))
+    is_ours = isinstance(results, dict) and results.get("test") == dataclasses.asdict(chain.test)
+    return results if is_ours else None
 
 
 def test_pairs(chain: Chain) -> Sequence[Pair] | None:
@@ -290,11 +287,8 @@ def _is_done(chain: Chain, done: dict[str, Any], phase: str) -> bool:
 
 
 def _read_phases(chain: Chain) -> dict[str, Any]:
-    if not os.path.exists(chain.path("phases.json")):
-        return {}
-    with open(chain.path("phases.json"), encoding="utf-8") as file:
-        phases: dict[str, Any] = json.load(file)
-    return phases
+    phases = files.read_json(chain.path("phases.json"))
+    return phases if isinstance(phases, dict) else {}  # a damaged record: the phases run again
 
 
 def _results(chain: Chain, directory: RunDirectory, done: dict[str, Any]) -> dict[str, Any]:

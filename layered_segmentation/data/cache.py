@@ -7,7 +7,6 @@ on the same photos at the same sides may share it.
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import sys
@@ -144,8 +143,7 @@ def _read_record(path: str, fingerprint: str) -> dict[str, Any] | None:
     if not os.path.isdir(path):
         return None
     try:
-        with open(os.path.join(path, RECORD), encoding="utf-8") as text:
-            record: dict[str, Any] = json.load(text)
+        record: dict[str, Any] = files.read_json(os.path.join(path, RECORD))
         sizes = {side: os.path.getsize(_file(path, int(side))) for side in record["bytes"]}
         if record["fingerprint"] == fingerprint and sizes == record["bytes"]:
             return record

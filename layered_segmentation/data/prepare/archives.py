@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import os
 import re
 import shutil
@@ -56,7 +55,7 @@ def unpack(
         OSError: The disk is full, or may not be written to.
     """
     stamp = _stamp(archive)
-    if _read_stamp(directory) == stamp:
+    if files.read_json(os.path.join(directory, _STAMP)) == stamp:
         return directory
     _require_published(archive, size, sha256)
     files.remove(directory)
@@ -93,14 +92,6 @@ def _stamp(archive: str) -> dict[str, str | int]:
         "bytes": status.st_size,
         "modified": status.st_mtime_ns,
     }
-
-
-def _read_stamp(directory: str) -> object:
-    try:
-        with open(os.path.join(directory, _STAMP), encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError):
-        return None
 
 
 def _unzip(archive: str, directory: str, show_progress: bool) -> None:

@@ -6,7 +6,6 @@ with a record of its contents. The directory also holds a plan: when that change
 """
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -46,18 +45,18 @@ class KeptShards:
     def __init__(self, directory: str, plan: Any):
         self._directory = directory
         self._plan = plan
-        if plan is None or self._read(_PLAN) != plan:
+        if plan is None or files.read_json(self._path(_PLAN)) != plan:
             self.remove()
 
-    def leading(self, files: Sequence[str]) -> list[Shard]:
+    def leading(self, names: Sequence[str]) -> list[Shard]:
         """Returns the shards that are there, up to the first of `files` that is not."""
         shards = []
-        for file in files:
-            record = self._read(f"{file}.json")
-            if record is None or not os.path.exists(self._path(file)):
+        for name in names:
+            record = files.read_json(self._path(f"{name}.json"))
+            if record is None or not os.path.exists(self._path(name)):
                 break
             images, taken, skipped = record
-            shards.append(Shard(images, taken, [(name, reason) for name, reason in skipped]))
+            shards.append(Shard(images, taken, [(photo, reason) for photo, reason in skipped]))
         return shards
 
     def keep(self, path: str, shard: Shard) -> None:
@@ -85,13 +84,6 @@ class KeptShards:
 
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)
-
-    def _read(self, name: str) -> Any:
-        try:
-            with open(self._path(name), encoding="utf-8") as file:
-                return json.load(file)
-        except (OSError, ValueError):
-            return None
 
 
 class Writer(writer.ExampleWriter):
