@@ -1,3 +1,4 @@
+import os
 import pathlib
 import subprocess
 import sys
@@ -13,7 +14,10 @@ SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "replica_step.py"
 def step(tmp_path, replicas, scaling):
     path = tmp_path / f"{replicas}_{scaling}.npz"
     subprocess.run(
-        [sys.executable, str(SCRIPT), str(replicas), scaling, str(path)], check=True, timeout=300
+        [sys.executable, str(SCRIPT), str(replicas), scaling, str(path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=True,
+        timeout=300,
     )
     return dict(np.load(path))
 
