@@ -26,6 +26,7 @@ from typing import Any
 from absl import app as absl_app
 from absl import flags, logging
 
+from layered_segmentation import files
 from layered_segmentation.errors import UserError
 
 flags.disclaim_key_flags()  # flags that are defined here belong to the verb that calls
@@ -36,6 +37,7 @@ _HELP = ("--help", "-help", "--helpshort", "-helpshort", "--h", "-h", "-?", "--?
 _HELPFULL = ("--helpfull", "-helpfull")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (PermissionError, NotADirectoryError, IsADirectoryError)
+_HOME = re.compile(r"(?P<name>[\w.-]+=|)(?P<path>~.*)", re.DOTALL)  # ~/photos, data.path=~/photos
 _WIDTH = 96
 
 
@@ -138,12 +140,35 @@ def _parse(module: types.ModuleType, command: str, arguments: Sequence[str]) -> 
     empty = [flag.name for flag in _own_flags(module) if _is_required(flag) and flag.value == ""]
     if empty:
         sys.exit(fail(command, f"--{empty[0]} is needed ({command} --help)", status=2))
+    try:
+        _expand_home(module)
+    except UserError as error:
+        sys.exit(fail(command, str(error), status=2))
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = logging.WARNING  # absl's default also shows notes of libraries
     if len(rest) > 1:
         message = f"unexpected argument {rest[1]!r}; every input is a flag, as in --name=value"
         sys.exit(fail(command, f"{message} ({command} --help)", status=2))
     return rest
+
+
+def _expand_home(module: types.ModuleType) -> None:
+    """Expands `~` in the values of a verb's flags, since shells leave `--out=~/masks` as it is."""
+
+    def expand(text: str, flag: str) -> str:
+        match = _HOME.fullmatch(text)
+        if match is None:
+            return text
+        try:
+            return match["name"] + files.expand(match["path"])
+        except UserError as error:
+            raise UserError(f"--{flag}={error}") from None
+
+    for flag in _own_flags(module):
+        if isinstance(flag.value, str):
+            flag.value = expand(flag.value, flag.name)
+        elif isinstance(flag.value, list):
+            flag.value = [expand(str(item), flag.name) for item in flag.value]
 
 
 def print_help(text: str) -> None:

@@ -249,3 +249,37 @@ def test_nothing_of_tensorflows_start_up_reaches_the_screen():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stderr == "ours\n"
+
+
+def test_every_flag_expands_the_home_directory(layerseg, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for verb, arguments, words in (
+        (
+            "sample",
+            ["--run_dir=~/run", "--out=a.png"],
+            f"{tmp_path}/home/run: there is no such dir",
+        ),
+        ("table", ["--table=1", "--runs=a=~/run", "--out=out"], f"{tmp_path}/home/run"),
+        (
+            "train",
+            ["--run_dir=run", "--set=data.path=~/photos"],
+            f"data.path={tmp_path}/home/photos",
+        ),
+        ("segment", ["--segmenter=a", "--input=~", "--out=b"], f"--input={tmp_path}/home: "),
+        (
+            "sample",
+            ["--run_dir=~nobody-1/run", "--out=a.png"],
+            "--run_dir=~nobody-1/run: there is no user 'nobody-1'; for a name that begins with ~ "
+            "write ./~nobody-1/run",
+        ),
+    ):
+        result = layerseg(verb, *arguments)
+        assert result.status == 2
+        assert words in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_name_that_begins_with_a_tilde_can_be_written_with_its_directory(layerseg, tmp_path):
+    result = layerseg("sample", "--run_dir=./~run", "--out=a.png")
+    assert (result.status, "./~run: there is no such directory" in result.stderr) == (2, True)
