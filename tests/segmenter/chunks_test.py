@@ -15,7 +15,7 @@ from layered_segmentation.gan import networks
 from layered_segmentation.run_directory import RunDirectory
 from layered_segmentation.segmenter import chunks, encode
 
-pytestmark = pytest.mark.usefixtures("shallow_resnet", "eagerly")
+pytestmark = pytest.mark.usefixtures("shared_trainers", "eagerly")
 
 
 @pytest.fixture(scope="module")

@@ -197,7 +197,7 @@ def compose_layers(mask):
 
 
 @pytest.fixture(scope="module")
-def trained_run(shallow_resnet, tmp_path_factory):
+def trained_run(shared_trainers, tmp_path_factory):
     config = tiny_config()
     run = RunDirectory(str(tmp_path_factory.mktemp("runs") / "run"))
     run.create_or_resume(config)
@@ -296,7 +296,7 @@ def test_finished_chunks_of_held_out_scenes_are_not_trained_twice(
     assert record["names"] == names[3:6] and record["together"] == 1
     assert record["loss"] == pytest.approx(earlier[1]["loss"], rel=1e-3)
 
-    other = layerseg("autoencode", *arguments, "--set=encoder.iterations=3")
+    other = layerseg("autoencode_chunks", *arguments, "--set=encoder.iterations=3")
     assert other.status == 2 and "made with other encoder" in other.stderr
     assert records[0].stat().st_mtime_ns == kept
 

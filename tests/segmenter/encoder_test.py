@@ -150,6 +150,7 @@ def test_a_keras_file_round_trips(segmenter, eagerly, tmp_path):
     np.testing.assert_array_equal(segmenter.predict_masks(image), back.predict_masks(image))
 
 
+@pytest.mark.slow
 def test_the_exports_compute_what_keras_does(segmenter, tmp_path):
     (tmp_path / "photos").mkdir()
     images = str(tmp_path / "photos")
