@@ -108,15 +108,23 @@ def settings(main: Callable[[list[str]], int | None]) -> dict[str, Any]:
     return {flag.name: flag.value for flag in own if flag.name not in ("out", "overwrite")}
 
 
-def next_step(verb: str, **options: object) -> str:
-    """Returns the line that names the next command, quoted for a shell.
+def command_line(verb: str, **options: object) -> str:
+    """Returns `layerseg VERB --name=value …`, quoted for a shell.
 
     Args:
         verb: The verb.
-        **options: Its flags by name.
+        **options: Values by flag; a list repeats the flag.
     """
-    given = " ".join(f"--{name}={shlex.quote(str(value))}" for name, value in options.items())
-    return f"next: layerseg {verb} {given}"
+    values = [
+        (name, value if isinstance(value, list) else [value]) for name, value in options.items()
+    ]
+    given = [shlex.quote(f"--{name}={one}") for name, several in values for one in several]
+    return " ".join(["layerseg", verb, *given])
+
+
+def next_step(verb: str, **options: object) -> str:
+    """Returns the line that suggests the next command; arguments as for `command_line`."""
+    return f"next: {command_line(verb, **options)}"
 
 
 def _module_of(main: Callable[[list[str]], int | None]) -> types.ModuleType:

@@ -1,7 +1,7 @@
-"""The whole chain: train the layered GAN, distill, score, export, report.
+"""The chain of the quickstart: train the layered GAN, distill, score, export, report.
 
-Each phase is recorded in OUT/phases.json when it is complete, with what it depended on; a chain
-that was stopped goes on with the first phase that is not recorded.
+A complete phase is recorded in OUT/phases.json together with its inputs. A chain that was stopped
+resumes with the first phase that is not recorded.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ from layered_segmentation.evaluation import examples, report, scoring
 from layered_segmentation.progress import Bar
 from layered_segmentation.run_directory import RunDirectory
 
-# Of the second score that photos get: they are larger than the student's masks.
+# Photos are larger than the student's masks, so they are scored with refinement too.
 REFINE = configs.Refinement.grabcut
-EXAMPLES = 6  # photos a sheet
+EXAMPLES = 6  # photos in a band of a sheet
 
 PHASES = {
     "train": "training the layered GAN",
@@ -38,13 +38,14 @@ PHASES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Test:
-    """What the student is tried on; masks are only ever used for scoring.
+class TestSet:
+    """The photos that the student is tested on; masks are only ever used for scoring.
 
     Attributes:
-        images: Directory of photos; empty for the held-out scenes, or for training photos.
-        masks: Directory of their masks; empty without a score.
-        ignore: Directory of masks of pixels to leave out; may be empty.
+        images: Directory of photos. If empty, a chain on procedural scenes is scored on the
+            held-out ones, and one on photos shows some of its training photos.
+        masks: Directory of their true masks; without masks there is no score.
+        ignore: Directory of masks of the pixels to leave out; may be empty.
     """
 
     images: str = ""
@@ -54,43 +55,43 @@ class Test:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """A chain and its files.
+    """A chain and its directory.
 
     Attributes:
-        out: The directory that holds everything.
-        config: The experiment.
-        test: What the student is tried on.
+        out: The directory of all files.
+        config: The config of the run.
+        test: The photos to test on.
     """
 
     out: str
     config: configs.Config
-    test: Test
+    test: TestSet
 
     @property
     def run(self) -> RunDirectory:
-        """The run directory inside."""
+        """The run directory inside `out`."""
         return RunDirectory(self.path("run"))
 
     def path(self, *names: str) -> str:
-        """Returns a path inside the directory."""
+        """Returns a path inside `out`."""
         return os.path.join(self.out, *names)
 
 
 def run(chain: Chain, devices: Sequence[str] = ()) -> dict[str, Any]:
-    """Runs what is left of a chain and writes results.json and report.html.
+    """Runs the remaining phases of a chain and writes results.json and report.html.
 
     Args:
-        chain: What to do and where.
+        chain: The chain.
         devices: Devices to train on; see `strategy.open_strategy`.
 
     Returns:
-        What results.json holds, and `already_finished`.
+        The contents of results.json, and `already_finished`.
 
     Raises:
-        UserError: The directory is taken, no usable photos, settings or test pairs that do not
-            fit, or an export that does not compute what the model does.
+        UserError: The directory is taken, there are no usable photos, settings or test photos do
+            not fit, or an export differs from the model.
     """
-    _require_ours(chain)
+    _require_chain_directory(chain)
     open_source(chain.config.data, chain.config.train.seed)
     pairs = test_pairs(chain)
     directory = chain.run
@@ -127,14 +128,14 @@ def run(chain: Chain, devices: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _finished_results(chain: Chain) -> dict[str, Any] | None:
-    """Returns results.json, which is written last, if it is of this chain."""
+    """Returns results.json, which is written last, if it is of the same test set."""
     results = files.read_json(chain.path("results.json"))
-    is_ours = isinstance(results, dict) and results.get("test") == dataclasses.asdict(chain.test)
-    return results if is_ours else None
+    is_same = isinstance(results, dict) and results.get("test") == dataclasses.asdict(chain.test)
+    return results if is_same else None
 
 
 def test_pairs(chain: Chain) -> Sequence[Pair] | None:
-    """Returns the photos with masks to score on, or None where there are none.
+    """Returns the photos with masks to score on, or None if there are none.
 
     Raises:
         UserError: Directories are missing, empty, or do not match.
@@ -167,7 +168,7 @@ def _train(chain: Chain, directory: RunDirectory, devices: Sequence[str]) -> dic
     return {
         "images_seen": summary.images_seen,
         "images_per_second": summary.images_per_second,
-        "seconds": max(seconds, summary.seconds),  # the latter counts earlier sittings too
+        "seconds": max(seconds, summary.seconds),  # the latter includes earlier calls
     }
 
 
@@ -234,7 +235,7 @@ def _score_refined(predict: scoring.Predict, pairs: Sequence[Pair]) -> dict[str,
 
 
 def _dataset_sheet(chain: Chain, predict: scoring.Predict) -> np.ndarray:
-    """Shows the first photos of a prepared data set."""
+    """Shows the first photos of a prepared dataset."""
     data = chain.config.data
     images = tfds.TFDSSource(data.dataset, data.data_dir).first(2 * EXAMPLES)
     return sheets.segmentation_sheet(images, None, predict(images), columns=EXAMPLES)
@@ -245,7 +246,7 @@ def _export(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
     from layered_segmentation.segmenter import presets
 
     segmenter = presets.load(directory.path)
-    shutil.rmtree(chain.path("export"), ignore_errors=True)  # of a chain that was stopped
+    shutil.rmtree(chain.path("export"), ignore_errors=True)  # left by a chain that was stopped
     images = chain.test.images or chain.config.data.path
     return {
         "saved_model": dataclasses.asdict(
@@ -266,19 +267,19 @@ def _photo_paths(directory: str, flag: str) -> list[str]:
     return paths
 
 
-def _require_ours(chain: Chain) -> None:
+def _require_chain_directory(chain: Chain) -> None:
     out = chain.out
     if os.path.exists(out) and not os.path.isdir(out):
         raise UserError(f"--out={out}: a file has this name; name a directory")
     if os.path.isdir(out) and os.listdir(out) and not os.path.exists(chain.run.config_path):
         raise UserError(
-            f"--out={out}: the directory is not empty and was not made by quickstart (it holds "
+            f"--out={out}: the directory is not empty and not a quickstart's (it contains "
             f"{sorted(os.listdir(out))[0]!r}); name an empty or a new one"
         )
 
 
 def _inputs(chain: Chain, phase: str) -> dict[str, str] | None:
-    """Returns what a phase depends on besides the config, which never changes in a directory."""
+    """Returns the inputs of a phase besides the config, which never changes in a directory."""
     return dataclasses.asdict(chain.test) if phase == "score" else None
 
 
@@ -320,6 +321,6 @@ def _results(chain: Chain, directory: RunDirectory, done: dict[str, Any]) -> dic
 
 
 def settings_hash(config: configs.Config) -> str:
-    """Returns twelve hexadecimal digits that name a config."""
+    """Returns twelve hexadecimal digits that identify a config."""
     text = json.dumps(dataclasses.asdict(config), sort_keys=True)
     return files.digest(text)[:12]

@@ -1,4 +1,4 @@
-"""What the quickstart's report.html says, from its results."""
+"""The content of the quickstart's report.html."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,27 +14,27 @@ _REFERENCES = {"full_mask": "full mask", "centre_box": "centre box", "grabcut": 
 _PHASES = {
     "train": "Training the layered GAN",
     "distill": "Training the student",
-    "score": "Scoring, references included",
+    "score": "Scoring, including references",
     "export": "Exporting and checking",
 }
 _EXAMPLES = {
     "best": "The best by score.",
-    "median": "In the middle: half of all score better, half worse.",
-    "worst": "The worst.",
-    "photos": "Photos, our masks, cut-outs.",
+    "median": "The median: half of all photos score better, half worse.",
+    "worst": "The worst by score.",
+    "photos": "Photos, predicted masks, cut-outs.",
 }
 
 
 def page(
     out: str, run: "RunDirectory", results: Mapping[str, Any], examples: Sequence[report.Picture]
 ) -> report.Page:
-    """Puts the page of a finished chain together.
+    """Returns the page of a finished chain.
 
     Args:
         out: Directory of the chain.
-        run: The run directory inside.
-        results: What results.json holds.
-        examples: Sheets of segmented photos, captioned by their kind.
+        run: The run directory inside it.
+        results: The contents of results.json.
+        examples: Sheets of segmented photos.
     """
     config = run.config()
     records = run.read_log()
@@ -44,18 +44,18 @@ def page(
         ("Resolution", f"{results['resolution']} px"),
         ("Images seen", f"{results['images_seen']:,}"),
         ("Training", f"{results['images_per_second']['train']:,.0f} images/s"),
-        ("Time in all", report.seconds(results["seconds"])),
+        ("Total time", report.seconds(results["seconds"])),
         ("Seed", f"{results['seed']}"),
     ]
     if miou is not None:
         facts[:0] = [("mIoU", f"{miou:.3f}"), ("Scored on", f"{results['images']:,} images")]
     return report.Page(
-        title="Objects cut out, learnt without a single label",
+        title="Objects cut out, learned without labels",
         verdict=verdict(results, is_shapes),
         facts=facts,
         warnings=report.warnings_of(records),
         examples=examples,
-        examples_title="Images it had never seen" if _is_unseen(results) else "Photos",
+        examples_title="Unseen images" if _is_unseen(results) else "Photos",
         examples_note=_examples_note(results, is_shapes),
         sheets=report.sheets_of(run),
         scores=_scores(results),
@@ -69,21 +69,21 @@ def page(
 
 
 def verdict(results: Mapping[str, Any], is_shapes: bool) -> str:
-    """Returns the outcome in a sentence or two, as it is."""
+    """Returns the outcome in a sentence or two, honestly."""
     what = "scenes" if is_shapes else "photos"
     miou = results["miou"]
     if miou is None:
         return (
             f"A student of {results['student']['parameters']:,} parameters now cuts objects out of "
-            f"{what}. No true masks were given, so there is no score: look at the cut-outs."
+            f"{what}. No true masks were given, so there is no score; judge by the cut-outs."
         )
     references = sorted(results["references"].items(), key=lambda item: -item[1])
-    said = f"On {results['images']:,} {what} it had never seen, mean IoU is {miou:.3f}"
+    score = f"On {results['images']:,} unseen {what}, mean IoU is {miou:.3f}"
     better = [_REFERENCES[name] for name, value in references if value >= miou]
     if better:
-        return f"{said}: no better than {_listed(better)}. The sheets show where it went wrong."
+        return f"{score}: no better than {_listed(better)}. The sheets show the failures."
     others = [f"{_REFERENCES[name]} {value:.3f}" for name, value in references]
-    return f"{said}. Without learning: {_listed(others)}." if others else f"{said}."
+    return f"{score}. Without learning: {_listed(others)}." if others else f"{score}."
 
 
 def read_examples(directory: str) -> list[report.Picture]:
@@ -121,12 +121,12 @@ def _is_unseen(results: Mapping[str, Any]) -> bool:
 
 def _examples_note(results: Mapping[str, Any], is_shapes: bool) -> str:
     if is_shapes and not results["test"]["images"]:
-        return "Held-out scenes with their true masks, which training never saw."
+        return "Held-out scenes, which training never saw, with their true masks."
     if results["miou"] is not None:
         return f"Photos of {results['test']['images']} with their true masks."
     if results["test"]["images"]:
         return f"Photos of {results['test']['images']}."
-    return "Some of the training photos; name others with --test_images to see unseen ones."
+    return "Some of the training photos. To see unseen ones, name them with --test_images."
 
 
 def _export_row(out: str, name: str, row: Mapping[str, Any]) -> dict[str, str]:
@@ -134,7 +134,7 @@ def _export_row(out: str, name: str, row: Mapping[str, Any]) -> dict[str, str]:
         "format": {"saved_model": "SavedModel", "tflite": "TFLite, float32"}[name],
         "file": os.path.relpath(row["path"], out),
         "size": f"{row['megabytes']:.2f} MB",
-        "an image": f"{row['milliseconds']:.1f} ms",
+        "time per image": f"{row['milliseconds']:.1f} ms",
         "largest difference": f"{row['difference']:.1e}",
         "compared on": f"{row['images']} images",
     }
@@ -142,21 +142,20 @@ def _export_row(out: str, name: str, row: Mapping[str, Any]) -> dict[str, str]:
 
 def _commands(run: "RunDirectory", results: Mapping[str, Any]) -> list[report.Command]:
     photos = results["test"]["images"] or "PHOTOS"
+    masks = results["test"]["masks"] or "MASKS"
+    command = report.Command.of
     return [
-        report.Command(
+        command(
             "Cut the object out of your photos, at their own size",
-            f"layerseg segment --segmenter={run.path} --input={photos} --out=MASKS --refine=guided",
+            "segment", segmenter=run.path, input=photos, out="CUT_OUTS", refine="guided",
         ),
-        report.Command(
+        command(
             "Score on photos with masks",
-            f"layerseg evaluate --segmenter={run.path} --images={photos} "
-            f"--masks={results['test']['masks'] or 'MASKS'}",
+            "evaluate", segmenter=run.path, images=photos, masks=masks,
         ),
-        report.Command(
-            "Draw more scenes", f"layerseg sample --run_dir={run.path} --out=sheet.png --seed=1"
+        command("Draw more scenes", "sample", run_dir=run.path, out="sheet.png", seed=1),
+        command(
+            "The same on your own photos of one kind of object",
+            "quickstart", images="PHOTOS", out="OUT",
         ),
-        report.Command(
-            "The same on your own photos of one kind of thing",
-            "layerseg quickstart --images=PHOTOS --out=OUT",
-        ),
-    ]
+    ]  # fmt: skip

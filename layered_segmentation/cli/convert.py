@@ -1,8 +1,8 @@
 """Converts a checkpoint of the authors' PyTorch release to a run directory.
 
-The run has their averaged generator and their discriminator, and draws, distills and exports as a
-run that was trained here. Reading the file needs PyTorch. Photos are not part of a checkpoint:
---set=data.path=PHOTOS names those that distill learns from beside the generated scenes.
+The run contains the averaged generator and the discriminator. It draws, distills and exports like
+any other run. Reading the file needs PyTorch. A checkpoint has no photos: --set=data.path=PHOTOS
+names those that `layerseg distill` uses in addition to generated scenes.
 
 Example:
   layerseg convert --checkpoint=train_step-5.model --out=RUN --set=data.path=PHOTOS
@@ -19,13 +19,13 @@ from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "File that the release's training script wrote.", required=True
+    "checkpoint", None, "File written by the release's training script.", required=True
 )
-_OUT = flags.DEFINE_string("out", None, "Run directory to write, a new one.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Run directory to write; it must not exist.", required=True)
 _RESOLUTION = flags.DEFINE_integer(
     "resolution",
     None,
-    "Image side to keep, pixels; that of the stage that was training if not given. (A file "
+    "Image side of the run, pixels; by default that of the stage that was training. (A file "
     "train_step-N.model is of the stage before N: train_step-5.model draws 64 px.)",
     lower_bound=8,
 )
@@ -33,7 +33,7 @@ _SET = flags.DEFINE_multi_string(
     "set", [], "A setting of the run, as in --set=data.path=PHOTOS; may be repeated."
 )
 
-_PAPERS_RESOLUTION = 128
+_PAPER_RESOLUTION = 128
 
 
 def main(argv: list[str]) -> None:
@@ -41,13 +41,13 @@ def main(argv: list[str]) -> None:
     del argv
     path, out = _CHECKPOINT.value, _OUT.value
     if os.path.lexists(out):
-        raise UserError(f"--out={out}: there is one already; name a new directory")
+        raise UserError(f"--out={out}: it exists; name a new directory")
     parent = os.path.dirname(os.path.abspath(out))
     if not os.path.isdir(parent):
         raise UserError(f"--out={out}: there is no directory {parent}")
     if not os.path.isfile(path):
         raise UserError(f"--checkpoint={path}: there is no such file")
-    configs.load(overrides=_SET.value)  # a mistake in it shows before the work
+    configs.load(overrides=_SET.value)  # reports mistakes before the work
 
     quiet.import_tensorflow()
     from layered_segmentation.port import checkpoint as release_checkpoint
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
     checkpoint = release_checkpoint.read(path)
     try:
         parts = release_checkpoint.find_parts(checkpoint, needs_stage=_RESOLUTION.value is None)
-        resolution = _RESOLUTION.value or parts.resolution or _PAPERS_RESOLUTION
+        resolution = _RESOLUTION.value or parts.resolution or _PAPER_RESOLUTION
         generator = weights.generator_from_state_dict(parts.generator, resolution)
         discriminator = None
         if parts.discriminator:
@@ -69,29 +69,30 @@ def main(argv: list[str]) -> None:
     stage = parts.resolution
     if stage is None and _RESOLUTION.value is None:
         print(
-            "warning: the file does not say which stage was training (no `step`); took "
-            f"{resolution} px, the paper's; --resolution chooses another",
+            "warning: the file does not record which stage was training (no `step`); using the "
+            f"paper's {resolution} px; --resolution chooses another",
             file=sys.stderr,
         )
     elif stage is not None and resolution > stage:
         print(
-            f"warning: the file says that {stage} px was training (step {parts.step}), so what it "
-            f"holds beyond is untrained; converted to {resolution} px all the same",
+            f"warning: the stage of {stage} px was training (step {parts.step}), so the layers of "
+            f"higher resolutions are untrained; converted to {resolution} px anyway",
             file=sys.stderr,
         )
-    average = "the average" if parts.is_average else "not an average; the file holds none"
+    average = "the average" if parts.is_average else "not an average; the file has none"
     print(
         f"{generator.variant}, {resolution} px, latent {generator.latent_dim}, "
         f"{generator.max_channels} channels, from {parts.generator_name} ({average})"
     )
     if discriminator is None:
-        print("no discriminator in it: `layerseg autoencode` will not work with this run")
+        print("the file has no discriminator: `layerseg autoencode` will not work with this run")
     if parts.alpha < 1 and resolution == parts.resolution:
         print(
-            f"{resolution} px had faded in to {parts.alpha:.2f} when it was saved; its scenes are "
-            f"drawn as if wholly. The stage before: --resolution={resolution // 2}"
+            f"{resolution} px was faded in to {parts.alpha:.2f} when it was saved; scenes are "
+            f"drawn as if to 1. For the stage before, use --resolution={resolution // 2}"
         )
-    print(f"run: {run.path}\nnext: layerseg sample --run_dir={run.path} --out=sheet.png")
+    print(f"run: {run.path}")
+    print(app.next_step("sample", run_dir=run.path, out="sheet.png"))
 
 
 if __name__ == "__main__":

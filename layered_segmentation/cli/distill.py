@@ -1,8 +1,8 @@
 """Trains the student segmenter on image/mask pairs that a run's generator draws.
 
-Writes RUN/segmenter/ (a KerasHub preset) and RUN/segmenter_results.json, or with --out=DIR the
-preset there and its results beside it, for students of several sizes from one run. The student's
-settings are the run's; a config's section `student` and --set=student.FIELD=VALUE change them.
+Writes RUN/segmenter/ (a KerasHub preset) and RUN/segmenter_results.json. With --out=DIR, the preset
+is written there and its results next to it, for students of several sizes from one run. Settings
+are those of the run; a config's section `student` and --set=student.FIELD=VALUE change them.
 
 Example:
   layerseg distill --run_dir=RUN --set=student.steps=4000
@@ -23,10 +23,10 @@ _SET = flags.DEFINE_multi_string(
     "set", [], "A student setting, as in --set=student.width=32; may be repeated."
 )
 _CONFIG = flags.DEFINE_string(
-    "config", "", "A config whose section `student` goes over the run's, such as students/w8_64."
+    "config", "", "A config whose section `student` overrides the run's, such as students/w8_64."
 )
 _OUT = flags.DEFINE_string("out", "", "The preset's directory; RUN/segmenter if empty.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the segmenter that is there.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing segmenter.")
 
 RESUME = "no segmenter was written; run it again"
 RESULTS = "_results.json"
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     run = RunDirectory.open(_RUN_DIR.value)
     sized = configs.section_overrides(_CONFIG.value, "student") if _CONFIG.value else []
     config = run.config_with("student", [*sized, *_SET.value])
-    if not config.gan.variant.has_mask:  # its masks are empty: a student would learn that
+    if not config.gan.variant.has_mask:
         raise UserError(
             f"--run_dir={run.path}: gan.variant={config.gan.variant!r} draws no mask, so "
             "there is nothing for a student to learn; take a run of another variant"
@@ -84,8 +84,8 @@ def main(argv: list[str]) -> None:
         f"generator's masks {summary.agreement:.3f}"
     )
     print(f"segmenter: {out}")
-    name = out if _OUT.value else run.path
-    print(f"next: layerseg segment --segmenter={name} --input=PHOTOS --out=MASKS")
+    segmenter_name = out if _OUT.value else run.path
+    print(app.next_step("segment", segmenter=segmenter_name, input="PHOTOS", out="MASKS"))
 
 
 if __name__ == "__main__":

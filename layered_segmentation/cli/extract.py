@@ -1,20 +1,18 @@
-"""Writes a prepared dataset's photos, and its masks, as files.
+"""Writes the photos of a prepared dataset, and its masks, as files.
 
-Photos keep their bytes. One that has a file name in the dataset keeps it, with its directories; all
-others are called NUMBER or NUMBER_KEY, from the position in the split, and so stay in order. Of
-several datasets each gets a directory. A mask is a PNG of 0 and 255 under its photo's name. A
-stopped run goes on with the same command; files that are there are never replaced.
+Photos are copied byte for byte. A photo that has a file name in the dataset keeps it, including its
+directories; others are named NUMBER or NUMBER_KEY after their position in the split, so they stay
+in order. Each of several datasets gets a directory. A mask is a PNG of 0 and 255 with the name of
+its photo. Run the same command again to resume; existing files are never replaced.
 
---dataset is written as data.dataset of `layerseg train`, without a split it is train:
-NAME[/CONFIG][:VERSION][@SPLIT][[FROM:TO]], several joined with +.
+--dataset has the form of data.dataset, NAME[/CONFIG][:VERSION][@SPLIT][[FROM:TO]], several joined
+with +. The default split is train.
 
 Example:
   layerseg extract --dataset=lsun_objects/car[:10000] --data_dir=DATA --out=PHOTOS
   layerseg extract --dataset=cub200_segmentation@test --data_dir=DATA --out=PHOTOS --masks_out=MASKS
 """
 
-import os
-import shlex
 import sys
 
 from absl import flags
@@ -27,29 +25,32 @@ _DATASET = flags.DEFINE_string(
     "dataset", None, "Prepared TensorFlow datasets, as in lsun_objects/car[:10000].", required=True
 )
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", "", "Directory of prepared datasets; TensorFlow Datasets' own if not given."
+    "data_dir", "", "Directory of prepared datasets; that of TensorFlow Datasets if empty."
 )
 _OUT = flags.DEFINE_string(
-    "out", None, "Directory to write the photos to: a new or an empty one.", required=True
+    "out", None, "Directory to write the photos to, new or empty.", required=True
 )
 _MASKS_OUT = flags.DEFINE_string(
     "masks_out",
     "",
-    "Directory to write the masks to, of datasets with a feature `mask` or `segmentation_mask`.",
+    "Directory to write the masks to, if the dataset has a feature `mask` or `segmentation_mask`.",
 )
 _MASK_LABEL = flags.DEFINE_integer(
-    "mask_label", None, "Where masks hold labels, not 0 and 1: that of the object.", lower_bound=0
+    "mask_label",
+    None,
+    "Label of the object, for masks of labels instead of 0 and 1.",
+    lower_bound=0,
 )
 _LIMIT = flags.DEFINE_integer(
     "limit",
     0,
-    "Take only the first so many photos, of several datasets in proportion; 0 takes all.",
+    "Write only the first so many photos, in proportion for several datasets; 0 writes all.",
     lower_bound=0,
 )
 
-RESUME = "the files written so far are whole; the same command goes on"
+RESUME = "the files written so far are complete; run the same command again to resume"
 
-# What the settings of training, which errors name, are called here.
+# Names in error messages: settings of training, and what to call them here.
 _FLAGS = {
     "data.dataset": "--dataset",
     "data.data_dir": "--data_dir",
@@ -88,10 +89,9 @@ def main(argv: list[str]) -> None:
             f"left out {len(done.skipped):,} of {total:,}: {first_few(done.skipped)}",
             file=sys.stderr,
         )
-    images, masks = (shlex.quote(os.fspath(path)) for path in (out, masks_out))
-    truth = f"--masks={masks}" if masks_out else "--detector=MASK_RCNN_SAVED_MODEL"
-    print(f"next: layerseg evaluate --segmenter=RUN --images={images} {truth}")
-    print(f"  or: layerseg segment --segmenter=RUN --input={images} --out=OUT")
+    truth = {"masks": masks_out} if masks_out else {"detector": "MASK_RCNN_SAVED_MODEL"}
+    print(app.next_step("evaluate", segmenter="RUN", images=out, **truth))
+    print(f"  or: {app.command_line('segment', segmenter='RUN', input=out, out='OUT')}")
 
 
 if __name__ == "__main__":

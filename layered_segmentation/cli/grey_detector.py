@@ -1,11 +1,11 @@
-"""Trains a detector that sees no colour, to score generated masks of the embedded scenes.
+"""Trains a detector that sees no colour, to score generated procedural scenes.
 
-It learns from other scenes and their true masks, plays the part of Mask R-CNN in the paper's
-Table 1, and serves for scoring alone.
+It learns from other scenes and their true masks. It takes the place of Mask R-CNN in the paper's
+table 1 and is used for scoring alone.
 
 Example:
   layerseg grey_detector --out=grey_detector
-  layerseg evaluate --measure=generated --run_dir=RUN --detector=grey_detector
+  layerseg evaluate_generated --run_dir=RUN --detector=grey_detector
 """
 
 import os
@@ -18,11 +18,11 @@ from layered_segmentation.errors import UserError
 
 _OUT = flags.DEFINE_string("out", None, "Preset directory to write.", required=True)
 _RESOLUTION = flags.DEFINE_integer("resolution", 16, "Side of the scenes, pixels.", lower_bound=8)
-_STEPS = flags.DEFINE_integer("steps", 2_000, "Training steps, of 64 scenes.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 2_000, "Training steps, of 64 scenes each.", lower_bound=1)
 _SCENES = flags.DEFINE_integer("scenes", 20_000, "Scenes to learn from.", lower_bound=1)
 
 RESUME = "nothing was written; run it again"
-_HELD_OUT = 500  # scenes it is scored on
+_HELD_OUT = 500  # scenes to score it on
 
 
 def main(argv: list[str]) -> None:
@@ -45,6 +45,7 @@ def main(argv: list[str]) -> None:
     presets.save(detector, out)
     score = f"mIoU {scores.miou:.3f} ± {scores.miou_std:.3f}"
     print(f"{score} on {scores.images} held-out scenes\ndetector: {out}")
+    print(app.next_step("evaluate_generated", run_dir="RUN", detector=out))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Makes a dataset to train on from an archive, LSUN's or CUB's, or from a folder of photos.
+"""Prepares a dataset from LSUN's or CUB's archives or a folder of photos.
 
-Images keep their order and their bytes; what cannot be decoded is left out and counted, up to 5 %.
-A stopped run goes on with the same command, after the last file of 64 MB that it wrote whole, and
-without unpacking anew what was unpacked whole. A zip of LSUN is unpacked whole before anything is
-read: it takes as much disk again; the directory in it is read where it lies.
+Images keep their order and their bytes. Up to 5 % may be undecodable; they are left out and
+counted. Run the same command again to resume: it continues after the last complete file of 64 MB
+and does not unpack an archive twice. A zip of LSUN is unpacked before it is read, which takes as
+much disk space again; a directory that was unpacked from it is read in place.
 
 --dataset is lsun_objects/CATEGORY (a zip of http://dl.yf.io/lsun/objects/, or the directory in it),
 cub200_segmentation or cub200_segmentation/redo (a directory with CUB_200_2011.tgz and
@@ -14,7 +14,6 @@ Example:
 """
 
 import os
-import shlex
 
 from absl import flags, logging
 
@@ -28,16 +27,16 @@ _DATASET = flags.DEFINE_string(
 )  # fmt: skip
 _SOURCE = flags.DEFINE_string("source", None, "Archive or directory to read.", required=True)
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", "", "Directory of prepared datasets; TensorFlow Datasets' own if not given."
+    "data_dir", "", "Directory of prepared datasets; that of TensorFlow Datasets if empty."
 )
 _LIMIT = flags.DEFINE_integer(
-    "limit", 0, "Take only the first so many images of each split; 0 takes all. Of an LMDB no more "
+    "limit", 0, "Use only the first so many images of each split; 0 uses all. No more of an LMDB "
     "is read.",
     lower_bound=0,
 )  # fmt: skip
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset that is there.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing dataset.")
 
-RESUME = "the same command goes on after what was written or unpacked whole"
+RESUME = "complete files are kept; run the same command again to resume"
 
 
 def main(argv: list[str]) -> None:
@@ -46,7 +45,7 @@ def main(argv: list[str]) -> None:
     data_dir = os.path.abspath(_DATA_DIR.value) if _DATA_DIR.value else ""
     if os.path.exists(data_dir) and not os.path.isdir(data_dir):
         raise UserError(f"--data_dir={_DATA_DIR.value}: a file has this name; name a directory")
-    logging.set_verbosity(logging.ERROR)  # TFDS remarks on what is meant to be so
+    logging.set_verbosity(logging.ERROR)  # TFDS warns about what is intended here
     quiet.import_tensorflow()
     try:
         from layered_segmentation.data.prepare import prepare
@@ -71,8 +70,7 @@ def main(argv: list[str]) -> None:
     settings = ["data.name=tfds", f"data.dataset={done.dataset}"]
     if data_dir:
         settings.append(f"data.data_dir={data_dir}")
-    flags_of_train = " ".join(shlex.quote(f"--set={setting}") for setting in settings)
-    print(f"next: layerseg train {flags_of_train} --run_dir=RUN")
+    print(app.next_step("train", set=settings, run_dir="RUN"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Uploads a segmenter with its model card and checksums to Hugging Face or Kaggle.
 
-The card is the preset's README.md, which `layerseg distill` drafts, or --card. It must say what
-the data were, the settings, scores, protocol, limits and licence; scores and protocol are taken
-from --evaluation, a directory that `layerseg evaluate` wrote. --dry_run does all but the upload.
+The card is --card, or the preset's README.md, which `layerseg distill` drafts. It must describe the
+data, settings, scores, protocol, limits and licence. Scores and protocol are filled in from
+--evaluation, a directory that `layerseg evaluate` wrote. --dry_run does everything but the upload.
 
 Example:
   layerseg publish --preset=RUN --evaluation=RUN/evaluation --to=hf://OWNER/NAME --dry_run
@@ -28,11 +28,11 @@ _CARD = flags.DEFINE_string("card", "", "The model card; the preset's README.md 
 _EVALUATION = flags.DEFINE_string(
     "evaluation", "", "Directory of `layerseg evaluate`, whose scores go into the card."
 )
-_PRIVATE = flags.DEFINE_bool("private", False, "Make the repository a private one.")
+_PRIVATE = flags.DEFINE_bool("private", False, "Make the repository private.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show the files and the card; upload nothing.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Put a new version on top of a model there.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Upload a new version of an existing model.")
 
-RESUME = "part of it may be uploaded; run it again with --overwrite"
+RESUME = "some files may be uploaded; run it again with --overwrite"
 
 
 def main(argv: list[str]) -> None:
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
             return
         publish.upload(ready, _TO.value, _PRIVATE.value, _OVERWRITE.value)
     print(f"{_TO.value}: {len(files)} files, {sum(files.values()) / 1e6:.2f} MB")
-    print(f"next: layerseg segment --segmenter={_TO.value} --input=PHOTOS --out=MASKS")
+    print(app.next_step("segment", segmenter=_TO.value, input="PHOTOS", out="MASKS"))
 
 
 def _read_card(directory: str) -> tuple[str, str]:
@@ -68,7 +68,7 @@ def _read_card(directory: str) -> tuple[str, str]:
         with open(path, encoding="utf-8") as file:
             return path, file.read()
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the model card cannot be read; name it with --card") from error
+        raise UserError(f"{path}: the model card cannot be read; name one with --card") from error
 
 
 def _read_results(directory: str) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""Learns to cut out objects, scores it, exports it: the whole chain, one command.
+"""Trains, scores and exports a segmenter with one command.
 
-Without --images it draws an embedded dataset of procedural scenes and scores on 500 held-out ones.
-With --images it learns from your own photos of one kind of thing; masks are only ever used for
-scoring. OUT/report.html shows what came out, OUT/results.json holds the numbers, OUT/run/ the
-trained run, OUT/export/ the exported files. The same command again goes on where it stopped.
+Without --images, it learns from an embedded dataset of procedural scenes and is scored on 500
+held-out ones. With --images, it learns from your own photos of one kind of object; masks are only
+ever used for scoring. OUT/report.html shows the outcome, OUT/results.json holds the scores,
+OUT/run/ is the trained run, OUT/export/ has the exported files. Run the same command again to
+resume a chain that was stopped.
 
 Example:
   layerseg quickstart --out=quickstart
@@ -23,36 +24,36 @@ from layered_segmentation.errors import UserError
 
 _OUT = flags.DEFINE_string("out", None, "Directory to write everything to.", required=True)
 _IMAGES = flags.DEFINE_string(
-    "images", "", "Directory of your photos of one kind of thing; drawn scenes if empty."
+    "images", "", "Directory of photos of one kind of object; procedural scenes if empty."
 )
-_TEST_IMAGES = flags.DEFINE_string("test_images", "", "Directory of photos to try it on.")
-_TEST_MASKS = flags.DEFINE_string("test_masks", "", "Directory of their true masks, for the score.")
+_TEST_IMAGES = flags.DEFINE_string("test_images", "", "Directory of photos to test on.")
+_TEST_MASKS = flags.DEFINE_string("test_masks", "", "Directory of their true masks, to score.")
 _TEST_IGNORE = flags.DEFINE_string(
     "test_ignore", "", "Directory of masks of the pixels to leave out of the score."
 )
 _CONFIG, _SET = app.define_config_flags()
 _DEVICES = flags.DEFINE_list(
-    "devices", [], "Devices to train on, as in --devices=GPU:0,GPU:1; all that there are if empty."
+    "devices", [], "Devices to train on, as in --devices=GPU:0,GPU:1; all if empty."
 )
 
-RESUME = "the same command again goes on where this one stopped"
+RESUME = "run the same command again to resume"
 
 
 def main(argv: list[str]) -> None:
-    """Runs what is left of the chain."""
+    """Runs the remaining phases of the chain."""
     del argv
     config = _load_config()
 
     quiet.import_tensorflow()
-    from layered_segmentation.cli import chain as quickstart
+    from layered_segmentation.cli import chain as chains
 
-    test = quickstart.Test(
+    test = chains.TestSet(
         _TEST_IMAGES.value or config.data.test_path,
         _TEST_MASKS.value or config.data.test_masks,
         _TEST_IGNORE.value,
     )
-    chain = quickstart.Chain(_OUT.value, config, test)
-    results = quickstart.run(chain, _DEVICES.value)
+    chain = chains.Chain(_OUT.value, config, test)
+    results = chains.run(chain, _DEVICES.value)
     if results["already_finished"]:
         print(f"{chain.out} is finished; nothing to do.")
     else:
@@ -69,11 +70,11 @@ def _load_config() -> configs.Config:
     if not _IMAGES.value:
         config = configs.load(_CONFIG.value or "quickstart", _SET.value)
         if config.data.name == configs.SourceName.folder and not config.data.path:
-            raise UserError(f"--config={_CONFIG.value}: it takes photos; name them with --images")
+            raise UserError(f"--config={_CONFIG.value}: it needs photos; name them with --images")
         return config
     overrides = ["data.name=folder", *_SET.value]
     config = configs.load(_CONFIG.value or "quickstart_photos", overrides)
-    # The absolute path, so that the command means the same photos from everywhere.
+    # An absolute path, so that the command finds the same photos from any directory.
     path = os.path.abspath(_IMAGES.value)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
 

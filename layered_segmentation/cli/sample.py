@@ -1,10 +1,10 @@
-"""Draws a sheet of generated layers from a trained run, or writes scenes and masks as files.
+"""Draws scenes of a trained run: a sheet of their layers, or image files.
 
-On the sheet (--out) columns are scenes; rows are background, foreground, mask, masked foreground
+On the sheet (--out), columns are scenes; rows are background, foreground, mask, masked foreground
 and composite. --images_out writes composites to images/000001.png … and their masks at 0.5 to
-masks/, for any detector to look at. The same seed draws the same scenes. scenes.json beside them
-says which these are: copy it to a detector's masks, and `layerseg evaluate --measure=generated`
-refuses masks of other scenes.
+masks/, as input to any detector. The same seed draws the same scenes. The file scenes.json next to
+them identifies the scenes: copy it to a detector's masks, and `layerseg evaluate_generated` refuses
+masks of other scenes.
 
 Example:
   layerseg sample --run_dir=RUN --out=sheet.png --seed=1 --truncation=0.7
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
 _OUT = flags.DEFINE_string("out", "", "PNG file to write the sheet to.")
 _IMAGES_OUT = flags.DEFINE_string(
-    "images_out", "", "Directory to write images/ and masks/, one PNG a scene, and scenes.json to."
+    "images_out", "", "Directory to write images/, masks/ (one PNG per scene) and scenes.json to."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the scenes.", lower_bound=0, upper_bound=2**31 - 1)
 _TRUNCATION = flags.DEFINE_float(
     "truncation",
     1.0,
-    "ψ in [0, 1]: how far styles may lie from their mean; smaller is more typical, less varied.",
+    "ψ in [0, 1]: scale of styles around their mean; smaller is more typical and less varied.",
 )
-_COUNT = flags.DEFINE_integer("count", 8, "How many scenes.", lower_bound=1, upper_bound=999_999)
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the files if there are some.")
+_COUNT = flags.DEFINE_integer("count", 8, "Number of scenes.", lower_bound=1, upper_bound=999_999)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing files.")
 
-RESUME = "the files written so far are whole; run it again with --overwrite"
+RESUME = "the files written so far are complete; run it again with --overwrite"
 
 _COLUMNS = 10
 _MOST_ON_SHEET = 10_000
@@ -105,36 +105,36 @@ def _check_sheet(out: str) -> None:
     if os.path.isdir(out):
         raise UserError(f"--out={out}: a directory has this name; name a file")
     if os.path.exists(out) and not _OVERWRITE.value:
-        raise UserError(f"--out={out}: there is such a file; take another name or add --overwrite")
+        raise UserError(f"--out={out}: the file exists; choose another name or add --overwrite")
     parent = os.path.dirname(os.path.abspath(out))
     if not os.path.isdir(parent):
         raise UserError(f"--out={out}: there is no directory {parent}")
 
 
 def _check_directory(directory: str) -> None:
-    """Refuses a directory in which other things lie: an evaluation would take them for scenes."""
+    """Refuses a directory with other files: an evaluation would take them for scenes."""
     inside = [os.path.join(directory, name) for name in _FOLDERS]
     for path in (directory, *inside):
         if os.path.exists(path) and not os.path.isdir(path):
             raise UserError(f"--images_out={directory}: {path} is a file; name another directory")
     for path in inside:
-        held = sorted(os.listdir(path)) if os.path.isdir(path) else []
-        others = [file for file in held if not _NUMBERED.fullmatch(files.final_name(file))]
+        found = sorted(os.listdir(path)) if os.path.isdir(path) else []
+        others = [file for file in found if not _NUMBERED.fullmatch(files.final_name(file))]
         if others:
             raise UserError(
-                f"--images_out={directory}: {path} holds {others[0]!r}, which is no scene of an "
+                f"--images_out={directory}: {path} contains {others[0]!r}, which is no scene of an "
                 "earlier run; name another directory"
             )
-        if held and not _OVERWRITE.value:
+        if found and not _OVERWRITE.value:
             raise UserError(
-                f"--images_out={directory}: {path} holds {len(held):,} scenes already; name "
+                f"--images_out={directory}: {path} contains {len(found):,} scenes already; name "
                 "another directory or add --overwrite"
             )
     record = _record_path(directory)
     if os.path.isdir(record) or (os.path.lexists(record) and not _OVERWRITE.value):
         way_out = "" if os.path.isdir(record) else " or add --overwrite"
         raise UserError(
-            f"--images_out={directory}: {record} is there already; name another directory{way_out}"
+            f"--images_out={directory}: {record} exists already; name another directory{way_out}"
         )
 
 
@@ -145,12 +145,12 @@ def _record_path(directory: str) -> str:
 
 
 def _remove_earlier(directory: str) -> None:
-    """Removes the scenes of an earlier run, of which there may have been more."""
+    """Removes the scenes of an earlier call, which may have been more, and their record."""
     for name in _FOLDERS:
         folder = os.path.join(directory, name)
         for file in os.listdir(folder):
             os.remove(os.path.join(folder, file))
-    with contextlib.suppress(FileNotFoundError):  # it is of those scenes
+    with contextlib.suppress(FileNotFoundError):
         os.remove(_record_path(directory))
 
 

@@ -1,10 +1,11 @@
-"""Puts the paper's table 1, 2 or 3 beside the scores of own runs.
+"""Compares the scores of runs with the paper's table 1, 2 or 3.
 
-Reads what `layerseg evaluate` left in each run: evaluation/, evaluation_generated/ and
-evaluation_fid/; a directory with a results.json serves as well. Table 1 has the rows a … h (the
-settings of the ablations), table 2 any method's name (`encoder` is the paper's, of a run its
-evaluation_encoder/), table 3 `single_output` and `layered`. The same name again is another seed of
-the same row. Prints Markdown and writes table1.md, table1.csv and table1.png to --out.
+Reads the results of `layerseg evaluate`, `evaluate_generated` and `fid` in each run: evaluation/,
+evaluation_generated/ and evaluation_fid/. A directory with a results.json works too. The rows of
+table 1 are a … h (the settings of the ablations); those of table 2, any names of methods (`encoder`
+is the paper's method; its results are in a run's evaluation_encoder/); those of table 3,
+`single_output` and `layered`. Repeat a name for another seed of the same row. Prints Markdown and
+writes table1.md, table1.csv and table1.png to --out.
 
 Example:
   layerseg table --table=1 --runs=a=RUNS/a,b=RUNS/b,d=RUNS/d_seed0,d=RUNS/d_seed1 --out=TABLES
@@ -18,10 +19,10 @@ from absl import flags
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
-_TABLE = flags.DEFINE_enum("table", None, ["1", "2", "3"], "Which table.", required=True)
-_RUNS = flags.DEFINE_list("runs", None, "NAME=DIR, one a run, with commas between.", required=True)
+_TABLE = flags.DEFINE_enum("table", None, ["1", "2", "3"], "Number of the table.", required=True)
+_RUNS = flags.DEFINE_list("runs", None, "NAME=DIR of each run, separated by commas.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Directory to write to.", required=True)
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the table that --out holds.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing table.")
 
 
 def main(argv: list[str]) -> None:
@@ -42,8 +43,8 @@ def main(argv: list[str]) -> None:
     runs = tables.read_runs(named)
     if not any(results for several in runs.values() for results in several):
         raise UserError(
-            "--runs: none of these directories holds results of `layerseg evaluate`; run it first "
-            "(of an encoder: layerseg evaluate --segmenter=RUN/encoder)"
+            "--runs: none of these directories has results of `layerseg evaluate`; run it first "
+            "(for an encoder: layerseg evaluate --segmenter=RUN/encoder)"
         )
     table = tables.build(int(_TABLE.value), runs)
     picture = table.png()

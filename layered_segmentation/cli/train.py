@@ -1,7 +1,7 @@
-"""Trains the layered GAN on unlabelled photos of one kind of thing.
+"""Trains the layered GAN on unlabelled photos of one kind of object.
 
-The same command again goes on where a stopped run stopped, bit for bit; a finished run says so.
-Ctrl-C or a crash lose at most what came after the last checkpoint.
+Run the same command again to resume a run that was stopped; the result is the same, bit for bit. A
+stop or a crash loses at most the steps since the last checkpoint.
 
 Example:
   layerseg train --config=quickstart_photos --set=data.path=PHOTOS --run_dir=RUN
@@ -18,15 +18,15 @@ _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", require
 _DEVICES = flags.DEFINE_list(
     "devices",
     [],
-    "Devices to train on, as in --devices=GPU:0,GPU:1; several need train.strategy=mirrored, which "
-    "takes all accelerators if this is empty.",
+    "Devices to train on, as in --devices=GPU:0,GPU:1. Several need train.strategy=mirrored, which "
+    "uses all accelerators if this is empty.",
 )
 
-RESUME = "the same command again goes on from the last checkpoint"
+RESUME = "run the same command again to resume from the last checkpoint"
 
 
 def main(argv: list[str]) -> None:
-    """Trains, or goes on training, one run."""
+    """Trains one run, or resumes it."""
     del argv
     config = configs.with_absolute_paths(configs.load(_CONFIG.value, _SET.value))
 
@@ -45,7 +45,9 @@ def main(argv: list[str]) -> None:
             f"{summary.images_per_second:,.1f} images/s"
         )
     path = report.write_run_report(run)
-    print(f"report: {path}\nnext: layerseg distill --run_dir={run.path}")
+    print(f"report: {path}")
+    verb = "distill" if config.gan.variant.has_mask else "fid"
+    print(app.next_step(verb, run_dir=run.path))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +100,12 @@ class Command:
     purpose: str
     line: str
 
+    @classmethod
+    def of(cls, purpose: str, verb: str, **options: object) -> "Command":
+        """Returns `layerseg VERB --name=value …`, quoted for a shell."""
+        given = [shlex.quote(f"--{name}={value}") for name, value in options.items()]
+        return cls(purpose, " ".join(["layerseg", verb, *given]))
+
 
 @dataclasses.dataclass
 class Page:
@@ -188,9 +195,11 @@ def write_run_report(run: "RunDirectory") -> str:
         settings=settings_of(config),
         phases=phases,
         commands=[
-            Command("Train the student", f"layerseg distill --run_dir={run.path}"),
-            Command("Draw more scenes", f"layerseg sample --run_dir={run.path} --out=sheet.png"),
-            Command("Curves while it trains", f"tensorboard --logdir={run.tensorboard}"),
+            Command.of("Train the student", "distill", run_dir=run.path),
+            Command.of("Draw more scenes", "sample", run_dir=run.path, out="sheet.png"),
+            Command(
+                "Curves during training", f"tensorboard --logdir={shlex.quote(run.tensorboard)}"
+            ),
         ],
     )
     return write(page, run.report)

@@ -304,9 +304,7 @@ def _distances(runs: Runs) -> Table:
     counts = {key: (one.get("images"), one.get("real_images")) for key, one in measured.items()}
     missing += [f"{key}: {one['warning']}" for key, one in measured.items() if one.get("warning")]
     if len(set(counts.values())) > 1:
-        missing.append(
-            "FIDs of different numbers of images are not comparable: FID decreases with more images"
-        )
+        missing.append("FIDs of different numbers of images are not comparable: more lower it")
     notes = [
         f"Ours, {key}: {images} composites against {real} real images."
         for key, (images, real) in counts.items()

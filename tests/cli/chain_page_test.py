@@ -31,4 +31,4 @@ def test_examples_come_in_the_order_of_the_page(tmp_path):
     for name in ("worst", "best"):
         Image.new("RGB", (2, 2)).save(tmp_path / f"{name}.png")
     captions = [picture.caption for picture in chain_page.read_examples(str(tmp_path))]
-    assert captions == ["The best by score.", "The worst."]
+    assert captions == ["The best by score.", "The worst by score."]

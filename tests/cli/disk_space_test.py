@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 TINY = [
     "--config=quickstart",
     "--set=data.limit=64",
@@ -16,6 +18,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 def test_training_on_a_full_disk_says_so(small_disk):
     (small_disk / "photo.jpg").write_bytes(b"precious")
     command = [sys.executable, "-m", "layered_segmentation.cli.train", *TINY]

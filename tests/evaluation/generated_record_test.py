@@ -58,7 +58,7 @@ def test_the_record_says_which_scenes_these_are(layerseg, run, scenes):
     for folder in ("images", "masks"):
         shutil.rmtree(scenes / folder)
     refused = layerseg("sample", *flags)
-    assert refused.status == 2 and "scenes.json is there already" in refused.stderr
+    assert refused.status == 2 and "scenes.json exists already" in refused.stderr
     assert json.loads((scenes / "scenes.json").read_text()) == record
     assert layerseg("sample", *flags, "--overwrite").status == 0
     again = json.loads((scenes / "scenes.json").read_text())

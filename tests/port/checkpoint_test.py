@@ -221,7 +221,7 @@ class TestVerb:
         result = convert({"generator_running": states["one_generator"]})
         assert result.status == 0 and "128 px" in result.stdout
         (line,) = result.stderr.splitlines()
-        assert "no `step`" in line and "took 128 px" in line and "--resolution" in line
+        assert "no `step`" in line and "128 px" in line and "--resolution" in line
 
     def test_an_odd_stage_is_refused(self, convert, checkpoint, tmp_path):
         result = convert({**checkpoint, "step": 60000})
@@ -233,7 +233,7 @@ class TestVerb:
         self, convert, layerseg, states, tmp_path
     ):
         result = convert({"generator_running": states["two_generators"]}, "--resolution=8")
-        assert result.status == 0 and "no discriminator in it" in result.stdout
+        assert result.status == 0 and "the file has no discriminator" in result.stdout
         result = layerseg("autoencode", f"--run_dir={tmp_path / 'run'}")
         assert result.status == 2
         for words in ("no discriminator in it: it was converted", "layerseg convert --checkpoint="):
@@ -263,7 +263,7 @@ class TestVerb:
                 ["--checkpoint=none.model", "--out={tmp}/run"],
                 "--checkpoint=none.model: there is no",
             ),
-            (["--checkpoint=none.model", "--out={tmp}"], "there is one already"),
+            (["--checkpoint=none.model", "--out={tmp}"], "it exists; name a new directory"),
             (["--checkpoint=none.model", "--out={tmp}/a/run"], "there is no directory"),
             (["--out={tmp}/run"], "--checkpoint is needed"),
         ],

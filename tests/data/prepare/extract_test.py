@@ -237,7 +237,7 @@ def test_a_stopped_run_continues_and_a_finished_one_reports_it(
     monkeypatch.setattr(extraction, "_put", stopping)
     result = extract("lsun_objects/car", data_dir)
     assert result.status == 130
-    assert "are whole; the same command goes on" in result.stderr
+    assert "are complete; run the same command again to resume" in result.stderr
     assert tree(out) == dict(list(cars().items())[:4])
     monkeypatch.setattr(extraction, "_put", put)
     partial = pathlib.Path(files.partial_path(str(out / list(cars())[5])))
