@@ -46,8 +46,10 @@ def main(argv: list[str]) -> None:
         )
     path = report.write_run_report(run)
     print(f"report: {path}")
-    verb = "distill" if config.gan.variant.has_mask else "fid"
-    print(app.next_step(verb, run_dir=run.path))
+    if config.gan.variant.has_mask:
+        print(app.next_step("distill", run_dir=run.path))
+    else:
+        print(app.next_step("sample", run_dir=run.path, out="sheet.png"))
 
 
 if __name__ == "__main__":
