@@ -207,7 +207,7 @@ class TestVerb:
         result = convert(checkpoint, "--resolution=16")
         assert result.status == 0 and "16 px" in result.stdout
         (line,) = result.stderr.splitlines()
-        assert line.startswith("warning: the file says that 8 px was training (step 1)")
+        assert line.startswith("warning: the stage of 8 px was training (step 1)")
         assert "16 px" in line
 
     @pytest.mark.parametrize(
