@@ -1,9 +1,9 @@
-"""The one kind of error that a command shows without a traceback."""
+"""The error that commands show without a traceback."""
 
 
 class UserError(ValueError):
-    """Something the user can mend: bad input, a bad setting, a path that is taken.
+    """An error that the user can fix: bad input, a bad setting, a path that is taken.
 
-    The message names the file, flag or field, quotes what was received and says what to do. The
-    command line prints it as it is and exits with status 2.
+    The message names the file, flag or field, quotes the value, and tells how to go on. The command
+    line prints it without a traceback and exits with status 2.
     """

@@ -48,7 +48,7 @@ def absolute(path: str) -> str:
 
 
 def partial_path(path: str) -> str:
-    """Returns the name that `path` has while it is written: hidden, beside it, same suffix."""
+    """Returns the name of `path` while it is written: hidden, same directory, same suffix."""
     folder, name = os.path.split(os.path.normpath(path))
     stem, suffix = os.path.splitext(name)
     partial = f".{stem}.partial{suffix}"
@@ -58,7 +58,7 @@ def partial_path(path: str) -> str:
 
 
 def final_name(name: str) -> str:
-    """Returns the name of the file that a killed process has left `name` of."""
+    """Returns the final name of a leftover of a killed process; other names are returned as is."""
     match = _LEFTOVER.fullmatch(name)
     return f"{match['stem']}{match['suffix'] or ''}" if match else name
 
@@ -68,9 +68,10 @@ def replacing(path: str, durable: bool = True) -> Iterator[str]:
     """Writes a file: whole, or not at all.
 
     Args:
-        path: The file; one that is there is replaced.
-        durable: Whether to wait until it is on the disk. Without, many small files are written
-            ten times faster, and a power failure may leave an empty one; call `sync` after them.
+        path: The file; an existing one is replaced.
+        durable: Whether to wait until the file is on the disk. If not, many small files are
+            written ten times faster, but a power failure may leave empty ones; call `sync` at the
+            end.
 
     Yields:
         The path to write to. It gets its final name when the block ends without an error.
@@ -84,7 +85,7 @@ def replacing(path: str, durable: bool = True) -> Iterator[str]:
         if durable:
             _sync_directory(os.path.dirname(path))
     except BaseException as error:
-        _name_place(error, path)
+        _name_place(error, partial, path)
         with contextlib.suppress(OSError):
             os.remove(partial)
         raise
@@ -125,12 +126,12 @@ def read_json(path: str) -> Any:
 def replacing_directory(path: str, overwrite: bool = True) -> Iterator[str]:
     """Writes a directory: whole, or not at all.
 
-    One that is there stays until the new one is complete. What a killed process left beside it is
-    removed first, or put back if it was stopped between the two renames.
+    An existing directory stays until the new one is complete. Leftovers of a killed process are
+    removed first; a directory that it had only renamed is put back.
 
     Args:
         path: The directory.
-        overwrite: Whether one of this name is replaced; else it is an `OSError`.
+        overwrite: Whether an existing directory is replaced; if not, it is an `OSError`.
 
     Yields:
         An empty directory to write to. It gets its final name when the block ends without an error.
@@ -147,14 +148,14 @@ def replacing_directory(path: str, overwrite: bool = True) -> Iterator[str]:
             os.rename(partial, path)
             _sync_directory(os.path.dirname(path))
     except BaseException as error:
-        _name_place(error, path)
+        _name_place(error, partial, path)
         remove(partial)
         raise
 
 
 @contextlib.contextmanager
 def setting_aside(path: str) -> Iterator[None]:
-    """Frees a name for the block; what had it is removed after it, or put back on an error."""
+    """Renames `path` for the block; removes it afterwards, or puts it back on an error."""
     restore_replaced(path)
     aside = _aside(path)
     if os.path.lexists(path):
@@ -170,7 +171,7 @@ def setting_aside(path: str) -> Iterator[None]:
 
 
 def restore_replaced(path: str) -> None:
-    """Ends what a process left that was killed while it replaced `path`."""
+    """Puts `path` back if a process was killed while it replaced it; removes leftovers."""
     aside = _aside(path)
     if os.path.lexists(path):
         remove(aside)
@@ -179,7 +180,7 @@ def restore_replaced(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Removes a file, a link or a directory with what is in it, if there is one."""
+    """Removes a file, a link or a directory with its content, if it exists."""
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -188,7 +189,7 @@ def remove(path: str) -> None:
 
 
 def sync(path: str) -> None:
-    """Returns when a file, or a directory with all that is in it, is on the disk."""
+    """Waits until a file, or a directory with all its files, is on the disk."""
     if not os.path.isdir(path):
         _sync_file(path)
         return
@@ -204,14 +205,14 @@ def sync(path: str) -> None:
 
 
 class Lock:
-    """Keeps other processes out while it is entered; freed also when the process is killed.
+    """Keeps other processes out of a `with` block; freed even if the process is killed.
 
-    The same lock may be entered again inside its block.
+    The same object may be entered again inside its block.
 
     Args:
-        path: The lock's file; made in a directory that exists, and left there.
-        message: Says what another process is doing, and what to do about it.
-        wait: Whether to wait for the other process, after saying so, instead of an error.
+        path: The lock file, in an existing directory; it stays there.
+        message: What the other process does, and what the user can do.
+        wait: Whether to print the message and wait for the other process, instead of an error.
     """
 
     def __init__(self, path: str, message: str, wait: bool = False):
@@ -256,11 +257,11 @@ def digest_of_files(*paths: str) -> str:
 
 
 def fingerprint(directory: str, names: Iterable[str]) -> str:
-    """Returns a text that changes when files come, go, are renamed, or are written anew.
+    """Returns a text that changes when files are added, removed, renamed or written again.
 
     Args:
-        directory: That the names are relative to.
-        names: Files, in order; those that are not there count as absent.
+        directory: Directory of the files.
+        names: Paths relative to it, in order; they need not exist.
     """
     lines = []
     for name in names:
@@ -274,12 +275,12 @@ def fingerprint(directory: str, names: Iterable[str]) -> str:
 
 
 def fingerprint_of_archives(*archives: str) -> str:
-    """Returns a text that changes with the archives' sizes: a second download is the same."""
+    """Returns a text that depends on the archives' sizes: a second download has the same."""
     return "archives:" + ",".join(str(os.path.getsize(archive)) for archive in archives)
 
 
 def fingerprints_differ(one: str, other: str) -> bool:
-    """Returns whether two sources differ; fingerprints of two kinds cannot tell."""
+    """Returns whether two sources are known to differ; two kinds cannot be compared."""
     same_kind = one.partition(":")[0] == other.partition(":")[0]
     return bool(one and other and same_kind and one != other)
 
@@ -289,9 +290,11 @@ def _aside(path: str) -> str:
     return os.path.join(folder, f".{name}.replaced")
 
 
-def _name_place(error: BaseException, path: str) -> None:
-    """Names the file in an error that does not: a full disk, met while writing."""
-    if isinstance(error, OSError) and error.filename is None:
+def _name_place(error: BaseException, partial: str, path: str) -> None:
+    """Sets the file of an error that names none, as when the disk is full, or the partial one."""
+    if not isinstance(error, OSError):
+        return
+    if error.filename is None or str(error.filename).startswith(partial):
         error.filename = path
 
 

@@ -1,4 +1,4 @@
-"""A progress bar with the time left; one line a minute where there is no terminal."""
+"""A progress bar with the time left; without a terminal, one line per minute."""
 
 import sys
 import time
@@ -11,13 +11,13 @@ class Bar:
     """Counts towards a total; a context manager.
 
     Args:
-        total: Where it ends.
-        description: What is being done.
-        unit: What is counted.
-        visible: Whether anything is shown.
-        stream: Where to write; stderr if None.
-        interval: Seconds between lines where there is no terminal.
-        initial: What an earlier run came to, which says nothing of the speed.
+        total: The count at the end.
+        description: Name of the work.
+        unit: Name of one item.
+        visible: Whether to show anything.
+        stream: Output; stderr if None.
+        interval: Seconds between lines without a terminal.
+        initial: Count that an earlier run reached; it is left out of the speed.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Bar:
             self._bar.close()
 
     def update(self, count: int = 1, note: str = "") -> None:
-        """Adds to the count; a note replaces the last one."""
+        """Adds to the count; a note replaces the previous one."""
         self._count += count
         self._note = note or self._note
         if self._bar is not None:

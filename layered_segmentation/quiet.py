@@ -1,7 +1,7 @@
-"""Imports TensorFlow without its start-up notes; errors still reach the screen.
+"""Imports TensorFlow without its start-up notes; errors are still shown.
 
-TF_CPP_MIN_LOG_LEVEL does not silence what TensorFlow's libraries write while they load. So the
-error stream goes to a file during the import, and all lines but these notes are written afterwards.
+TF_CPP_MIN_LOG_LEVEL does not silence TensorFlow's libraries while they load. So stderr goes to a
+file during the import, and all lines but these notes are printed afterwards.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _NOTES = re.compile(
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow; call it before the first module that does."""
+    """Imports TensorFlow; call it before any other module imports it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     os.environ.setdefault("GLOG_minloglevel", "2")

@@ -1,7 +1,7 @@
 """The directory of one run: config, log, checkpoints, sheets, generator, segmenter, report.
 
-A run is a pure function of its config, so a directory holds one config for good: the same config
-goes on where the run stopped, another one is refused with the fields that differ.
+A run is a pure function of its config, so a directory keeps its config: the same config resumes the
+run, another one is refused with the fields that differ.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from layered_segmentation import config as configs
 from layered_segmentation import config_files, files
 from layered_segmentation.errors import UserError
 
-# What may lie in a directory that is still free to become a run.
+# Names that a directory may hold and still become a run.
 _NEGLIGIBLE = {"lock", "config.yaml.partial", files.partial_path("config.yaml"), ".DS_Store"}
 _SECTIONS = ("data", "gan", "schedule", "train")  # of every config.yaml that a run has written
 
@@ -26,8 +26,8 @@ class Finished:
     """How a finished run went.
 
     Attributes:
-        images_seen: Real images shown in all.
-        seconds: Wall time of training, over all sittings.
+        images_seen: Real images that the discriminator has seen.
+        seconds: Wall time of training in all sessions.
         images_per_second: Mean over that time.
     """
 
@@ -53,7 +53,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "RunDirectory":
-        """Returns a run that exists.
+        """Opens an existing run.
 
         Raises:
             UserError: `path` is not the directory of a run.
@@ -75,7 +75,7 @@ class RunDirectory:
 
     @property
     def log_path(self) -> str:
-        """One JSON record a line."""
+        """The log, one JSON record per line."""
         return os.path.join(self.path, "log.jsonl")
 
     @property
@@ -105,7 +105,7 @@ class RunDirectory:
 
     @property
     def discriminator_file(self) -> str:
-        """The trained discriminator as a Keras file; the encoder's loss looks through it."""
+        """The trained discriminator as a Keras file; the encoder's loss uses its features."""
         return os.path.join(self.generator, "discriminator.keras")
 
     @property
@@ -120,17 +120,17 @@ class RunDirectory:
 
     @property
     def report(self) -> str:
-        """The page a person looks at."""
+        """The HTML page that shows the run."""
         return os.path.join(self.path, "report.html")
 
     @property
     def photos_path(self) -> str:
-        """The photos the run trains on, one a line."""
+        """List of the photos that the run trains on, one per line."""
         return os.path.join(self.path, "photos.txt")
 
     @property
     def finished_path(self) -> str:
-        """Written last; its being there says that training is finished."""
+        """Written last: if it exists, training is finished."""
         return os.path.join(self.path, "finished.json")
 
     def create_or_resume(self, config: configs.Config) -> bool:
@@ -140,7 +140,7 @@ class RunDirectory:
             config: The effective config.
 
         Returns:
-            Whether there was a run already.
+            Whether the run had begun before.
 
         Raises:
             UserError: The path is a file, holds something that is not a run, holds a run of
@@ -168,10 +168,10 @@ class RunDirectory:
             return False
 
     def keep_inventory(self, photos: Sequence[str]) -> None:
-        """Writes down which photos a run trains on, or checks that they are still the same.
+        """Records which photos a run trains on, or checks that they are the same as before.
 
         Args:
-            photos: One line a photo, in order; empty where the config says it all.
+            photos: One line per photo, in order; empty if the config determines the images.
 
         Raises:
             UserError: The run has begun with other photos. Nothing is changed.
@@ -204,7 +204,7 @@ class RunDirectory:
         return self._load_config()
 
     def config_with(self, section: str, overrides: Sequence[str]) -> configs.Config:
-        """Returns the run's config with other settings in one section, for what follows training.
+        """Returns the run's config with other settings in one section, for steps after training.
 
         Args:
             section: The only section that may differ.
@@ -222,9 +222,9 @@ class RunDirectory:
         return self._load_config(overrides)
 
     def lock(self) -> files.Lock:
-        """Returns what keeps other processes from training in this directory while entered.
+        """Returns the lock that keeps other processes from training in this directory.
 
-        The same object may enter it again. Entering it is an error if another process holds it.
+        The same object may enter it several times. It is an error if another process holds it.
         """
         return self._lock
 
@@ -242,25 +242,27 @@ class RunDirectory:
             file.write(json.dumps(clean) + "\n")
 
     def read_log(self) -> list[dict[str, Any]]:
-        """Returns the records, oldest first, without damaged lines and a last one cut off."""
+        """Returns the records, oldest first; damaged lines are left out."""
         records = (_record(line) for line in self._log_lines())
         return [record for record in records if record is not None]
 
     def logged_seconds(self) -> float:
-        """Returns the training time of all sittings, as far as the log reaches."""
+        """Returns the training time of all sessions, as far as it is logged."""
         return max((record.get("seconds", 0.0) for record in self.read_log()), default=0.0)
 
     def truncate_log(self, images_seen: int) -> None:
-        """Drops damaged lines and what was logged after a checkpoint, so that nothing is twice.
+        """Drops records after a checkpoint, so that a resumed run logs nothing twice.
+
+        Damaged lines are dropped too.
 
         Args:
-            images_seen: Images seen at the checkpoint that training goes on from.
+            images_seen: Images seen at the checkpoint that training resumes from.
         """
         if not os.path.exists(self.log_path):
             return
         records = self.read_log()
         if damaged := len(self._log_lines()) - len(records):
-            print(f"{self.log_path}: {damaged} damaged lines are dropped", file=sys.stderr)
+            print(f"{self.log_path}: dropped {damaged} damaged lines", file=sys.stderr)
         kept = [record for record in records if record["images_seen"] <= images_seen]
         files.write_text(self.log_path, "".join(json.dumps(record) + "\n" for record in kept))
 
@@ -272,7 +274,7 @@ class RunDirectory:
     def finished(self) -> Finished | None:
         """Returns how training went, or None if it is not finished.
 
-        None also where the record is damaged: training writes it again from the last checkpoint.
+        Also None if the record is damaged: training then writes it again from the last checkpoint.
         """
         try:
             return Finished(**files.read_json(self.finished_path))
@@ -283,7 +285,7 @@ class RunDirectory:
         """Returns how training of this config went, or None if it is not finished.
 
         Raises:
-            UserError: The finished run is of another config.
+            UserError: The finished run has another config.
         """
         finished = self.finished()
         if finished is not None:
@@ -292,25 +294,25 @@ class RunDirectory:
         return finished
 
     def _has_begun(self) -> bool:
-        """Whether anything would be lost if the config were another one."""
+        """Returns whether a change of the config would lose anything."""
         return any(map(os.path.exists, (self.checkpoints, self.log_path, self.finished_path)))
 
     def _load_config(self, overrides: Sequence[str] = ()) -> configs.Config:
         if self._config_is_cut_off():
             raise UserError(
-                f"{self.config_path}: was cut off; repeat the `layerseg train` command that the "
-                "run was started with: it writes the file again"
+                f"{self.config_path}: is cut off; repeat the `layerseg train` command that "
+                "started the run: it writes the file again"
             )
         return configs.load(self.config_path, overrides)
 
     def _config_is_cut_off(self) -> bool:
-        """Returns whether the config of a run that has begun is not all there."""
+        """Returns whether part of the config of a run that has begun is missing."""
         text = "\n" + _read(self.config_path)
         is_whole = text.endswith("\n") and all(f"\n{section}:" in text for section in _SECTIONS)
         return self._has_begun() and not is_whole
 
     def _mend_config(self, config: configs.Config) -> None:
-        """Writes a config that was cut off again; it agrees as far as it is there."""
+        """Writes a config that is cut off again, after `_require_same` checked what is left."""
         if self._config_is_cut_off():
             print(f"{self.config_path}: was cut off; written again", file=sys.stderr)
             configs.save(config, self.config_path)
@@ -323,11 +325,11 @@ class RunDirectory:
             if configs.to_yaml(config).startswith(_read(self.config_path)):
                 return
             raise UserError(
-                f"{self.config_path}: was cut off, and what is left of it is of another config; "
-                "take the settings that the run was started with, or name another directory"
+                f"{self.config_path}: is cut off, and the part that is left differs from this "
+                "config; use the settings that started the run, or name another directory"
             )
         try:
-            theirs = self.config()
+            saved = self.config()
         except UserError as error:
             raise UserError(
                 f"{self.path}: the config.yaml in it is not a run's ({error}); "
@@ -335,14 +337,14 @@ class RunDirectory:
             ) from error
         lines = [
             line
-            for line in config_files.differences(theirs, config)
+            for line in config_files.differences(saved, config)
             if not line.startswith(configs.NOT_TRAINED)
         ]
-        # A run that stopped before its first step, over unusable photos say, may be mended.
+        # Settings may be corrected before the first step, for instance after unusable photos.
         if lines and (self._has_begun() or not configs.is_saved(self.config_path)):
             raise UserError(
                 f"{self.path}: it holds a run of another config; name another directory, or "
-                f"take the same settings ({self.config_path}). Theirs != yours:\n  "
+                f"use the same settings ({self.config_path}). The run's != yours:\n  "
                 + "\n  ".join(lines)
             )
 

@@ -1,4 +1,4 @@
-"""Versions of what a result depends on, for results.json."""
+"""Versions of the packages that results depend on, for results.json."""
 
 import importlib.metadata
 import platform
@@ -7,12 +7,12 @@ _PACKAGES = ("layered-segmentation", "tensorflow", "keras", "keras-hub", "numpy"
 
 
 def installed() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that results depend on, by name."""
+    """Returns the versions of Python and of the packages, by name."""
     return {"python": platform.python_version()} | {package: of(package) for package in _PACKAGES}
 
 
 def of(package: str) -> str:
-    """Returns a package's version; `not installed` if it is run from a checkout."""
+    """Returns a package's version, or `not installed`, as for this package in a checkout."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

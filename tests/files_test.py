@@ -205,6 +205,13 @@ def test_a_full_disk_names_the_file(tmp_path):
         assert raised.value.filename == str(tmp_path / "a")
 
 
+def test_errors_name_the_file_not_its_partial_one(tmp_path):
+    for path, kind in ((tmp_path / "none" / "a", FileNotFoundError), (tmp_path, OSError)):
+        with pytest.raises(kind) as raised:
+            files.write_bytes(str(path), b"x")
+        assert raised.value.filename == str(path)
+
+
 def test_a_file_or_link_makes_way_for_a_directory(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "mine").write_text("mine")

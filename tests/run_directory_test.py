@@ -26,7 +26,7 @@ def config():
     return configs.load("", ["gan.resolution=16", "schedule.images_at={8: 5}", "data.path=photos"])
 
 
-def test_a_new_directory_takes_the_config(tmp_path, config):
+def test_a_new_directory_keeps_the_config(tmp_path, config):
     run = RunDirectory(tmp_path / "a" / "run")
     assert run.create_or_resume(config) is False
     assert run.config() == config
@@ -35,7 +35,7 @@ def test_a_new_directory_takes_the_config(tmp_path, config):
     assert RunDirectory.open(run.path).config() == config
 
 
-def test_an_empty_directory_is_taken(tmp_path, config):
+def test_an_empty_directory_becomes_a_run(tmp_path, config):
     (tmp_path / "run").mkdir()
     assert RunDirectory(tmp_path / "run").create_or_resume(config) is False
 
@@ -69,7 +69,7 @@ def test_where_photos_are_kept_may_change(tmp_path, config):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("holiday.jpg", "x"), ("config.yaml", "theirs: 1\n"), ("config.yaml", "a: [")],
+    [("holiday.jpg", "x"), ("config.yaml", "other: 1\n"), ("config.yaml", "a: [")],
 )
 def test_a_directory_that_is_not_a_run_is_refused_and_left_alone(tmp_path, config, name, text):
     (tmp_path / name).write_text(text)
@@ -132,7 +132,7 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path, config):
         assert run.create_or_resume(config) is False  # nothing had been trained
 
 
-def test_settings_may_be_mended_before_anything_is_trained(tmp_path, config):
+def test_settings_may_be_corrected_before_anything_is_trained(tmp_path, config):
     run = RunDirectory(tmp_path)
     run.create_or_resume(config)
     other = dataclasses.replace(config, gan=dataclasses.replace(config.gan, resolution=8))
@@ -206,7 +206,7 @@ def test_a_config_that_was_cut_off_is_never_taken_for_another_one(begun, config,
     damage(begun.config_path, cut)
     for read in (begun.config, lambda: begun.config_with("student", ["student.steps=1"])):
         with pytest.raises(
-            UserError, match=r"config\.yaml: was cut off; repeat the `layerseg train"
+            UserError, match=r"config\.yaml: is cut off; repeat the `layerseg train"
         ):
             read()
     assert begun.create_or_resume(config) is True  # the command that started it
@@ -218,7 +218,7 @@ def test_a_config_that_was_cut_off_is_never_taken_for_another_one(begun, config,
 
 def test_a_config_that_was_cut_off_between_lines_is_noticed(begun, config):
     damage(begun.config_path, lambda content: content[: content.index(b"schedule:")])
-    with pytest.raises(UserError, match="was cut off"):
+    with pytest.raises(UserError, match="is cut off"):
         begun.config()
     assert begun.create_or_resume(config) is True
     assert begun.config() == config
@@ -228,7 +228,7 @@ def test_what_is_left_of_a_config_must_agree(begun, config):
     damage(begun.config_path, CUTS["cut in half"])
     before = contents(begun.path)
     other = dataclasses.replace(config, data=dataclasses.replace(config.data, path="elsewhere"))
-    with pytest.raises(UserError, match="what is left of it is of another config"):
+    with pytest.raises(UserError, match="the part that is left differs from this config"):
         begun.create_or_resume(other)
     assert contents(begun.path) == before
 
@@ -248,7 +248,7 @@ def test_damaged_lines_of_the_log_are_dropped(begun, line, capsys):
     assert [record["images_seen"] for record in begun.read_log()] == [10, 20, 30]
     assert begun.logged_seconds() == 3.0
     begun.truncate_log(20)
-    assert "log.jsonl: 1 damaged lines are dropped" in capsys.readouterr().err
+    assert "log.jsonl: dropped 1 damaged lines" in capsys.readouterr().err
     begun.truncate_log(20)
     assert capsys.readouterr().err == ""
     assert [record["images_seen"] for record in begun.read_log()] == [10, 20]

@@ -236,7 +236,7 @@ def _place(error: BaseException) -> str:
     words = str(error).partition("No space left")[0].rstrip(" ;:,").split()
     if words and words[-1].startswith("/"):
         return words[-1]
-    for name in ("run_dir", "out", "segmenter"):
+    for name in ("out", "run_dir", "segmenter"):
         if name in flags.FLAGS and flags.FLAGS[name].value:
             return str(flags.FLAGS[name].value)
     return os.getcwd()

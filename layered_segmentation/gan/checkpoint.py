@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from layered_segmentation import files
 from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.layered_gan import LayeredGAN
@@ -75,6 +76,7 @@ class CheckpointKeeper(keras.callbacks.Callback):
         self._saved_at = self.progress.images_seen
         self._images_seen.assign(self._saved_at)
         self._manager.save(checkpoint_number=self._saved_at)
+        files.sync(self._manager.directory)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Writes a checkpoint when one is due."""
