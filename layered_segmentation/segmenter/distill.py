@@ -27,7 +27,7 @@ _DRAW_BATCH = 64
 
 @dataclasses.dataclass(frozen=True)
 class DistillSummary(FitSummary):
-    """The result of a distillation: of the training on generated pairs, and what surrounds it.
+    """The result of a distillation, including the drawing of the pool and self-training.
 
     Attributes:
         seconds: Total duration.

@@ -116,7 +116,7 @@ class EncoderTrainer:
         mirror: bool = False,
         tick: Callable[[str], None] | None = None,
     ) -> EncodeSummary:
-        """Trains a new encoder from the same initial weights as always, and finishes it.
+        """Trains a new encoder and finishes it. Its initial weights are the same in every call.
 
         Args:
             photos: uint8 [N, R, R, 3].
@@ -249,7 +249,7 @@ class _EncoderGroup:
         self._step = tf.function(self._train_step)
 
     def begin(self, count: int, weights: Sequence[np.ndarray], learning_rate: float) -> None:
-        """Starts anew with `count` encoders of the given initial weights."""
+        """Resets `count` encoders to the initial weights, and their optimizers."""
         while len(self._learners) < count:
             first = self._learners[0].encoder
             self._learners.append(_Learner(Encoder.from_config(first.get_config())))

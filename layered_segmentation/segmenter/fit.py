@@ -1,6 +1,7 @@
 """The training loop of the student: a segmenter learns from pairs of an image and a mask.
 
-Each step composes scenes of a pool anew (fresh shift and contrast, eq. 2) and augments the pairs.
+Each step composes new pairs from a pool of scenes, with a new shift and contrast (eq. 2), and
+augments them.
 """
 
 import dataclasses
