@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import filelock
@@ -23,6 +23,7 @@ _IS_WINDOWS = os.name == "nt"
 _LONGEST_NAME = 255  # bytes, on all common file systems
 _LEFTOVER = re.compile(r"\.(?P<stem>.+)\.(partial|replaced)(?P<suffix>\.[^.]*)?")
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of a directory, on some network disks
+_PART = 1 << 22  # bytes that are read at once
 _MANY_FILES = 100  # from here on one sync of all disks is faster than one of each file
 
 
@@ -247,12 +248,20 @@ def digest(content: str | bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def digest_of_files(*paths: str) -> str:
-    """Returns the SHA-256 of files one after the other, 64 hexadecimal digits."""
+def digest_of_files(*paths: str, progress: Callable[[int], None] | None = None) -> str:
+    """Returns the SHA-256 of files one after the other, 64 hexadecimal digits.
+
+    Args:
+        *paths: The files.
+        progress: Called with the bytes of each part that was read.
+    """
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:
-            hashlib.file_digest(file, lambda: digest)
+            while part := file.read(_PART):
+                digest.update(part)
+                if progress is not None:
+                    progress(len(part))
     return digest.hexdigest()
 
 

@@ -1,15 +1,21 @@
-"""Unpacks zip and tar archives: completely or not at all, never outside of their directory."""
+"""Unpacks zip and tar archives: completely or not at all, never outside of their directory.
+
+Only regular files and directories are written. Links and devices are refused, since a link lets a
+later member leave the directory whatever its own name is (CVE-2025-4517).
+"""
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import shutil
-import sys
+import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import IO, NamedTuple
 
 from layered_segmentation import files
 from layered_segmentation.errors import UserError
@@ -17,14 +23,31 @@ from layered_segmentation.progress import Bar
 
 _STAMP = ".unpacked.json"  # records the archive of the files next to it
 _CHUNK = 1 << 22
+_LONGEST_NAME = 255  # bytes, on all common file systems
 _DAMAGED = (
     zipfile.BadZipFile,
-    tarfile.ReadError,
+    tarfile.TarError,
     EOFError,
     zlib.error,
     OSError,
     RuntimeError,  # an encrypted member, an unknown method of compression
+    ValueError,  # headers with impossible numbers
 )
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
+
+class _Member(NamedTuple):
+    """An entry of an archive.
+
+    Attributes:
+        name: Its path in the archive.
+        kind: `directory`, `file`, or any other kind, such as `link`.
+        open: Opens the content of a file.
+    """
+
+    name: str
+    kind: str
+    open: Callable[[], IO[bytes] | None]
 
 
 def is_archive(path: str) -> bool:
@@ -44,45 +67,57 @@ def unpack(
         archive: A zip or tar file, by its name.
         directory: Where to; a directory of this name from another archive is replaced.
         show_progress: Whether to show a bar.
-        size: Bytes of the published archive, if known; another size is reported.
-        sha256: Its digest, if known; an archive of that size with another digest is damaged.
+        size: Bytes of the published archive, if known.
+        sha256: Its digest, if known.
 
     Returns:
         `directory`.
 
     Raises:
-        UserError: The archive is damaged, or holds names that lead out of the directory.
+        UserError: The archive is damaged or not the published one; it holds a link or a device, a
+            name that leads out of the directory, that is too long, or that occurs twice.
         OSError: The disk is full, or may not be written to.
     """
     stamp = _stamp(archive)
     if files.read_json(os.path.join(directory, _STAMP)) == stamp:
         return directory
-    _require_published(archive, size, sha256)
+    _require_published(archive, show_progress, size, sha256)
     files.remove(directory)
+    unpack_members = _unzip if archive.lower().endswith(".zip") else _untar
     with files.replacing_directory(directory) as partial:
-        if archive.lower().endswith(".zip"):
-            _unzip(archive, partial, show_progress)
-        else:
-            _untar(archive, partial, show_progress)
+        unpack_members(archive, partial, show_progress)
         files.write_json(os.path.join(partial, _STAMP), stamp)
     return directory
 
 
-def _require_published(archive: str, size: int, sha256: str) -> None:
+def _require_published(archive: str, show_progress: bool, size: int, sha256: str) -> None:
+    """Requires the published size, if it is known, and then the published digest."""
     found = os.path.getsize(archive)
+    problem = ""
     if size and found != size:
-        print(
-            f"{archive}: has {found:,} bytes, the published archive {size:,}: it is another, or "
-            "was not downloaded to its end",
-            file=sys.stderr,
-        )
+        problem = f"it has {found:,} bytes, that one {size:,}"
     elif sha256:
-        digest = files.digest_of_files(archive)
+        with Bar(found >> 20, f"checking {os.path.basename(archive)}", "MB", show_progress) as bar:
+            digest = files.digest_of_files(archive, progress=_megabytes(bar))
         if digest != sha256:
-            raise UserError(
-                f"{archive}: is damaged: its SHA-256 is {digest}, that of the published archive "
-                f"{sha256}; download it again"
-            )
+            problem = f"its SHA-256 is {digest}, that of the other {sha256}"
+    if problem:
+        raise UserError(
+            f"{archive}: is not the published archive, or was not downloaded to its end: {problem}"
+            ". Download it again; to use an archive of your own, unpack it and name its directory"
+        )
+
+
+def _megabytes(bar: Bar) -> Callable[[int], None]:
+    """Returns a function that counts bytes on a bar of megabytes."""
+    done = 0
+
+    def update(count: int) -> None:
+        nonlocal done
+        bar.update(((done + count) >> 20) - (done >> 20))
+        done += count
+
+    return update
 
 
 def _stamp(archive: str) -> dict[str, str | int]:
@@ -97,25 +132,25 @@ def _stamp(archive: str) -> dict[str, str | int]:
 def _unzip(archive: str, directory: str, show_progress: bool) -> None:
     with _damage_is_an_error(archive), zipfile.ZipFile(archive) as file:
         members = file.infolist()
-        for member in members:
-            _require_inside(archive, member.filename)
-        total = sum(member.file_size for member in members)
+        for info in members:  # before the first is written
+            _require_safe(archive, info.filename, _kind_in_zip(info))
+        total = sum(info.file_size for info in members)
         free = shutil.disk_usage(directory).free
         if total > free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), directory)
         with Bar(total >> 20, f"unpacking {os.path.basename(archive)}", "MB", show_progress) as bar:
-            done = 0
-            for member in members:
-                path = os.path.join(directory, member.filename)
-                if member.is_dir():
-                    os.makedirs(path, exist_ok=True)
-                    continue
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                with file.open(member) as source, open(path, "wb") as target:
-                    while chunk := source.read(_CHUNK):  # the end of it checks the CRC
-                        target.write(chunk)
-                        bar.update(((done + len(chunk)) >> 20) - (done >> 20))
-                        done += len(chunk)
+            update = _megabytes(bar)
+            for info in members:
+                content = functools.partial(file.open, info)
+                member = _Member(info.filename, _kind_in_zip(info), content)
+                _write(archive, member, directory, update)
+
+
+def _kind_in_zip(info: zipfile.ZipInfo) -> str:
+    mode = info.external_attr >> 16  # Unix's; 0 where the archive was made elsewhere
+    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "link" if stat.S_ISLNK(mode) else "device"
+    return "directory" if info.is_dir() else "file"
 
 
 def _untar(archive: str, directory: str, show_progress: bool) -> None:
@@ -126,30 +161,75 @@ def _untar(archive: str, directory: str, show_progress: bool) -> None:
         tarfile.open(fileobj=raw, mode="r:*") as file,
         Bar(total >> 20, f"unpacking {os.path.basename(archive)}", "MB", show_progress) as bar,
     ):
-        done = 0
-        for member in file:
-            _require_inside(archive, member.name)
-            # The filter refuses links that lead out, and devices.
-            file.extract(member, directory, filter="data")
-            bar.update((raw.tell() >> 20) - (done >> 20))
+        update, done = _megabytes(bar), 0
+        for info in file:
+            content = functools.partial(file.extractfile, info)
+            member = _Member(info.name, _kind_in_tar(info), content)
+            _require_safe(archive, member.name, member.kind)
+            _write(archive, member, directory, lambda count: None)
+            update(raw.tell() - done)
             done = raw.tell()
 
 
-def _require_inside(archive: str, name: str) -> None:
+def _kind_in_tar(info: tarfile.TarInfo) -> str:
+    if info.isdir():
+        return "directory"
+    if info.isreg():
+        return "file"
+    return "link" if info.issym() or info.islnk() else "device"
+
+
+def _write(archive: str, member: _Member, directory: str, progress: Callable[[int], None]) -> None:
+    """Writes a member below a directory."""
+    path = os.path.join(directory, member.name)
+    root = os.path.join(os.path.realpath(directory), "")
+    if not os.path.join(os.path.realpath(path), "").startswith(root):
+        raise _unsafe(archive, member.name, "leads out of the directory it is unpacked to")
+    try:
+        if member.kind == "directory":
+            os.makedirs(path, exist_ok=True)
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        # Exclusive: neither a file nor a link of this name is written to.
+        target = open(path, "xb")  # noqa: SIM115
+    except OSError as error:
+        if error.errno in _IN_THE_WAY:
+            raise _unsafe(archive, member.name, "occurs twice") from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise _unsafe(archive, member.name, "is too long for this disk") from error
+        raise
+    source = member.open()
+    assert source is not None
+    with source, target:
+        while chunk := source.read(_CHUNK):  # the end of a zip's member checks its CRC
+            target.write(chunk)
+            progress(len(chunk))
+
+
+def _require_safe(archive: str, name: str, kind: str) -> None:
     parts = re.split(r"[/\\]", name)
-    if ".." in parts or not parts[0] or re.match(r"[A-Za-z]:", name):
-        raise UserError(
-            f"{archive}: holds {name!r}, which leads out of the directory it is unpacked to; "
-            "nothing was unpacked. It is not the published archive: download that"
-        )
+    if ".." in parts or not parts[0] or re.match(r"[A-Za-z]:", name) or "\0" in name:
+        raise _unsafe(archive, name, "leads out of the directory it is unpacked to")
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
+        raise _unsafe(archive, name, f"has more than {_LONGEST_NAME} bytes in a part of its path")
+    if kind not in ("file", "directory"):
+        raise _unsafe(archive, name, f"is a {kind}, not a file or a directory")
+
+
+def _unsafe(archive: str, name: str, reason: str) -> UserError:
+    shown = name if len(name) <= 200 else f"{name[:200]}…"
+    return UserError(
+        f"{archive}: holds {shown!r}, which {reason}; nothing was unpacked. It is not the "
+        "published archive: download that"
+    )
 
 
 @contextlib.contextmanager
 def _damage_is_an_error(archive: str) -> Iterator[None]:
     try:
         yield
-    except tarfile.FilterError as error:
-        raise UserError(f"{archive}: is not unpacked, it is not safe: {error}") from error
+    except UserError:
+        raise
     except _DAMAGED as error:
         # A system error other than gzip's has a number, and belongs to the disk.
         if isinstance(error, OSError) and error.errno is not None:

@@ -130,10 +130,11 @@ class LsunObjects(PhotoBuilder):
     def _unpack(self, archive: epath.Path, unpacked: epath.Path) -> epath.Path:
         """Returns the directory that is the database, after unpacking it if it is not yet."""
         category = self.builder_config.name
-        # A zip checks itself as it is unpacked; the digest of 186 GB would take as long again.
-        size = self.url_infos[URL.format(category=category)].size
+        published = self.url_infos[URL.format(category=category)]
         directory = epath.Path(
-            archives.unpack(str(archive), str(unpacked), self._show_progress, size)
+            archives.unpack(
+                str(archive), str(unpacked), self._show_progress, published.size, published.checksum
+            )
         )
         found = [
             path

@@ -100,7 +100,7 @@ def test_photos_keep_their_bytes_even_grey_ones(source, tmp_path):
     assert np.ptp(grey["image"], axis=-1).max() == 0
 
 
-def test_the_archives_give_the_same(source, tmp_path):
+def test_the_archives_give_the_same(own_archives, source, tmp_path):
     archives = cub_files.pack(source, tmp_path / "archives")
     plain = prepare(source, tmp_path / "plain")
     packed = prepare(archives / "CUB_200_2011.tgz", tmp_path / "packed")
@@ -184,7 +184,7 @@ def test_damaged_tables_are_refused(source, tmp_path, table, edit, words):
         prepare(source, tmp_path / "data")
 
 
-def test_missing_parts_are_named(source, tmp_path):
+def test_missing_parts_are_named(own_archives, source, tmp_path):
     shutil.rmtree(source / "segmentations")
     with pytest.raises(UserError, match=r"neither segmentations/ nor segmentations\.tgz.*https://"):
         prepare(source, tmp_path / "data")

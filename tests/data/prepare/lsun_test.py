@@ -25,6 +25,7 @@ COUNT = 12
 PAGE = 4096
 
 
+@pytest.mark.usefixtures("own_archives")
 class LsunObjectsTest(tfds.testing.DatasetBuilderTestCase):
     """TFDS's own checks, on one category unpacked and one in its zip."""
 
@@ -234,7 +235,7 @@ def test_a_file_that_is_no_database_is_an_error(source, content):
         lmdb_reader.summary(str(source / "car"))
 
 
-def test_other_sources_are_refused(source, tmp_path):
+def test_other_sources_are_refused(own_archives, source, tmp_path):
     for config, path, words in (
         ("bird", source, "no archive bird.zip; download http"),
         ("bird", tmp_path / "bird.zip", "there is no LMDB"),
