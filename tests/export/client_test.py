@@ -193,6 +193,7 @@ def test_files_go_as_they_are_where_the_server_reads_them_alike(album):
             assert sent.startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_command(server, album, tmp_path):
     command = [sys.executable, "-m", "layered_segmentation.export.client"]
     flags = [f"--input={album}", f"--out={tmp_path / 'out'}", "--protocol=rest"]

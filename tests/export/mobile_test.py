@@ -155,11 +155,13 @@ def page(exported, tmp_path_factory):
     return json.loads((out / "answers.json").read_text()), out, rgb, masks
 
 
+@pytest.mark.slow
 def test_the_page_runs_the_model_as_python_does(page):
     answers, _, _, masks = page
     np.testing.assert_allclose(np.reshape(answers["masks"], masks.shape), masks, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_pages_downloads_are_pythons_mask(page):
     _, out, rgb, masks = page
     expected = cv2.resize(masks, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR) >= 0.5
@@ -170,17 +172,20 @@ def test_the_pages_downloads_are_pythons_mask(page):
     np.testing.assert_array_equal(cutout[:, :, 3] > 127, mask)
 
 
+@pytest.mark.slow
 def test_a_dropped_photo_is_turned_upright(page):
     answers, _, rgb, _ = page
     assert answers["isMarked"] and answers["size"] == list(rgb.shape[:2])
 
 
+@pytest.mark.slow
 def test_the_built_site_says_whose_runtime_it_carries(page):
     site = page[1] / "site"
     assert "@litertjs/core" in (site / "NOTICE.txt").read_text()
     assert "Apache License" in (site / "LICENSE.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_failed_build_leaves_nothing(exported, tmp_path):
     if not shutil.which("node"):
         pytest.skip("needs node")
@@ -195,6 +200,7 @@ def test_a_failed_build_leaves_nothing(exported, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["web"]
 
 
+@pytest.mark.slow
 def test_the_page_says_what_is_wrong_and_stays_at_home(page):
     answers = page[0]
     assert "a.txt" in answers["refusal"] and "cannot be loaded" in answers["broken"]

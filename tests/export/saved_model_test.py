@@ -1,7 +1,5 @@
 import io
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -208,28 +206,3 @@ def test_photos_to_compare_on(segmenter, tmp_path):
     assert len(compare.images_to_compare(str(directory))) == 3
     done = tflite.export_tflite(segmenter, str(tmp_path / "a.tflite"), images=str(directory))
     assert done.images == 3
-
-
-def test_the_commands(segmenter, tmp_path):
-    presets.save(segmenter, str(tmp_path / "preset"))
-    results = {}
-    for script, out in (("saved_model", "models"), ("tflite", "segmenter.tflite")):
-        command = [sys.executable, "-m", f"layered_segmentation.export.{script}"]
-        flags = [f"--segmenter={tmp_path / 'preset'}", f"--out={tmp_path / out}"]
-        results[script] = subprocess.run(
-            [*command, *flags], capture_output=True, text=True, check=False
-        )
-        assert results[script].returncode == 0, results[script].stderr
-    assert (tmp_path / "models" / "1" / "saved_model.pb").is_file()
-    assert (tmp_path / "segmenter.tflite").is_file()
-    assert "masks differ from Keras by at most" in results["saved_model"].stdout
-    for row in ("size", "operators", "1 thread", "2 threads", "difference", "mIoU with Keras"):
-        assert f"\n  {row}" in f"\n{results['tflite'].stdout}"
-
-
-def test_the_command_names_a_missing_segmenter(tmp_path):
-    command = [sys.executable, "-m", "layered_segmentation.export.tflite"]
-    flags = [f"--segmenter={tmp_path / 'none'}", f"--out={tmp_path / 'a.tflite'}"]
-    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "there is no such directory" in done.stderr
-    assert "Traceback" not in done.stderr and os.listdir(tmp_path) == []

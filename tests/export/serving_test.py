@@ -105,13 +105,13 @@ def test_warm_up_requests_reach_every_signature(exported):
     assert exported.warmup == sum(map(len, seen.values())) <= 1000  # the server's limit
 
 
-def test_a_warm_up_that_fails_adds_no_version(segmenter, tmp_path, monkeypatch):
+def test_a_warm_up_that_fails_adds_no_version(tmp_path, monkeypatch):
     def broken(directory, loaded):
         loaded.signatures["image_bytes"](bytes=tf.constant([b"no image"]))
 
     monkeypatch.setattr(serving, "replay_warmup", broken)
     with pytest.raises(tf.errors.InvalidArgumentError):
-        saved_model.export_saved_model(segmenter, str(tmp_path / "models"))
+        saved_model.export_saved_model(random_student(), str(tmp_path / "models"))
     assert os.listdir(tmp_path) == []
 
 
@@ -132,6 +132,7 @@ def test_the_servers_settings(exported, tmp_path):
     assert mine.read_text() == "edited" and os.listdir(tmp_path) == [serving.MODELS]
 
 
+@pytest.mark.slow
 def test_it_runs_without_any_python_of_ours(segmenter, exported, tmp_path):
     model = saved_model_pb2.SavedModel()
     with open(os.path.join(exported.path, "saved_model.pb"), "rb") as file:
@@ -156,6 +157,7 @@ def test_it_runs_without_any_python_of_ours(segmenter, exported, tmp_path):
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["student", "padding student", "encoder"])
 def test_openvino_computes_the_same(segmenter, tmp_path, kind):
     """Another company's runtime, which shares no code with TensorFlow, on both exports."""
