@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from layered_segmentation.benchmarks import data
+from layered_segmentation.config import DataConfig
 
 
+@pytest.mark.slow
 def test_the_pipeline_beside_training(layerseg, tmp_path):
     out = tmp_path / "data.json"
     flags = ["--images=24", "--resolutions=8,16", "--batch=4", "--cache_memory=0"]
@@ -26,6 +28,16 @@ def test_the_pipeline_beside_training(layerseg, tmp_path):
         assert row["pipeline"] > 0 and row["ratio"] == pytest.approx(row["pipeline"] / speed)
     assert re.search(r"all stages read: resident memory [\d,]+ MB at most", result.stdout)
     assert "24 photos at 9, 18 px" in result.stdout and "Downloading" not in result.stdout
+
+
+def test_photos_are_cached_and_read(monkeypatch):
+    monkeypatch.setattr(data, "_SECONDS", 0.01)
+    cache, report = data._cache_photos(DataConfig(name="shapes", limit=12), [8, 16])
+    assert (report.images, report.sides, report.place) == (12, [9, 18], "memory")
+    assert report.bytes == 12 * 3 * (81 + 324)
+    assert 0 < report.megabytes_before <= report.megabytes_most
+    assert "12 photos at 9, 18 px: 0.0 MB in memory" in report.line()
+    assert data._read(cache, 8, 4) > 0
 
 
 @pytest.mark.parametrize(

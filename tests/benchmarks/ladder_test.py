@@ -23,6 +23,7 @@ def album(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_a_ladder_of_sizes(album, tmp_path):
     large, small = presets.load("layered_unet_flowers_64"), random_student(8, 32)
     pairs = list(folder.PairFolder(str(album / "photos"), str(album / "masks")))

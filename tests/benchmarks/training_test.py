@@ -2,7 +2,10 @@ import json
 
 import pytest
 
+from layered_segmentation.benchmarks import training
 
+
+@pytest.mark.slow
 def test_the_table_and_its_file(layerseg, tmp_path):
     out = tmp_path / "benchmark.json"
     flags = ["--resolutions=8", "--max_channels=8", "--batch=4", "--latent_dim=8"]
@@ -37,3 +40,27 @@ def test_an_existing_file_and_a_wrong_resolution_are_refused(layerseg, tmp_path)
     assert result.status == 2 and "--resolutions=20" in result.stderr
     result = layerseg("benchmark", "--images=5")
     assert result.status == 2 and "unknown flag --images" in result.stderr
+
+
+def test_a_timed_step_trains(eagerly):
+    timer = training.Timer(training.Sizes(8, 8, 4, 8), fused=True, precision="float32")
+    before = [weight.numpy() for weight in timer.gan.generator.trainable_variables]
+    assert timer.run(1) > 0
+    after = timer.gan.generator.trainable_variables
+    assert any((new.numpy() != old).any() for new, old in zip(after, before, strict=True))
+    assert training.matmul_peak(side=64) > 0
+
+
+def test_a_row_of_the_table():
+    row = training.Row(16, "fused", "float32", 104.44, 102.0, 119.0, 1.5, 0.123, 0.61)
+    assert row.line().split() == [
+        "16",
+        "fused",
+        "float32",
+        "104.4",
+        "102.0–119.0",
+        "1.50",
+        "0.123",
+        "61%",
+    ]
+    assert len(row.line()) == len(training.HEADER)

@@ -14,6 +14,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 from tiny_networks import encoder_segmenter, random_student, scenes
 
+from layered_segmentation import images as photos
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import saved_model, serving, signatures, tflite
 from layered_segmentation.gan.composite import compose
@@ -30,8 +31,10 @@ def segmenter(shallow_resnet):
 @pytest.fixture(scope="module")
 def exported(segmenter, tmp_path_factory):
     """A version of a segmenter with a generator, which has all signatures."""
-    out = tmp_path_factory.mktemp("models") / "cars"
-    return saved_model.export_saved_model(segmenter, str(out))
+    out, album = tmp_path_factory.mktemp("models") / "cars", tmp_path_factory.mktemp("photos")
+    for side in (24, 40):
+        photos.write(str(album / f"{side}.png"), scenes(side)[0, 5:])
+    return saved_model.export_saved_model(segmenter, str(out), str(album))
 
 
 def test_layers_are_those_of_the_generator(segmenter, exported):

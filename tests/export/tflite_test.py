@@ -44,7 +44,9 @@ def signature(path):
 
 @pytest.mark.parametrize("mode", ["none", "float16", "dynamic"])
 def test_float_files_keep_within_their_limits(flowers, album, tmp_path, mode):
-    """A trained network: what quantising costs one with random weights says nothing."""
+    """A trained network of the default size; random weights would say nothing of quantization."""
+    assert (flowers.backbone.width, flowers.resolution) == (24, 64)
+    assert flowers.count_params() < 1_000_000
     path = str(tmp_path / "file.tflite")
     done = tflite.export_tflite(
         flowers,
