@@ -13,7 +13,7 @@ def grey_layers(count, side=8):
     return Layers(background, foreground, mask)
 
 
-def cell(sheet, row, column, labels=("masked foreground",), side=96):
+def cell(sheet, row, column, side=96):
     """Cuts one picture out, from the right: the label's width does not matter."""
     left = sheet.shape[1] - 3 - (side + 3) * column - side
     top = 3 + row * (side + 3)
@@ -51,6 +51,23 @@ def test_the_sheets_composite_is_equation_1():
     assert np.abs(shown - expected).max() <= 1
 
 
+def test_a_reconstruction_sheet_shows_photo_and_mask():
+    photos = np.full((3, 32, 32, 3), 200, np.uint8)
+    layers = compose_layers(mask=np.ones((3, 32, 32, 1), np.float32))
+    sheet = sheets.reconstruction_sheet(photos, layers, columns=2)
+    assert sheet.dtype == np.uint8 and sheet.ndim == 3
+    one = sheets.reconstruction_sheet(
+        photos[:2], compose_layers(np.ones((2, 32, 32, 1))), columns=2
+    )
+    assert sheet.shape[0] == 2 * one.shape[0]  # the third photo goes below
+    assert (one == 200).all(-1).sum() >= 2 * 2 * 96 * 96  # photo and cut-out of both
+
+
+def compose_layers(mask):
+    shape = (*mask.shape[:-1], 3)
+    return Layers(np.zeros(shape, np.float32), np.full(shape, -0.5, np.float32), mask)
+
+
 @pytest.mark.parametrize("truth", [True, False])
 def test_photos_of_any_sizes_and_shapes(truth):
     shapes = [(16, 16), (200, 300), (500, 120)]
@@ -64,7 +81,7 @@ def test_photos_of_any_sizes_and_shapes(truth):
     assert sheet.shape[1] > 3 * 144
 
 
-def test_fit_keeps_the_shape():
+def test_fit_keeps_the_aspect_ratio():
     wide = sheets.fit(np.zeros((10, 40, 3), np.uint8), 80)
     assert wide.shape == (80, 80, 3)
     assert (wide[30:50] == 0).all()

@@ -90,7 +90,7 @@ def test_verbs_run_as_modules_too():
         (["benchmark", "--nodata"], "benchmark", []),
     ],
 )
-def test_old_spellings_of_modes_go_on_working_with_a_note(monkeypatch, capsys, old, verb, rest):
+def test_old_spellings_of_modes_still_work_and_print_a_note(monkeypatch, capsys, old, verb, rest):
     ran = []
     monkeypatch.setattr(main.app, "run", lambda function, argv: ran.append((function, argv)))
     monkeypatch.setattr(main.importlib, "import_module", lambda name: Verb(name))
@@ -105,7 +105,7 @@ class Verb:
         self.main = main
 
 
-def test_other_arguments_are_passed_on_as_they_are(monkeypatch, capsys):
+def test_other_arguments_are_passed_on_unchanged(monkeypatch, capsys):
     ran = []
     monkeypatch.setattr(main.app, "run", lambda function, argv: ran.append(argv[1:]))
     monkeypatch.setattr(main.importlib, "import_module", lambda name: Verb(name))
@@ -187,12 +187,12 @@ def status_of(function):
     return stopped.value.code
 
 
-def test_a_users_mistake_has_no_traceback(capsys):
+def test_a_user_error_has_no_traceback(capsys):
     assert status_of(raising(UserError("photos: none in x"))) == 2
     assert capsys.readouterr().err == "python -m tests.cli.cli_test: error: photos: none in x\n"
 
 
-def test_a_fault_of_ours_keeps_its_traceback():
+def test_a_bug_keeps_its_traceback():
     from absl import app as absl_app
 
     absl_app._register_and_parse_flags_with_usage.done = False
@@ -200,7 +200,7 @@ def test_a_fault_of_ours_keeps_its_traceback():
         app.run(raising(KeyError("x")), argv=["layerseg train"])
 
 
-def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
+def test_an_interrupt_tells_how_to_resume(capsys, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "RESUME", "start it again", raising=False)
     assert status_of(raising(KeyboardInterrupt())) == 130
     assert "interrupted; start it again" in capsys.readouterr().err
@@ -240,15 +240,15 @@ def test_no_permission_is_one_line(capsys):
     assert capsys.readouterr().err.endswith("error: /root/x: Permission denied\n")
 
 
-def test_nothing_of_tensorflows_start_up_reaches_the_screen():
+def test_tensorflow_starts_silently():
     program = (
         "from layered_segmentation import quiet; quiet.import_tensorflow(); "
         "import tensorflow as tf; tf.constant(1); "
-        "import os; os.write(2, b'ours\\n')"
+        "import os; os.write(2, b'own line\\n')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0
-    assert done.stderr == "ours\n"
+    assert done.stderr == "own line\n"
 
 
 def test_every_flag_expands_the_home_directory(layerseg, tmp_path, monkeypatch):

@@ -91,7 +91,7 @@ def test_ignored_pixels(layerseg, preset, test_set):
     assert json.loads((out / "results.json").read_text())["miou"] == 1.0  # nothing is left
 
 
-def test_results_go_into_the_run_if_nobody_says(layerseg, test_set, preset):
+def test_results_are_written_to_the_run_by_default(layerseg, test_set, preset):
     result = layerseg("evaluate", *flags(preset, test_set, "--limit=1"))
     assert result.status == 0, result.stderr
     assert (preset / "evaluation" / "results.json").is_file()
@@ -154,7 +154,7 @@ def test_against_a_detector(layerseg, preset, test_set, detected):
     assert "4 photos in which something is found" in result.stdout
 
 
-def test_masks_that_were_written_before(layerseg, preset, test_set):
+def test_predictions_of_segment_score_as_the_segmenter_does(layerseg, preset, test_set):
     written = test_set / "written"
     done = layerseg("segment", f"--segmenter={preset}", f"--input={test_set / 'photos'}",
                     f"--out={written}")  # fmt: skip
@@ -164,12 +164,12 @@ def test_masks_that_were_written_before(layerseg, preset, test_set):
     given = flags(preset, test_set, "--segmenter=", f"--predictions={written}")
     read = layerseg("evaluate", *given)
     assert direct.status == read.status == 0, read.stderr
-    ours, theirs = (
+    direct_results, read_results = (
         json.loads((path / "results.json").read_text())
         for path in (test_set / "out", test_set / "evaluation")
     )
-    assert theirs["miou"] == pytest.approx(ours["miou"], abs=1e-9)
-    assert theirs["references"] == ours["references"]
+    assert read_results["miou"] == pytest.approx(direct_results["miou"], abs=1e-9)
+    assert read_results["references"] == direct_results["references"]
 
 
 def test_a_missing_prediction_is_named(layerseg, preset, test_set):
@@ -295,7 +295,7 @@ def test_a_run_on_photos_is_scored_on_its_test_photos(layerseg, preset, test_set
     assert results["protocol"].startswith(f"The run's test photos, {test_set}/photos. ")
 
 
-def test_an_encoders_results_do_not_take_the_students_place(layerseg, preset, test_set):
+def test_results_of_an_encoder_do_not_replace_those_of_the_student(layerseg, preset, test_set):
     shutil.copytree(preset / "segmenter", test_set / "run" / "encoder")
     given = flags(test_set / "run" / "encoder", test_set, "--limit=1")
     assert layerseg("evaluate", *given).status == 0

@@ -163,7 +163,7 @@ def _mean_of(path):
         (["--set=schedule.batch={{8: 0}}"], ("schedule.batch.8=0",)),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_made(layerseg, tmp_path, flags, words):
+def test_bad_input_is_refused_before_anything_is_written(layerseg, tmp_path, flags, words):
     (tmp_path / "empty").mkdir()
     flags = [flag.format(tmp=tmp_path) for flag in flags]
     result = layerseg("quickstart", f"--out={tmp_path}/out", *flags)

@@ -46,7 +46,7 @@ def test_train_leaves_a_whole_run(run):
     assert run.config().gan.resolution == 8
 
 
-def test_a_finished_run_says_so(run):
+def test_a_finished_run_is_reported(run):
     run, result = run
     assert result.status == 0
     assert f"{run.path} is finished: 1,280 images seen; nothing to do." in result.stdout

@@ -58,12 +58,12 @@ def test_grabcut_stays_within_its_rectangle():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 9), (3, 3), (4, 40), (24, 24)])
-def test_grabcut_answers_photos_without_contents(shape):
+def test_grabcut_handles_uniform_photos(shape):
     mask = baselines.grabcut(np.full((*shape, 3), 90, np.uint8))
     assert mask.shape == shape and mask.dtype == bool
 
 
-def test_grabcut_stays_within_the_rectangle_that_is_asked_for():
+def test_grabcut_uses_the_given_margin():
     image, mask = disc(60)
     settings = baselines.GrabCutSettings(margin=0.18)
     found = baselines.grabcut(image, settings)
@@ -73,7 +73,7 @@ def test_grabcut_stays_within_the_rectangle_that_is_asked_for():
     assert "5% of each side" in baselines.DEFAULT_GRABCUT.protocol
 
 
-def test_grabcut_works_at_the_size_that_is_asked_for():
+def test_grabcut_works_at_the_given_size():
     image, mask = disc(64, noise=0)
     small = baselines.grabcut(image, baselines.GrabCutSettings(side=16))
     assert small.shape == mask.shape

@@ -105,7 +105,7 @@ def test_instances_of_the_class_above_the_score(model):
     assert other.shape == (10, 6) and other[:, :3].all()
 
 
-def test_it_says_what_it_does(model):
+def test_its_protocol_describes_it(model):
     detector = SavedModelDetector(model, 3, 0.5, "largest")
     for words in ("boxes", "class 3", "0.5", "largest"):
         assert words in detector.protocol
@@ -190,7 +190,7 @@ def test_no_detections_at_all(tmp_path):
     assert mask.shape == (4, 8) and not mask.any()
 
 
-def test_an_error_inside_the_model_is_told_in_one_line(tmp_path):
+def test_an_error_inside_the_model_is_reported_in_one_line(tmp_path):
     path = save(Boxes(only_square=True), tmp_path / "model")
     assert detect(path, photo=np.zeros((6, 6, 3), np.uint8)).any()
     with pytest.raises(UserError) as error:

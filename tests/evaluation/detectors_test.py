@@ -55,7 +55,7 @@ def test_a_segmenter_finds_what_covers_a_hundredth(tmp_path):
     assert [mask.sum() for mask in detector(photos, ["a", "b", "c"])] == [0, 2, 0]
 
 
-def test_a_segmenter_of_the_package_is_known_by_its_name():
+def test_a_packaged_segmenter_is_found_by_name():
     (name,) = preset_files.names()
     detector = detectors.open_detector(name)
     assert isinstance(detector, detectors.SegmenterDetector)
@@ -63,7 +63,7 @@ def test_a_segmenter_of_the_package_is_known_by_its_name():
     assert mask.shape == (9, 12) and mask.dtype == bool
 
 
-def test_what_is_no_detector_is_refused(tmp_path):
+def test_other_paths_are_refused(tmp_path):
     for path, words in (
         (tmp_path / "nowhere", "no such directory"),
         (tmp_path, "neither a SavedModel"),
@@ -90,7 +90,7 @@ def test_the_luminance_of_pure_colours():
     assert detectors.to_grey(colours)[0, :, 0].tolist() == [76, 150, 29, 90]
 
 
-def test_colour_makes_no_difference_to_it(grey_detector):
+def test_the_grey_detector_ignores_colour(grey_detector):
     images = scenes()
     grey = detectors.to_grey(images)
     assert np.abs(images.astype(int) - grey).max() > 50
@@ -108,7 +108,7 @@ def test_folding_changes_nothing_for_grey_images():
     np.testing.assert_allclose(np.stack(segmenter.predict_masks(grey)), before, atol=1e-5)
 
 
-def test_the_verb_scores_and_writes_it(layerseg, tmp_path):
+def test_the_verb_scores_and_writes_a_grey_detector(layerseg, tmp_path):
     out = tmp_path / "detector"
     flags = ["--resolution=8", "--steps=2", "--scenes=64"]
     result = layerseg("grey_detector", f"--out={out}", *flags)

@@ -31,7 +31,7 @@ def test_best_median_and_worst():
         ([], [0, 3, 2]),  # nothing anywhere: of all of them, 1 0.8 0.4 0.2 0 0
     ],
 )
-def test_the_overview_is_of_pairs_in_whose_truth_there_is_something(monkeypatch, found, shown):
+def test_the_overview_leaves_out_empty_true_masks(monkeypatch, found, shown):
     ious = {0: 1.0, 1: 0.4, 2: 0.0, 3: 0.2, 4: 0.0, 5: 0.8}
     rows = [Row(str(index), iou, found=index in found) for index, iou in ious.items()]
     scores = Scores(rows, 1.0, 1.0, "none")
@@ -49,7 +49,7 @@ def test_the_overview_is_of_pairs_in_whose_truth_there_is_something(monkeypatch,
             ious=scores,
         ),
     )
-    examples.overview_sheet(lambda some: [pair.name for pair in some], pairs, scores, 1)
+    examples.overview_sheet(lambda shown: [pair.name for pair in shown], pairs, scores, 1)
     assert drawn["photos"] == shown
     assert drawn["predicted"] == [str(index) for index in drawn["photos"]]
     assert drawn["ious"] == [ious[index] for index in drawn["photos"]]

@@ -20,7 +20,7 @@ def moments(values, batch=7):
 
 
 @pytest.mark.parametrize("batch", [1, 7, 50, 200])
-def test_moments_of_batches_are_those_of_all(batch):
+def test_moments_of_batches_equal_those_of_all_vectors(batch):
     values = vectors(0, 200) + 1e4  # far from the origin, where sums of squares lose digits
     found = moments(values, batch)
     assert found.count == 200
@@ -59,7 +59,7 @@ def test_hand_computed_distances():
         ((7, 20, 64), (8, 30, 64), 76.5627579833882),
     ],
 )
-def test_distances_are_those_of_another_implementation(first, second, expected):
+def test_distances_equal_those_of_pytorch_fid(first, second, expected):
     a, b = moments(vectors(*first)), moments(vectors(*second))
     distance = fid.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
     assert distance == pytest.approx(expected, rel=1e-6)
@@ -93,11 +93,11 @@ def batches(seed, count, size):
 
 
 def test_measuring_images():
-    ours, ours_in_batches = batches(0, 30, 8)
-    theirs, theirs_in_batches = batches(1, 20, 8)
+    generated, generated_batches = batches(0, 30, 8)
+    real, real_batches = batches(1, 20, 8)
     done = []
-    measured = fid.measure(Means(), ours_in_batches, theirs_in_batches, progress=done.append)
-    a, b = Means()(ours), Means()(theirs)
+    measured = fid.measure(Means(), generated_batches, real_batches, progress=done.append)
+    a, b = Means()(generated), Means()(real)
     expected = fid.frechet_distance(
         a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False)
     )

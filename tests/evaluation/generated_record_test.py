@@ -46,7 +46,7 @@ def evaluate(layerseg, run, masks, *more):
     return result
 
 
-def test_the_record_says_which_scenes_these_are(layerseg, run, scenes):
+def test_the_record_identifies_the_scenes(layerseg, run, scenes):
     record = json.loads((scenes / "scenes.json").read_text())
     assert set(record) == {"run", "seed", "truncation", "generator", "count"}
     assert (record["run"], record["seed"], record["truncation"], record["count"]) == (
@@ -75,7 +75,7 @@ def test_masks_of_another_seed_are_refused(layerseg, run, scenes):
     assert right.status == 0 and "assuming masks" not in right.stderr, right.stderr
 
 
-def test_a_copy_of_the_record_counts_where_the_masks_are(layerseg, run, scenes, tmp_path):
+def test_a_record_among_the_masks_is_checked(layerseg, run, scenes, tmp_path):
     masks = tmp_path / "elsewhere" / "detected"
     shutil.copy(scenes / "scenes.json", masks)
     refused = evaluate(layerseg, run, masks, "--seed=2")
@@ -83,7 +83,7 @@ def test_a_copy_of_the_record_counts_where_the_masks_are(layerseg, run, scenes, 
     assert evaluate(layerseg, run, masks, "--seed=1").status == 0
 
 
-def test_without_a_record_the_masks_are_taken_to_be_of_the_seed(layerseg, run, scenes, tmp_path):
+def test_without_a_record_a_note_is_printed(layerseg, run, scenes, tmp_path):
     result = evaluate(layerseg, run, tmp_path / "elsewhere" / "detected", "--seed=0")
     assert result.status == 0
     said = [line for line in result.stderr.splitlines() if "assuming masks" in line]
@@ -117,7 +117,7 @@ def test_what_differs_is_named(tmp_path, changed, words):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"seed": 3}'])
-def test_a_record_that_is_none_is_refused(tmp_path, text):
+def test_a_damaged_record_is_refused(tmp_path, text):
     (tmp_path / "scenes.json").write_text(text)
     with pytest.raises(UserError, match="is not a record of `layerseg sample --images_out`"):
         generated.check_record(str(tmp_path), generated.GeneratedScenes(tiny_runs.generator(), 3))

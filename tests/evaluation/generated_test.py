@@ -54,9 +54,9 @@ def test_scenes_are_those_of_a_sheet_unshifted(scenes):
 
 def test_any_scene_can_be_drawn_again(scenes):
     drawn = list(scenes.first(COUNT))
-    some = scenes.select([65, 2, 65, 40])
-    assert [scene.name for scene in some] == ["000066", "000003", "000066", "000041"]
-    for scene, index in zip(some, [65, 2, 65, 40], strict=True):
+    selected = scenes.select([65, 2, 65, 40])
+    assert [scene.name for scene in selected] == ["000066", "000003", "000066", "000041"]
+    for scene, index in zip(selected, [65, 2, 65, 40], strict=True):
         np.testing.assert_array_equal(scene.image, drawn[index].image)
     batches = list(scenes.images(COUNT, 32))
     assert [len(batch) for batch in batches] == [32, 32, 6]
@@ -84,7 +84,7 @@ def test_the_score_is_over_scenes_in_which_something_is_found(scenes):
     assert sheet.shape[0] > 3 * 4 * 144 and sheet.shape[1] > 3 * 144
 
 
-def test_masks_are_held_against_other_scenes_too(scenes):
+def test_masks_are_compared_with_other_scenes_too(scenes):
     """Of a perfect detector the reference is what the masks have in common."""
     masks = {scene.name: scene.mask >= 0.5 for scene in scenes.first(COUNT)}
 
@@ -100,7 +100,7 @@ def test_masks_are_held_against_other_scenes_too(scenes):
     assert np.mean(others) < 0.99
 
 
-def test_what_has_no_score(scenes):
+def test_what_cannot_be_scored_is_refused(scenes):
     class Nothing(Halves):
         def __call__(self, images, names):
             return [np.zeros((8, 8), bool)] * len(images)

@@ -137,7 +137,7 @@ def test_models_of_other_shapes_are_refused(tmp_path):
             assert part in str(error.value)
 
 
-def test_a_missing_file_is_told_with_where_to_get_it(tmp_path):
+def test_the_error_of_a_missing_file_tells_where_to_get_it(tmp_path):
     for path, words in (
         ("", "--inception is needed"),
         (str(tmp_path / "none.pb"), "no such file"),

@@ -46,7 +46,7 @@ class Reader(html.parser.HTMLParser):
 
 
 def scenes(count=10, side=16, seed=0):
-    """Discs before textured ground: layers as a trained generator draws them."""
+    """Discs in front of a textured background: layers as a trained generator draws them."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] / side
     masks, backgrounds, foregrounds = [], [], []
@@ -128,7 +128,7 @@ def full_page(run):
     return page
 
 
-def test_the_page_is_self_contained_and_says_what_it_should(run):
+def test_the_page_is_self_contained_and_complete(run):
     text = report.render(full_page(run))
     page = Reader(text)
     assert page.open == []
@@ -156,7 +156,7 @@ def test_settings_that_differ_come_first():
     assert all(setting.is_default for setting in settings[2:])
 
 
-def test_a_run_writes_its_own_page(run):
+def test_a_run_report_shows_sheets_and_curves(run):
     path = report.write_run_report(run)
     assert path == run.report
     page = Reader(open(path, encoding="utf-8").read())
@@ -173,12 +173,12 @@ def test_a_run_without_a_log_has_a_page_too(tmp_path):
     assert "0 images so far" in page.text
 
 
-def test_sheets_are_thinned_evenly_with_first_and_last(run):
+def test_sheets_are_evenly_spaced_with_first_and_last(run):
     captions = [picture.caption for picture in report.sheets_of(run, most=3)]
     assert captions == ["after 240,000 images", "after 140,000 images", "after 20,000 images"]
 
 
-def test_curves_leave_out_what_was_not_finite():
+def test_curves_leave_out_values_that_are_not_finite():
     records = [{"images_seen": 1, "d_loss": 1.0, "wasserstein": None}, {"images_seen": 2}]
     assert report.draw_curves(records) == {}
     records.append({"images_seen": 3, "wasserstein": 2.0, "coverage": 0.2})

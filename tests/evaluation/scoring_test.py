@@ -108,7 +108,7 @@ def test_refinement_is_applied():
     assert refined.to_results()["refine"] == "grabcut"
 
 
-def test_of_shapes_the_truth_scores_one_and_beats_the_references():
+def test_true_masks_of_scenes_score_one_and_beat_the_references():
     source = Scenes(0, 20, "test")
     truth = {pair.image.tobytes(): pair.mask for pair in source.pairs(32)}
     scores = score(lambda images: [truth[i.tobytes()] for i in images], source.pairs(32))
@@ -129,7 +129,7 @@ def test_binary_takes_masks_with_a_channel():
     assert np.array_equal(scoring.binary(image, LEFT[..., None].astype(float)), LEFT)
 
 
-def test_detected_and_all_are_told_apart():
+def test_detected_and_all_are_reported_separately():
     nothing = np.zeros((8, 8), bool)
     pairs = [pair("a", LEFT), pair("b", TOP), pair("c", nothing), pair("d", nothing)]
     masks = {"a": LEFT, "b": LEFT, "c": LEFT, "d": nothing}
@@ -160,7 +160,7 @@ def test_detected_and_all_are_told_apart():
     assert [row.found for row in scores.rows] == [True, True, False, False]
 
 
-def test_a_truth_that_is_ignored_altogether_is_not_found():
+def test_a_true_mask_that_is_ignored_entirely_counts_as_empty():
     scores = score(lambda images: [LEFT.astype(float)], [pair("a", LEFT, LEFT)], references=False)
     assert not scores.rows[0].found
     assert scores.to_results()["detected"] == {
@@ -170,16 +170,16 @@ def test_a_truth_that_is_ignored_altogether_is_not_found():
     assert everywhere.to_results(split=True)["detected"]["images"] == 1
 
 
-def test_the_grabcut_reference_is_run_as_told():
+def test_the_grabcut_reference_uses_its_settings():
     y, x = np.mgrid[0:40, 0:40]
     disc = (x - 20) ** 2 + (y - 20) ** 2 < 150
     image = np.where(disc[..., None], (200, 40, 30), (50, 130, 60)).astype(np.uint8)
     pairs = [Pair("disc", image, disc, None)]
     tight = GrabCutSettings(margin=0.4, iterations=1, side=32)  # leaves most of the disc outside
-    ours, theirs = (
+    default, small_box = (
         score(lambda images: [disc.astype(float)], pairs, grabcut=settings)
         for settings in (GrabCutSettings(), tight)
     )
-    assert ours.references["grabcut"] > 0.9 > 0.4 > theirs.references["grabcut"]
-    protocol = theirs.to_results()["protocol"]
+    assert default.references["grabcut"] > 0.9 > 0.4 > small_box.references["grabcut"]
+    protocol = small_box.to_results()["protocol"]
     assert "40% of each side" in protocol and "1 iterations" in protocol and "32 pixels" in protocol

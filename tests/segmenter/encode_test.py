@@ -15,7 +15,7 @@ from layered_segmentation.gan.composite import compose
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.run_directory import RunDirectory
 from layered_segmentation.segmenter import chunks, encode, presets
-from layered_segmentation.sheets import reconstruction_sheet, to_uint8
+from layered_segmentation.sheets import to_uint8
 
 STEPS = 120
 
@@ -177,23 +177,6 @@ def test_of_several_encoders_the_failed_one_is_named(trained, monkeypatch):
     monkeypatch.setattr(trainer._group, "step", lambda batches: losses[0])
     with pytest.raises(UserError, match="loss of chunk 8 is not finite at step 0"):
         trainer.train_together([trained.photos[:8]] * 3, names=["chunk 7", "chunk 8", "chunk 9"])
-
-
-def test_a_reconstruction_sheet_shows_photo_and_mask():
-    photos = np.full((3, 32, 32, 3), 200, np.uint8)
-    layers = compose_layers(mask=np.ones((3, 32, 32, 1), np.float32))
-    sheet = reconstruction_sheet(photos, layers, columns=2)
-    assert sheet.dtype == np.uint8 and sheet.ndim == 3
-    one = reconstruction_sheet(photos[:2], compose_layers(np.ones((2, 32, 32, 1))), columns=2)
-    assert sheet.shape[0] == 2 * one.shape[0]  # the third photo goes below
-    assert (one == 200).all(-1).sum() >= 2 * 2 * 96 * 96  # photo and cut-out of both
-
-
-def compose_layers(mask):
-    from layered_segmentation.gan.composite import Layers
-
-    shape = (*mask.shape[:-1], 3)
-    return Layers(np.zeros(shape, np.float32), np.full(shape, -0.5, np.float32), mask)
 
 
 @pytest.fixture(scope="module")
