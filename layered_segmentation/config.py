@@ -16,10 +16,10 @@ from layered_segmentation import config_files, files
 from layered_segmentation.errors import UserError
 from layered_segmentation.validation import (
     POWER_OF_TWO,
+    added,
     bounded,
     check_bounds,
-    is_power_of_two,
-    require,
+    check_combinations,
 )
 
 # Fields that change nothing of what a training computes.
@@ -73,6 +73,23 @@ class Variant(Choice):
     def has_mask(self) -> bool:
         """Whether the generator draws a mask."""
         return self is not Variant.single_output
+
+
+class MaskLosses(Choice):
+    """The mask that eq. 3 and 4 act on: as generated (the paper) or as shifted (authors' code)."""
+
+    unshifted = enum.auto()
+    shifted = enum.auto()
+
+
+class FeatureTerm(Choice):
+    """How the features of eq. 7 are weighted against the pixels.
+
+    `sum` is the ratio of the paper's two sums, `mean` takes a mean over each instead.
+    """
+
+    sum = enum.auto()
+    mean = enum.auto()
 
 
 class Refinement(Choice):
@@ -130,7 +147,7 @@ class DataConfig:
     limit: int = bounded(0, "at least 0")
     test_path: str = ""
     test_masks: str = ""
-    mirror: bool = True
+    mirror: bool = False
     crop_margin: float = bounded(1.125, "in [1, 2]")
     aspect: Aspect = Aspect.squash
     cache_memory: int = bounded(2_000, "at least 0")
@@ -165,6 +182,9 @@ class GANConfig:
             the paper.
         augment: Strength of differentiable augmentation of all that the discriminator sees; 0 is
             off, as in the paper, 1 the published strength.
+        mask_losses_on: The mask that the mask losses act on; see `MaskLosses`.
+        shared_noise: Whether both generators get the same noise images; with `shared_mapping` they
+            always do.
     """
 
     variant: Variant = Variant.two_generators
@@ -186,6 +206,8 @@ class GANConfig:
     minibatch_std: bool = True
     r1: float = bounded(0.0, "at least 0")
     augment: float = bounded(0.0, "in [0, 1]")
+    mask_losses_on: MaskLosses = added(MaskLosses.unshifted, was=MaskLosses.shifted)
+    shared_noise: bool = added(False, was=True)
 
 
 @dataclasses.dataclass
@@ -259,6 +281,7 @@ class EncoderConfig:
         together: Number of chunks whose encoders train at once, in one graph. The results do not
             depend on it. Each encoder takes as much memory as one alone, so more than 1 pays only
             where networks are small and cores idle.
+        feature_term: How eq. 7 weights features against pixels; see `FeatureTerm`.
     """
 
     chunk: int = bounded(100, "at least 1")
@@ -268,6 +291,7 @@ class EncoderConfig:
     input_resolution: int = 64
     max_channels: int = bounded(512, "at least 64")
     together: int = bounded(1, "at least 1")
+    feature_term: FeatureTerm = added(FeatureTerm.sum, was=FeatureTerm.mean)
 
 
 @dataclasses.dataclass
@@ -322,7 +346,7 @@ def load(name_or_path: str = "", overrides: Sequence[str] = ()) -> Config:
     path = config_files.find(name_or_path) if name_or_path else ""
     config: Config = config_files.read(Config, path, overrides, _KEY_TYPES)
     check_bounds(config)
-    _check_combinations(config)
+    check_combinations(config)
     return config
 
 
@@ -364,31 +388,3 @@ def with_absolute_paths(config: Config) -> Config:
         for name in ("path", "data_dir", "cache_dir", "test_path", "test_masks")
     }
     return dataclasses.replace(config, data=dataclasses.replace(data, **paths))
-
-
-def _check_combinations(config: Config) -> None:
-    """Refuses what the bounds of a single field cannot express."""
-    gan, schedule = config.gan, config.schedule
-    first, last = gan.initial_resolution, gan.resolution
-    require(first <= last, "gan.initial_resolution", first, f"at most gan.resolution ({last})")
-    pixels = round(gan.shift * first)
-    possible = f"less than the whole image at {first} px, where it rounds to {pixels} pixels"
-    require(pixels < first, "gan.shift", gan.shift, possible)
-    is_more = gan.mask_size < gan.mask_size_most <= 1
-    possible = f"more than gan.mask_size ({gan.mask_size:g}) and at most 1"
-    require(is_more, "gan.mask_size_most", gan.mask_size_most, possible)
-    for table in ("images_at", "batch"):
-        for key, value in getattr(schedule, table).items():
-            is_power = is_power_of_two(key)
-            require(is_power, f"schedule.{table}", key, "keyed by powers of two, at least 8")
-            require(value >= 1, f"schedule.{table}.{key}", value, "at least 1")
-    require(bool(schedule.batch), "schedule.batch", schedule.batch, "a size for a resolution")
-    for name, rate in schedule.learning_rate.items():
-        is_known = name == "default" or name.isdigit()
-        require(is_known, "schedule.learning_rate", name, "keyed by `default` or a resolution")
-        require(rate > 0, f"schedule.learning_rate.{name}", rate, "more than 0")
-    side = config.student.resolution
-    is_side = side == 0 or (side >= 8 and side % 8 == 0)
-    require(is_side, "student.resolution", side, "0 or a multiple of 8")
-    side = config.encoder.input_resolution
-    require(side == 0 or side >= 8, "encoder.input_resolution", side, "0 or at least 8")

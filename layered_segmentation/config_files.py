@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import omegaconf
 from omegaconf import OmegaConf
@@ -68,7 +68,9 @@ def read(schema: type, path: str, overrides: Sequence[str], key_types: Mapping[s
     """
     merged: Any = OmegaConf.structured(schema)
     if path:
-        merged = _merge(merged, _load_yaml(path), path, key_types)
+        given = _load_yaml(path)
+        merged = OmegaConf.merge(merged, _earlier_values(schema, given))
+        merged = _merge(merged, given, path, key_types)
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise UserError(f"--set={override}: write it as --set=section.field=value")
@@ -93,6 +95,26 @@ def differences(left: Any, right: Any) -> list[str]:
         for key in sorted(lefts.keys() | rights.keys())
         if lefts.get(key, absent) != rights.get(key, absent)
     ]
+
+
+def _earlier_values(schema: Any, given: Any) -> dict[str, dict[str, Any]]:
+    """Returns what the fields that a saved config lacks were, since it is older than they are.
+
+    A saved config gives every field of its version. A config with differences only is not a saved
+    one, and gets the defaults.
+    """
+    is_mapping = isinstance(given, omegaconf.DictConfig)
+    settings: Any = OmegaConf.to_container(given) if is_mapping else {}
+    values: dict[str, dict[str, Any]] = {}
+    for section in dataclasses.fields(schema):
+        held, kind = settings.get(section.name), cast(type, section.type)
+        for field in dataclasses.fields(kind):
+            if isinstance(held, dict) and field.name in held:
+                continue
+            if "was" not in field.metadata:
+                return {}
+            values.setdefault(section.name, {})[field.name] = field.metadata["was"]
+    return values
 
 
 def _load_yaml(path: str) -> Any:

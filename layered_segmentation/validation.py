@@ -21,6 +21,17 @@ def bounded(default: Any, possible: str) -> Any:
     return dataclasses.field(default=default, metadata={"possible": possible})
 
 
+def added(default: Any, was: Any) -> Any:
+    """Returns a dataclass field that version 0.1.0 did not have.
+
+    Args:
+        default: The field's default, the paper's behaviour.
+        was: What version 0.1.0 did: the value in a saved config that lacks the field, so that its
+            run continues as it began.
+    """
+    return dataclasses.field(default=default, metadata={"was": was})
+
+
 def check_bounds(config: Any) -> None:
     """Checks every `bounded` field of a dataclass of dataclasses.
 
@@ -34,6 +45,41 @@ def check_bounds(config: Any) -> None:
             if possible is not None:
                 is_possible = _is_within(value, possible)
                 require(is_possible, f"{section.name}.{field.name}", value, possible)
+
+
+def check_combinations(config: Any) -> None:
+    """Checks what the bounds of a single field cannot express.
+
+    Args:
+        config: A `Config`.
+
+    Raises:
+        UserError: Two settings contradict each other, or a table has an impossible row.
+    """
+    gan, schedule = config.gan, config.schedule
+    first, last = gan.initial_resolution, gan.resolution
+    require(first <= last, "gan.initial_resolution", first, f"at most gan.resolution ({last})")
+    pixels = round(gan.shift * first)
+    possible = f"less than the whole image at {first} px, where it rounds to {pixels} pixels"
+    require(pixels < first, "gan.shift", gan.shift, possible)
+    is_more = gan.mask_size < gan.mask_size_most <= 1
+    possible = f"more than gan.mask_size ({gan.mask_size:g}) and at most 1"
+    require(is_more, "gan.mask_size_most", gan.mask_size_most, possible)
+    for table in ("images_at", "batch"):
+        for key, value in getattr(schedule, table).items():
+            is_power = is_power_of_two(key)
+            require(is_power, f"schedule.{table}", key, "keyed by powers of two, at least 8")
+            require(value >= 1, f"schedule.{table}.{key}", value, "at least 1")
+    require(bool(schedule.batch), "schedule.batch", schedule.batch, "a size for a resolution")
+    for name, rate in schedule.learning_rate.items():
+        is_known = name == "default" or name.isdigit()
+        require(is_known, "schedule.learning_rate", name, "keyed by `default` or a resolution")
+        require(rate > 0, f"schedule.learning_rate.{name}", rate, "more than 0")
+    side = config.student.resolution
+    is_side = side == 0 or (side >= 8 and side % 8 == 0)
+    require(is_side, "student.resolution", side, "0 or a multiple of 8")
+    side = config.encoder.input_resolution
+    require(side == 0 or side >= 8, "encoder.input_resolution", side, "0 or at least 8")
 
 
 def require(condition: bool, field: str, value: Any, possible: str) -> None:

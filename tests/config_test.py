@@ -1,7 +1,9 @@
 import dataclasses
 import os
+import zipfile
 
 import pytest
+from omegaconf import OmegaConf
 
 from layered_segmentation import config as configs
 from layered_segmentation import config_files
@@ -25,6 +27,8 @@ def test_the_defaults_are_the_papers():
     assert config.schedule.images_per_stage == 1_200_000
     assert config.schedule.learning_rate == {"default": 0.001, "128": 0.0015}
     assert (config.encoder.chunk, config.encoder.iterations) == (100, 1000)
+    assert (gan.mask_losses_on, gan.shared_noise) == ("unshifted", False)
+    assert (config.data.mirror, config.encoder.feature_term) == (False, "sum")
 
 
 @pytest.mark.parametrize("name", config_files.packaged_names())
@@ -59,6 +63,40 @@ def test_save_and_load_are_inverse(tmp_path):
     configs.save(config, path)
     assert configs.load(path) == config
     assert os.listdir(tmp_path) == ["config.yaml"]
+
+
+def test_a_saved_config_of_version_0_1_0_keeps_what_that_version_did(tmp_path):
+    archive = os.path.join(os.path.dirname(__file__), "data", "present_version", "run.zip")
+    with zipfile.ZipFile(archive) as run:
+        text = run.read("run/config.yaml").decode()
+    saved = tmp_path / "config.yaml"
+    saved.write_text(text)
+    config = configs.load(str(saved))
+    # Each field that version 0.1.0 did not have says what that version did.
+    fields = {
+        f"{section.name}.{field.name}"
+        for section in dataclasses.fields(configs.Config)
+        for field in dataclasses.fields(section.type)
+        if "was" in field.metadata
+    }
+    settings = OmegaConf.to_container(OmegaConf.load(saved))
+    known = {f"{section}.{name}" for section, held in settings.items() for name in held}
+    assert fields == {
+        f"{section}.{name}"
+        for section, held in dataclasses.asdict(config).items()
+        for name in held
+        if f"{section}.{name}" not in known
+    }
+    assert (config.gan.mask_losses_on, config.gan.shared_noise) == ("shifted", True)
+    assert config.encoder.feature_term == "mean" and config.data.mirror
+    # What is given counts: in the file of a version between, or by an override.
+    saved.write_text(text.replace("gan:\n", "gan:\n  shared_noise: false\n"))
+    config = configs.load(str(saved), ["encoder.feature_term=sum"])
+    assert (config.gan.mask_losses_on, config.gan.shared_noise) == ("shifted", False)
+    assert config.encoder.feature_term == "sum"
+    # A file without a field that version 0.1.0 had holds differences only.
+    saved.write_text("".join(line for line in text.splitlines(True) if "minibatch_std" not in line))
+    assert configs.load(str(saved)).gan.mask_losses_on == "unshifted"
 
 
 def test_choices_are_saved_and_read_by_their_names(tmp_path):

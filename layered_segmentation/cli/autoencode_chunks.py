@@ -168,6 +168,8 @@ def _inputs(run: "RunDirectory", config: configs.Config, names: list[str]) -> di
         photos = files.digest("\n".join(names))[:12]
     encoder = dataclasses.asdict(config.encoder)
     del encoder["together"]  # results do not depend on it
+    if encoder["feature_term"] == configs.FeatureTerm.mean:
+        del encoder["feature_term"]  # version 0.1.0 knew no other and did not record it
     return {
         "networks": files.digest_of_files(run.generator_file, run.discriminator_file)[:12],
         "encoder": encoder,

@@ -53,7 +53,8 @@ class GeneratorDraws(NamedTuple):
 
     Attributes:
         latents: Float [B, 2, latent_dim], N(0, 1).
-        noise: List of float [B, R, R, 1] for R = 4, 8, … up to the resolution, N(0, 1).
+        noise: List of float [B, R, R, N] for R = 4, 8, … up to the resolution, N(0, 1); as for
+            `LayeredGenerator`.
         crossover: Int [B], the first block that uses the second latent; `len(noise)` where
             styles are not mixed.
     """
@@ -139,6 +140,7 @@ def generator_draws(
     resolution: int,
     latent_dim: int,
     mixing: float,
+    noise_images: int = 1,
 ) -> GeneratorDraws:
     """Draws latents, noise and crossovers.
 
@@ -151,6 +153,7 @@ def generator_draws(
         latent_dim: Length of a latent.
         mixing: Probability of style mixing; the crossover is then uniform over the blocks after
             the first.
+        noise_images: N, noise images per block; `LayeredGenerator.noise_images`.
     """
     blocks = resolution.bit_length() - 2
     seeds = _Seeds(seed, index, purpose)
@@ -158,7 +161,7 @@ def generator_draws(
     noise = []
     for block in range(blocks):
         side = 4 * 2**block
-        noise.append(tf.random.stateless_normal([batch, side, side, 1], seeds.next()))
+        noise.append(tf.random.stateless_normal([batch, side, side, noise_images], seeds.next()))
     mixed = tf.random.stateless_uniform([batch], seeds.next()) < mixing
     crossover = tf.random.stateless_uniform([batch], seeds.next(), 1, blocks, dtype=tf.int32)
     return GeneratorDraws(latents, noise, tf.where(mixed, crossover, blocks))
@@ -174,6 +177,7 @@ def step_draws(
     mixing: float,
     shift: float,
     contrast_jitter: float,
+    noise_images: int = 1,
 ) -> StepDraws:
     """Draws the randomness of one step for the global batch.
 
@@ -187,8 +191,11 @@ def step_draws(
         mixing: Probability of style mixing.
         shift: δ, fraction of the image side.
         contrast_jitter: Half width of the contrast factor around 1.
+        noise_images: Noise images per block.
     """
-    generator = generator_draws(seed, images_seen, purpose, batch, resolution, latent_dim, mixing)
+    generator = generator_draws(
+        seed, images_seen, purpose, batch, resolution, latent_dim, mixing, noise_images
+    )
     seeds = _Seeds(seed, images_seen, purpose, first=100)
     delta = round(shift * resolution)
     shifts = tf.random.stateless_uniform(

@@ -22,6 +22,8 @@ class LayeredGenerator(keras.Model):
         mapping_layers: Dense layers of a mapping network.
         max_channels: Cap on every layer's channels.
         fused: Whether upsampling convolutions are fused.
+        shared_noise: Whether all synthesis networks get the same noise images; those of
+            `shared_mapping` always do.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class LayeredGenerator(keras.Model):
         mapping_layers: int = 8,
         max_channels: int = 512,
         fused: bool = True,
+        shared_noise: bool = False,
         **kwargs: Any,
     ):
         # Each layer casts for itself: alpha, styles and truncation stay float32.
@@ -46,6 +49,7 @@ class LayeredGenerator(keras.Model):
         self.mapping_layers = mapping_layers
         self.max_channels = max_channels
         self.fused = fused
+        self.shared_noise = shared_noise
         self.num_blocks = resolution.bit_length() - 2
         outputs = {Variant.one_generator: [7], Variant.single_output: [3]}.get(self.variant, [3, 4])
         mappings = 2 if self.variant is Variant.two_generators else 1
@@ -71,8 +75,8 @@ class LayeredGenerator(keras.Model):
 
         Args:
             latents: Float [B, latent_dim], or [B, 2, latent_dim] for style mixing.
-            noise: List of float [B, R, R, 1] for R = 4, 8, … up to the resolution, shared by both
-                generators; None adds no noise.
+            noise: List of float [B, R, R, N] for R = 4, 8, … up to the resolution: one image for
+                each synthesis network, or one for all of them; None adds no noise.
             crossover: Int [B], the first block that uses the second latent's style, shared
                 by both generators.
             alpha: Weight of the last block's own image, in [0, 1].
@@ -90,7 +94,7 @@ class LayeredGenerator(keras.Model):
                 styles = self._styles(
                     self.mappings[index], latents, crossover, truncation, last + 1
                 )
-            images.append(synthesis(styles, noise, alpha=alpha, last=last))
+            images.append(synthesis(styles, _of_network(noise, index), alpha=alpha, last=last))
         return self.to_layers(ops.concatenate(images, axis=-1))
 
     def from_codes(self, codes: Any, resolution: int | None = None) -> Layers:
@@ -129,6 +133,12 @@ class LayeredGenerator(keras.Model):
     def has_mask(self) -> bool:
         """Whether it draws a mask."""
         return self.variant.has_mask
+
+    @property
+    def noise_images(self) -> int:
+        """Noise images per block: one for each synthesis network, or one for all."""
+        is_shared = self.shared_noise or self.variant is Variant.shared_mapping
+        return 1 if is_shared else len(self.syntheses)
 
     @property
     def codes_shape(self) -> tuple[int, int, int, int]:
@@ -192,4 +202,20 @@ class LayeredGenerator(keras.Model):
             "mapping_layers": self.mapping_layers,
             "max_channels": self.max_channels,
             "fused": self.fused,
+            "shared_noise": self.shared_noise,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "LayeredGenerator":
+        # A file of version 0.1.0 has no such entry; that version shared the noise.
+        generator: LayeredGenerator = super().from_config(
+            {"shared_noise": True, **config}, custom_objects
+        )
+        return generator
+
+
+def _of_network(noise: Any, index: int) -> Any:
+    """Returns a network's share of the noise, a list of [B, R, R, 1]."""
+    if noise is None or noise[0].shape[-1] == 1:
+        return noise
+    return [images[..., index : index + 1] for images in noise]

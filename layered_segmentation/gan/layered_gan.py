@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from layered_segmentation.config import Config, Precision
+from layered_segmentation.config import Config, MaskLosses, Precision
 from layered_segmentation.gan import losses
 from layered_segmentation.gan.adam import ProgressiveAdam
 from layered_segmentation.gan.augment import augment
@@ -54,6 +54,7 @@ class LayeredGAN(keras.Model):
         mapping: dict[str, Any] = {
             "latent_dim": gan.latent_dim,
             "mapping_layers": gan.mapping_layers,
+            "shared_noise": gan.shared_noise,
         }
         self.generator = LayeredGenerator(gan.variant, **sizes, **mapping, dtype=policy)
         self.discriminator = Discriminator(minibatch_std=gan.minibatch_std, **sizes, dtype=policy)
@@ -168,7 +169,7 @@ class LayeredGAN(keras.Model):
     def generator_step(
         self, draws: StepDraws, alpha: tf.Tensor | float, augmentations: Augmentations = None
     ) -> dict[str, tf.Tensor]:
-        """Updates the generator (eq. 5); the mask losses act on the shifted mask."""
+        """Updates the generator (eq. 5)."""
         gan = self.config.gan
         variables = self.generator.stage_variables(self.stage.resolution)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -196,7 +197,7 @@ class LayeredGAN(keras.Model):
         """Draws layers, perturbs and composites them (eq. 2).
 
         Returns:
-            The composite, float [B, R, R, 3], and the shifted mask, float [B, R, R, 1].
+            The composite, float [B, R, R, 3], and the mask for the losses, float [B, R, R, 1].
         """
         generator = draws.generator
         layers = self.generator(
@@ -210,7 +211,8 @@ class LayeredGAN(keras.Model):
             return layers.background, layers.mask
         contrast = draws.contrast if self.config.gan.contrast_jitter else None
         moved = perturb(layers, draws.shifts, contrast)
-        return compose(moved), moved.mask
+        is_shifted = self.config.gan.mask_losses_on == MaskLosses.shifted
+        return compose(moved), moved.mask if is_shifted else layers.mask
 
     def update_average(self) -> None:
         """Moves the average towards the generator's weights, in float32."""
@@ -290,6 +292,7 @@ class LayeredGAN(keras.Model):
             gan.mixing,
             gan.shift,
             gan.contrast_jitter,
+            self.generator.noise_images,
         )
         share: StepDraws = self._share(draws)
         return share

@@ -1,8 +1,11 @@
 """The losses of GAN and encoder, eq. 3 to 7, each a function of tensors; all in float32."""
 
+import math
 from typing import Any
 
 from keras import ops
+
+from layered_segmentation.config import FeatureTerm
 
 
 def mask_size(mask: Any, least: float, most: float = 1.0) -> Any:
@@ -95,11 +98,17 @@ def discriminator(
     return -distance + penalty_weight * penalty + drift_weight * drift
 
 
-def encoder(reconstruction: Any, images: Any, reconstruction_features: Any, features: Any) -> Any:
+def encoder(
+    reconstruction: Any,
+    images: Any,
+    reconstruction_features: Any,
+    features: Any,
+    feature_term: FeatureTerm = FeatureTerm.sum,
+) -> Any:
     """The encoder's loss (eq. 7): L1 on pixels plus squared distance of features.
 
-    Both norms are means over the batch and over all values of an image, not sums, so that the loss
-    does not depend on the resolution or on the number of feature channels.
+    The whole loss is divided by the number of values of an image, so that its first term is the
+    mean absolute difference at every resolution.
 
     Args:
         reconstruction: Float [B, H, W, 3], the unshifted composites of G(E(x)).
@@ -107,9 +116,14 @@ def encoder(reconstruction: Any, images: Any, reconstruction_features: Any, feat
         reconstruction_features: Float [B, 8, 8, C], the discriminator's features of the
             reconstruction.
         features: Float [B, 8, 8, C], those of the images.
+        feature_term: `sum` for the paper's ratio of the two terms, `mean` for a mean over the
+            features.
 
     Returns:
         Scalar.
     """
     pixels = ops.mean(ops.abs(reconstruction - images))
-    return pixels + ops.mean(ops.square(reconstruction_features - features))
+    distance = ops.mean(ops.square(reconstruction_features - features))
+    if feature_term == FeatureTerm.sum:
+        distance *= math.prod(features.shape[1:]) / math.prod(images.shape[1:])
+    return pixels + distance

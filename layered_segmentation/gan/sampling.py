@@ -91,7 +91,14 @@ def _compiled(
 ) -> Any:
     def draw(index: tf.Tensor, truncation: tf.Tensor, alpha: tf.Tensor) -> Any:
         draws = generator_draws(
-            seed, index, Purpose.SAMPLE, batch, resolution, generator.latent_dim, mixing
+            seed,
+            index,
+            Purpose.SAMPLE,
+            batch,
+            resolution,
+            generator.latent_dim,
+            mixing,
+            generator.noise_images,
         )
         return generator(
             draws.latents,

@@ -148,6 +148,7 @@ def run_config(
     sizes = {name: getattr(generator, name) for name in _SIZES if name != "minibatch_std"}
     sizes["minibatch_std"] = discriminator is None or discriminator.minibatch_std
     fixed = [f"gan.{name}={value}" for name, value in sizes.items()]
+    fixed.append(f"gan.mask_losses_on={configs.MaskLosses.shifted}")  # as the authors' script
     config = configs.load(overrides=[*fixed, *overrides])
     for name, value in sizes.items():
         asked = getattr(config.gan, name)

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from layered_segmentation.config import Config, SourceName, Variant
+from layered_segmentation.config import Config, FeatureTerm, SourceName, Variant
 from layered_segmentation.data.batches import Crops
 from layered_segmentation.data.source import open_source
 from layered_segmentation.errors import UserError
@@ -108,7 +108,7 @@ class EncoderTrainer:
         _initialise(self._encoder, self._seed)
         self._encoder.dense.bias.assign(ops.reshape(generator.mean_codes(), (-1,)))
         self._first_weights = [np.array(weight) for weight in self._encoder.get_weights()]
-        self._group = _EncoderGroup(self._backbone, discriminator)
+        self._group = _EncoderGroup(self._backbone, discriminator, config.encoder.feature_term)
 
     def train(
         self,
@@ -239,11 +239,18 @@ class _EncoderGroup:
     Args:
         backbone: Its encoder is the first of the group; its generator draws for all.
         discriminator: Computes the features of eq. 7.
+        feature_term: How eq. 7 weights them.
     """
 
-    def __init__(self, backbone: EncoderGeneratorBackbone, discriminator: Discriminator):
+    def __init__(
+        self,
+        backbone: EncoderGeneratorBackbone,
+        discriminator: Discriminator,
+        feature_term: FeatureTerm,
+    ):
         self._generator = backbone.generator
         self._discriminator = discriminator
+        self._feature_term = feature_term
         self._learners = [_Learner(backbone.encoder)]
         self._count = 1
         self._step = tf.function(self._train_step)
@@ -285,7 +292,10 @@ class _EncoderGroup:
             self._discriminator.features(images, side=FEATURE_SIDE),
         )
         parts = [tf.split(values, [batch.shape[0] for batch in batches]) for values in compared]
-        return [losses.encoder(*of_batch) for of_batch in zip(*parts, strict=True)]
+        return [
+            losses.encoder(drawn, photos, drawn_features, features, self._feature_term)
+            for drawn, photos, drawn_features, features in zip(*parts, strict=True)
+        ]
 
     def _train_step(self, batches: list[tf.Tensor]) -> tf.Tensor:
         learners = self._learners[: len(batches)]

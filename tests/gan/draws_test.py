@@ -79,6 +79,16 @@ def test_replicas_share_the_global_draw():
         np.testing.assert_array_equal(np.concatenate(joined), draws)
 
 
+def test_each_generator_has_its_own_noise():
+    one, two = draw().generator, draw(noise_images=2).generator
+    assert [noise.shape[-1] for noise in (*one.noise, *two.noise)] == [1, 1, 1, 2, 2, 2]
+    for noise in two.noise:
+        first, second = np.array(noise)[..., 0], np.array(noise)[..., 1]
+        assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.1
+    for name in ("latents", "crossover"):  # the number of noise images changes no other draw
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+
+
 def test_generator_draws_at_eight_pixels_can_mix():
     draws = generator_draws(0, 0, Purpose.SAMPLE, 64, 8, 4, mixing=1.0)
     assert set(np.array(draws.crossover)) == {1}

@@ -18,9 +18,9 @@ def tiny(variant="two_generators", resolution=16, **kwargs):
     )
 
 
-def noise_for(resolution, batch=3):
+def noise_for(resolution, first=0, batch=3):
     sides = [4 * 2**index for index in range(resolution.bit_length() - 2)]
-    return [normal(batch, side, side, 1, seed=side) for side in sides]
+    return [normal(batch, side, side, 1, seed=first + side) for side in sides]
 
 
 def arrays(layers):
@@ -100,12 +100,60 @@ def test_truncation_draws_to_the_mean_style():
     assert half.std(axis=0).mean() < np.array(none.background).std(axis=0).mean()
 
 
-def test_both_generators_hear_the_same_noise():
-    generator = tiny()
+def with_noise(*args, **kwargs):
+    """A generator whose noise strengths are 1."""
+    generator = tiny(*args, **kwargs)
     for synthesis in generator.syntheses:
         for block in synthesis.blocks:
             for noise in block.noises:
                 noise.strength.assign(np.ones(8, np.float32))
+    return generator
+
+
+def test_noise_images_reach_their_own_generator():
+    generator, latents = with_noise(), normal(3, 8)
+    assert generator.noise_images == 2
+    first, second = (noise_for(16, seed) for seed in (0, 7))
+
+    def drawn(*of_networks):
+        noise = [np.concatenate(images, -1) for images in zip(*of_networks, strict=True)]
+        return arrays(generator(latents, noise=noise))
+
+    both, other_background, other_foreground = (
+        drawn(first, second),
+        drawn(second, second),
+        drawn(first, first),
+    )
+    for layer, changes in zip(range(3), (True, False, False), strict=True):
+        change = np.abs(both[layer] - other_background[layer]).max()
+        assert change > 1e-2 if changes else change == 0
+        change = np.abs(both[layer] - other_foreground[layer]).max()
+        assert change == 0 if changes else change > 1e-2
+    # One image for all is the same as two that are alike.
+    for one, two in zip(arrays(generator(latents, noise=first)), other_foreground, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_one_noise_image_where_networks_share_it_or_there_is_one():
+    counts = {v: tiny(v).noise_images for v in Variant}
+    assert counts == {
+        "two_generators": 2,
+        "one_generator": 1,
+        "shared_mapping": 1,
+        "single_output": 1,
+    }
+    assert tiny(shared_noise=True).noise_images == 1
+
+
+def test_a_generator_saved_before_noise_was_a_choice_shares_it():
+    settings = tiny().get_config()
+    assert not LayeredGenerator.from_config(settings).shared_noise
+    del settings["shared_noise"]
+    assert LayeredGenerator.from_config(settings).shared_noise
+
+
+def test_both_generators_can_share_noise():
+    generator = with_noise()
     latents = normal(3, 8)
     quiet, loud = generator(latents), generator(latents, noise=noise_for(16))
     for before, after in zip(arrays(quiet), arrays(loud), strict=True):

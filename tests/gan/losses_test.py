@@ -62,6 +62,15 @@ def test_encoder_by_hand():
     reconstruction = np.array([[0.3, -0.3, 0.0], [0.0, 0.0, 0.6]], np.float32).reshape(2, 1, 1, 3)
     features = np.array([[5.0, 5.0], [5.0, 5.0]], np.float32).reshape(2, 1, 1, 2)
     reconstruction_features = np.array([[4.0, 7.0], [5.0, 2.0]], np.float32).reshape(2, 1, 1, 2)
+    four = reconstruction, images, reconstruction_features, features
+    # Per sample, L1 sums to 0.6 and 0.6, squared distances to 5 and 9; three values an image.
+    assert float(losses.encoder(*four)) == pytest.approx((0.6 + 7) / 3, rel=1e-6)
     # Mean of |0.3|, |0.3|, 0, 0, 0, |0.6|, and of 1, 4, 0, 9.
-    loss = losses.encoder(reconstruction, images, reconstruction_features, features)
-    assert float(loss) == pytest.approx(0.2 + 3.5, rel=1e-6)
+    assert float(losses.encoder(*four, "mean")) == pytest.approx(0.2 + 3.5, rel=1e-6)
+
+
+def test_the_encoders_terms_have_the_papers_ratio_at_64_px():
+    images, features = np.zeros((1, 64, 64, 3), np.float32), np.zeros((1, 8, 8, 512), np.float32)
+    pixels = float(losses.encoder(images + 0.5, images, features, features))
+    distance = float(losses.encoder(images, images, features + 2, features))
+    assert distance / pixels == pytest.approx(4 * 8 * 8 * 512 / (0.5 * 64 * 64 * 3), rel=1e-5)

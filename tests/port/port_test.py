@@ -146,6 +146,7 @@ def trajectory(path):
         setattr(config.gan, name, getattr(first, name))
     config.gan.resolution = config.gan.initial_resolution = side
     config.gan.minibatch_std = judge.minibatch_std
+    config.gan.mask_losses_on = configs.MaskLosses.shifted
     jitters = golden.cases(r"(trajectory/it\d+/\w/.*(?:contrast|factor).*)")
     config.gan.contrast_jitter = 0.3 if jitters else 0.0
     config.schedule.learning_rate = {"default": LEARNING_RATE}

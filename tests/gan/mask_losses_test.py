@@ -1,0 +1,39 @@
+"""Which mask the losses of eq. 3 and 4 act on."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tiny_networks import tiny_config
+
+from layered_segmentation.gan import composite, losses
+from layered_segmentation.gan.draws import Purpose
+from layered_segmentation.gan.layered_gan import LayeredGAN
+
+
+@pytest.mark.parametrize("on", ["unshifted", "shifted"])
+def test_mask_losses_act_on_the_mask_that_is_set(on, eagerly):
+    config = tiny_config()
+    config.gan.mask_losses_on = on
+    config.gan.shift = 0.5
+    config.gan.mask_size = 0.99
+    config.schedule.batch = {8: 4}
+    gan = LayeredGAN(config)
+    draws = gan._draws(tf.constant(0, tf.int64), Purpose.GENERATOR)
+    assert np.array(draws.shifts).any(axis=1).all()
+    latents, noise, crossover = draws.generator
+    layers = gan.generator(latents, noise=noise, crossover=crossover, resolution=8)
+    shifted = composite.shift(layers.mask, draws.shifts)
+    masks = {"unshifted": np.array(layers.mask), "shifted": np.array(shifted)}
+    image, mask = gan.composite(draws, 1.0)
+    np.testing.assert_allclose(mask, masks[on], atol=1e-6)
+    # The composite itself is always shifted (eq. 2).
+    moved = composite.perturb(layers, draws.shifts)
+    np.testing.assert_allclose(image, composite.compose(moved), atol=1e-6)
+
+    score = np.mean(gan.discriminator(image))
+    size, binary = losses.mask_size(masks[on], 0.99), losses.mask_binary(masks[on])
+    logs = gan.generator_step(draws, 1.0)
+    assert float(logs["coverage"]) == pytest.approx(masks[on].mean(), rel=1e-5)
+    assert float(logs["binarisation"]) == pytest.approx(float(binary), rel=1e-5)
+    assert float(logs["g_loss"]) == pytest.approx(float(2 * size + 2 * binary) - score, rel=1e-4)
+    assert abs(masks["shifted"].mean() - masks["unshifted"].mean()) > 0.05
