@@ -1,9 +1,9 @@
-"""Checkpoints of the authors' PyTorch release: read, understood, written as a run directory.
+"""Reads checkpoints of the authors' PyTorch release and writes them as run directories.
 
-Their training script saves one dictionary: the state dicts `generator`, `generator_running` (the
-average) and `discriminator`, both optimisers, the stage `step` (4 · 2^step px) and the fading
-weight `alpha`. Here the parts are found by the keys in them, wherever they are and whatever they
-are called.
+The authors' training script saves one dictionary: the state dicts `generator`, `generator_running`
+(the average) and `discriminator`, both optimisers, the stage `step` (4 · 2^step px) and the fading
+weight `alpha`. This module finds the parts by the keys they contain, at any depth and under any
+name.
 """
 
 import dataclasses
@@ -29,21 +29,21 @@ _GENERATOR = re.compile(
 )
 _DISCRIMINATOR = re.compile(r"(?P<root>(?:.*?\.)?)linear\.linear\.weight_orig")
 _AVERAGES = ("running", "ema", "average", "avg")
-_STEPS = range(1, 9)  # stages of 8 to 1024 px, as far as their networks go
-# What the config and the networks must agree on.
+_STEPS = range(1, 9)  # stages of 8 to 1024 px, all that the authors' networks have
+# Settings on which the config and the networks must agree.
 _SIZES = ("variant", "resolution", "latent_dim", "mapping_layers", "max_channels", "minibatch_std")
 
 
 @dataclasses.dataclass(frozen=True)
 class ReleaseCheckpoint:
-    """The parts of a checkpoint that a run directory is made of.
+    """The parts of a checkpoint that a run directory needs.
 
     Attributes:
-        generator: State dict of the generator, the averaged one where there is one.
-        generator_name: Where it was found.
-        is_average: Whether its name says that it is the average.
-        discriminator: State dict of the discriminator, empty if there is none.
-        step: The stage that was training; None if the file does not say.
+        generator: State dict of the generator, the averaged one if there is one.
+        generator_name: Its key in the checkpoint.
+        is_average: Whether its key names an average.
+        discriminator: State dict of the discriminator; empty without one.
+        step: The stage that was training; None if not stated.
         alpha: Weight of that stage's own image; 1 once it has faded in.
     """
 
@@ -56,17 +56,17 @@ class ReleaseCheckpoint:
 
     @property
     def resolution(self) -> int | None:
-        """Side of the stage that was training, pixels; None if the file does not say."""
+        """Side of the stage that was training, pixels; None if not stated."""
         return None if self.step is None else 4 * 2**self.step
 
 
 def read(path: str) -> dict[str, Any]:
-    """Reads a file that `torch.save` wrote, as nested dictionaries of numpy arrays.
+    """Reads a file written by `torch.save` as nested dictionaries of NumPy arrays.
 
     Only weights and plain values are read; code in the file does not run.
 
     Raises:
-        UserError: PyTorch is not installed, or the file is not such a file.
+        UserError: PyTorch is not installed, or it cannot read the file as weights.
     """
     try:
         import torch
@@ -79,7 +79,7 @@ def read(path: str) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (MemoryError, PermissionError):
         raise
-    except Exception as error:  # PyTorch raises whatever a file that is not its own leads to
+    except Exception as error:  # a file that is not PyTorch's may raise anything
         raise UserError(
             f"--checkpoint={path}: PyTorch cannot read it as weights ({type(error).__name__}); it "
             "must be what torch.save wrote of state dicts, not of whole modules"
@@ -97,11 +97,11 @@ def find_parts(checkpoint: Mapping[Any, Any], needs_stage: bool = True) -> Relea
 
     Args:
         checkpoint: Nested dictionaries of arrays and plain values.
-        needs_stage: Whether a stage that is none is an error; if not, it is as if not stated.
+        needs_stage: Whether an invalid stage is an error; otherwise it counts as not stated.
 
     Raises:
-        UserError: There is no generator of the release in it, or several and none is the average;
-            or the stage is none.
+        UserError: It contains no generator of the release, or several of which none or more than
+            one is an average; several discriminators; or an invalid stage.
     """
     flat = _flatten(checkpoint)
     generators = _roots(_GENERATOR, flat)
@@ -109,7 +109,7 @@ def find_parts(checkpoint: Mapping[Any, Any], needs_stage: bool = True) -> Relea
         raise UserError(
             f"no generator of the authors' release in it; it holds {_summary(checkpoint)}"
         )
-    averages = [root for root in generators if _says_average(root)]
+    averages = [root for root in generators if _is_average(root)]
     candidates = averages or generators
     if len(candidates) > 1:
         raise UserError(
@@ -123,27 +123,27 @@ def find_parts(checkpoint: Mapping[Any, Any], needs_stage: bool = True) -> Relea
             f"several discriminators in it ({', '.join(map(_name, discriminators))}); leave one"
         )
     return ReleaseCheckpoint(
-        generator=_below(flat, root),
+        generator=_subtree(flat, root),
         generator_name=_name(root),
         is_average=bool(averages),
-        discriminator=_below(flat, discriminators[0]) if discriminators else {},
-        step=_stage(_beside(flat, root, "step"), needs_stage),
-        alpha=_fading_weight(_beside(flat, root, "alpha")),
+        discriminator=_subtree(flat, discriminators[0]) if discriminators else {},
+        step=_stage(_nearest(flat, root, "step"), needs_stage),
+        alpha=_fading_weight(_nearest(flat, root, "alpha")),
     )
 
 
 def run_config(
     generator: LayeredGenerator, discriminator: Discriminator | None, overrides: Sequence[str]
 ) -> configs.Config:
-    """Returns the config of a run that has these networks.
+    """Returns the config of a run with these networks.
 
     Args:
         generator: The converted generator.
         discriminator: The converted discriminator, or None.
-        overrides: `section.field=value` strings for all else.
+        overrides: `section.field=value` strings for the other settings.
 
     Raises:
-        UserError: An override is none, or of a size that the networks fix.
+        UserError: An override is invalid, or contradicts a size of the networks.
     """
     sizes = {name: getattr(generator, name) for name in _SIZES if name != "minibatch_std"}
     sizes["minibatch_std"] = discriminator is None or discriminator.minibatch_std
@@ -151,10 +151,10 @@ def run_config(
     fixed.append(f"gan.mask_losses_on={configs.MaskLosses.shifted}")  # as the authors' script
     config = configs.load(overrides=[*fixed, *overrides])
     for name, value in sizes.items():
-        asked = getattr(config.gan, name)
-        if asked != value:
+        configured = getattr(config.gan, name)
+        if configured != value:
             more = "; --resolution chooses a smaller one" if name == "resolution" else ""
-            raise UserError(f"--set=gan.{name}={asked}: the checkpoint has {value}{more}")
+            raise UserError(f"--set=gan.{name}={configured}: the checkpoint has {value}{more}")
     return configs.with_absolute_paths(config)
 
 
@@ -168,12 +168,12 @@ def write_run(
 
     Args:
         out: The new directory.
-        config: From `run_config`.
-        generator: Its mean styles are set here.
-        discriminator: Or None, and the run has none.
+        config: The config, from `run_config`.
+        generator: The converted generator; this sets its mean styles.
+        discriminator: The converted discriminator; None leaves it out.
 
     Raises:
-        UserError: There is such a directory or file already.
+        UserError: A file or directory of this name exists.
     """
     from layered_segmentation.gan.draws import mean_style_latents
 
@@ -187,12 +187,12 @@ def write_run(
         if discriminator is not None:
             networks.save_discriminator(run, discriminator)
         networks.save_generator(run, generator)
-        run.finish(images_seen=0, seconds=0.0, images_per_second=0.0)  # none of them ours
+        run.finish(images_seen=0, seconds=0.0, images_per_second=0.0)  # trained elsewhere
     return RunDirectory(out)
 
 
 def _as_numpy(tree: Mapping[Any, Any]) -> dict[str, Any]:
-    """Returns nested dictionaries with arrays for tensors, float32 for any floating point."""
+    """Returns nested dictionaries with arrays in place of tensors; floats become float32."""
     result: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -216,12 +216,12 @@ def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _roots(pattern: re.Pattern[str], flat: Mapping[str, Any]) -> list[str]:
-    """Returns what stands before the names of a network's own arrays, with its dot."""
+    """Returns the prefixes, with their dots, under which networks of a kind are found."""
     matches = (pattern.fullmatch(key) for key in flat)
     return sorted(match["root"] for match in matches if match)
 
 
-def _below(flat: Mapping[str, Any], root: str) -> dict[str, np.ndarray]:
+def _subtree(flat: Mapping[str, Any], root: str) -> dict[str, np.ndarray]:
     return {
         key.removeprefix(root): value
         for key, value in flat.items()
@@ -229,8 +229,8 @@ def _below(flat: Mapping[str, Any], root: str) -> dict[str, np.ndarray]:
     }
 
 
-def _beside(flat: Mapping[str, Any], root: str, name: str) -> Any:
-    """Returns the value of this name in the innermost dictionary around a part, or None."""
+def _nearest(flat: Mapping[str, Any], root: str, name: str) -> Any:
+    """Returns the value of this name in the innermost dictionary around `root`, or None."""
     parts = root.split(".")
     for depth in reversed(range(len(parts))):
         value = flat.get(".".join([*parts[:depth], name]))
@@ -240,7 +240,7 @@ def _beside(flat: Mapping[str, Any], root: str, name: str) -> Any:
 
 
 def _stage(step: Any, is_needed: bool) -> int | None:
-    """Returns a stage that a file states, or None if it states none."""
+    """Returns the stage that a checkpoint states, or None."""
     if step is None:
         return None
     try:
@@ -253,7 +253,7 @@ def _stage(step: Any, is_needed: bool) -> int | None:
         return None
     try:
         shown = repr(step)[:40]
-    except ValueError:  # Python does not write integers of so many digits
+    except ValueError:  # Python refuses to print integers of so many digits
         shown = "an integer of thousands of digits"
     sides = f"{_STEPS[0]} (8 px) to {_STEPS[-1]} (1024 px)"
     raise UserError(
@@ -263,7 +263,7 @@ def _stage(step: Any, is_needed: bool) -> int | None:
 
 
 def _fading_weight(alpha: Any) -> float:
-    """Returns the weight of the last stage's own image; what is none, as their -1, is faded in."""
+    """Returns the weight of the last stage's own image; an invalid one, such as -1, means 1."""
     try:
         weight = float(alpha)
     except (TypeError, ValueError, OverflowError):
@@ -271,7 +271,7 @@ def _fading_weight(alpha: Any) -> float:
     return weight if 0 <= weight <= 1 else 1.0
 
 
-def _says_average(root: str) -> bool:
+def _is_average(root: str) -> bool:
     return any(word in root.lower() for word in _AVERAGES)
 
 
@@ -280,7 +280,7 @@ def _name(root: str) -> str:
 
 
 def _summary(checkpoint: Mapping[Any, Any]) -> str:
-    """Says what a file holds: `generator (205 entries), step`."""
+    """Describes a checkpoint's entries: `generator (205 entries), step`."""
     entries = [
         f"{key} ({len(value)} entries)" if isinstance(value, Mapping) else str(key)
         for key, value in checkpoint.items()

@@ -1,9 +1,10 @@
-"""Weights of the authors' PyTorch networks as ours, from state dicts of numpy arrays.
+"""Converts state dicts of the authors' PyTorch networks to this package's networks.
 
-What their state dicts look like: NCHW; convolutions OIHW, transposed ones IOHW, dense layers OI;
-equalised layers keep the raw weight as `*_orig`; the fixed kernels of the blur are listed too. They
-hold blocks up to 1024 px whatever was trained, the generator's from 4 px up, the discriminator's
-from the largest down. From 128 px, resampling convolutions are fused and stored under other names.
+The authors' state dicts are NCHW, with convolutions as OIHW, transposed convolutions as IOHW and
+dense layers as OI. Equalised layers keep the raw weight as `*_orig`, and the fixed kernels of the
+blur are included. There are always blocks up to 1024 px, the generator's from 4 px up, the
+discriminator's from the largest down. From 128 px, resampling convolutions are fused and have other
+names.
 """
 
 import dataclasses
@@ -30,19 +31,19 @@ _GENERATORS = {
         (("generator.generators.0", "to_rgb"), ("generator.generators.1", "to_out")),
     ),
 }
-_NAMED = 6  # so many keys are named in an error, the rest is counted
+_LISTED = 6  # keys that an error lists; it counts the others
 
 State = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Weight:
-    """One array of theirs.
+    """One array of a state dict.
 
     Attributes:
         key: Its name in the state dict.
-        find: Returns our variable, given the network.
-        convert: Brings it to our layout.
+        find: Returns the variable of the Keras network that takes it.
+        convert: Converts its layout.
     """
 
     key: str
@@ -51,17 +52,16 @@ class _Weight:
 
 
 def generator_from_state_dict(state: State, resolution: int | None = None) -> LayeredGenerator:
-    """Returns their generator as ours; variant and sizes are read off the state dict.
+    """Converts a generator; its variant and sizes are inferred from the state dict.
 
     Mean styles stay 0: `update_mean_styles` sets them.
 
     Args:
-        state: Float arrays by their names, of one of the three variants.
-        resolution: Image side to keep; what is above is left out. None keeps all.
+        state: Float arrays by name, of one of the three variants.
+        resolution: Image side to keep, pixels; blocks above it are left out. None keeps all.
 
     Raises:
-        UserError: Keys are missing or unknown, shapes are none that our networks have, or numbers
-            are not finite.
+        UserError: Keys are missing or unknown, shapes do not fit, or numbers are not finite.
     """
     state = {key: np.asarray(value) for key, value in state.items()}
     variant = _variant(state)
@@ -70,7 +70,7 @@ def generator_from_state_dict(state: State, resolution: int | None = None) -> La
     blocks = _blocks(resolution, stored)
     depth = max((_count(state, re.escape(mapping)) for mapping in mappings), default=0) // 2
     weights: list[_Weight] = []
-    ignored: list[str] = []  # the blur's kernels, and what lies above the resolution
+    ignored: list[str] = []  # the kernels of the blur, and blocks above the resolution
     for index, mapping in enumerate(mappings):
         for layer in range(max(depth, 1)):
             weights += _mapping_weights(mapping, index, layer)
@@ -100,20 +100,19 @@ def generator_from_state_dict(state: State, resolution: int | None = None) -> La
 
 
 def discriminator_from_state_dict(state: State, resolution: int | None = None) -> Discriminator:
-    """Returns their discriminator as ours; sizes are read off the state dict.
+    """Converts a discriminator; its sizes are inferred from the state dict.
 
     Args:
-        state: Float arrays by their names.
-        resolution: Image side to keep; what is above is left out. None keeps all.
+        state: Float arrays by name.
+        resolution: Image side to keep, pixels; blocks above it are left out. None keeps all.
 
     Raises:
-        UserError: Keys are missing or unknown, shapes are none that our network has, or numbers
-            are not finite.
+        UserError: Keys are missing or unknown, shapes do not fit, or numbers are not finite.
     """
     state = {key: np.asarray(value) for key, value in state.items()}
     stored = max(_count(state, "progression"), _count(state, "from_rgb"))
     if stored == 0:
-        raise UserError(f"not the authors' discriminator: it holds {_some(state)}")
+        raise UserError(f"not the authors' discriminator: it holds {_listed(state)}")
     blocks = _blocks(resolution, stored)
     weights: list[_Weight] = []
     ignored: list[str] = []
@@ -146,7 +145,7 @@ def discriminator_from_state_dict(state: State, resolution: int | None = None) -
 
 
 def _mapping_weights(mapping: str, index: int, layer: int) -> list[_Weight]:
-    # Pixel norm is their entry 0; each dense layer is followed by its activation.
+    # Entry 0 is the pixel norm, and an activation follows each dense layer.
     key = f"{mapping}.{2 * layer + 1}.linear"
     return _dense_weights(key, lambda model: model.mappings[index].dense[layer])
 
@@ -156,36 +155,37 @@ def _synthesis_weights(
 ) -> list[_Weight]:
     key = f"{net}.progression.{block}"
 
-    def ours(model: Any) -> Any:
+    def target(model: Any) -> Any:
         return model.syntheses[index].blocks[block]
 
     def half(number: int) -> list[_Weight]:
         noise = f"{key}.noise{number + 1}.weight_orig"
         style = f"{key}.adain{number + 1}.style.linear"
         return [
-            _Weight(noise, lambda model: ours(model).noises[number].strength, np.ravel),
-            *_dense_weights(style, lambda model: ours(model).adains[number].style),
+            _Weight(noise, lambda model: target(model).noises[number].strength, np.ravel),
+            *_dense_weights(style, lambda model: target(model).adains[number].style),
         ]
 
     if block == 0:
-        first = [_Weight(f"{key}.conv1.input", lambda model: ours(model).constant, _nhwc)]
+        first = [_Weight(f"{key}.conv1.input", lambda model: target(model).constant, _nhwc)]
     elif is_fused:
-        # Theirs is the mean of the four shifts, so a quarter of the sum; ours has its own gain.
+        # The authors average four shifts of the stored kernel; the layer here sums them and has
+        # its own gain.
         factor = 0.25 / up_gain(4 * 2**block)
         first = [
             _Weight(
                 f"{key}.conv1.0.weight",
-                lambda model: ours(model).up.kernel,
+                lambda model: target(model).up.kernel,
                 lambda kernel: factor * kernel.transpose(2, 3, 0, 1)[::-1, ::-1],
             ),
-            _Weight(f"{key}.conv1.0.bias", lambda model: ours(model).up.bias, np.ravel),
+            _Weight(f"{key}.conv1.0.bias", lambda model: target(model).up.bias, np.ravel),
         ]
     else:
         factor = 1.0 / up_gain(4 * 2**block)
-        first = _conv_weights(f"{key}.conv1.1.conv", lambda model: ours(model).up, factor)
+        first = _conv_weights(f"{key}.conv1.1.conv", lambda model: target(model).up, factor)
     return [
         *first,
-        *_conv_weights(f"{key}.conv2.conv", lambda model: ours(model).conv),
+        *_conv_weights(f"{key}.conv2.conv", lambda model: target(model).conv),
         *half(0),
         *half(1),
         *_conv_weights(
@@ -195,15 +195,15 @@ def _synthesis_weights(
 
 
 def _discriminator_weights(key: str, block: int, is_fused: bool) -> list[_Weight]:
-    def ours(model: Any) -> Any:
+    def target(model: Any) -> Any:
         return model.blocks[block - 1]
 
-    # Fused or not, theirs is the convolution followed by averaging, as ours.
+    # Fused or not, it is a convolution followed by averaging, as here.
     down, kernel = (".conv2.1", "weight") if is_fused else (".conv2.1.conv", "weight_orig")
     return [
-        *_conv_weights(f"{key}.conv1.0.conv", lambda model: ours(model).conv),
-        _Weight(f"{key}{down}.{kernel}", lambda model: ours(model).down.kernel, _hwio),
-        _Weight(f"{key}{down}.bias", lambda model: ours(model).down.bias, np.ravel),
+        *_conv_weights(f"{key}.conv1.0.conv", lambda model: target(model).conv),
+        _Weight(f"{key}{down}.{kernel}", lambda model: target(model).down.kernel, _hwio),
+        _Weight(f"{key}{down}.bias", lambda model: target(model).down.bias, np.ravel),
     ]
 
 
@@ -242,7 +242,7 @@ def _variant(state: State) -> str:
         if _under(state, [f"{net}.progression." for net, _ in syntheses]):
             return variant
     raise UserError(
-        f"not the authors' generator: it holds {_some(state)}; known are "
+        f"not the authors' generator: it holds {_listed(state)}; known are "
         + ", ".join(
             f"{syntheses[0][0]}.progression.… ({variant})"
             for variant, (_, syntheses) in _GENERATORS.items()
@@ -251,13 +251,13 @@ def _variant(state: State) -> str:
 
 
 def _count(state: State, list_pattern: str) -> int:
-    """Returns how many entries a list of theirs has, 1 + the largest index after its name."""
+    """Returns the length of a list in the state dict: 1 + the largest index after its name."""
     found = (re.match(rf"{list_pattern}\.(\d+)\.", key) for key in state)
     return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
 def _blocks(resolution: int | None, stored: int) -> int:
-    """Returns how many blocks a resolution takes, of those that are stored."""
+    """Returns the number of blocks that a resolution needs."""
     largest = 4 * 2 ** (stored - 1)
     if resolution is None:
         resolution = largest
@@ -274,21 +274,21 @@ def _under(state: State, prefixes: Iterable[str]) -> list[str]:
     return [key for key in state if key.startswith(prefixes)]
 
 
-def _require_keys(state: State, weights: list[_Weight], ignored: list[str], what: str) -> None:
+def _require_keys(state: State, weights: list[_Weight], ignored: list[str], name: str) -> None:
     needed = [weight.key for weight in weights]
     missing = sorted(set(needed) - set(state))
     unexpected = sorted(set(state) - set(needed) - set(ignored))
     if missing or unexpected:
         raise UserError(
-            f"the state dict does not fit {what}: missing {_some(missing)}; unexpected "
-            f"{_some(unexpected)}"
+            f"the state dict does not fit {name}: missing {_listed(missing)}; unexpected "
+            f"{_listed(unexpected)}"
         )
 
 
 def _size(state: State, key: str, axis: int = 0) -> int:
     shape = state[key].shape
     if axis >= len(shape):
-        raise UserError(f"{key}: its shape is {list(shape)}, which is no kernel's")
+        raise UserError(f"{key}: its shape is {list(shape)}, which is not a kernel's")
     return int(shape[axis])
 
 
@@ -296,12 +296,12 @@ def _cap(widths: list[int]) -> int:
     """Returns `max_channels` of networks with the given widths at 4, 8, … px."""
     cap = max(widths)
     sides = [4 * 2**block for block in range(len(widths))]
-    ours = [block_channels(side, cap) for side in sides]
-    if widths != ours:
+    expected = [block_channels(side, cap) for side in sides]
+    if widths != expected:
         raise UserError(
             f"the channels at {', '.join(map(str, sides))} px are {', '.join(map(str, widths))}; "
-            "our networks have min(gan.max_channels, 512, 16384 / side), that is "
-            f"{', '.join(map(str, ours))}"
+            "this package's networks have min(gan.max_channels, 512, 16384 / side), that is "
+            f"{', '.join(map(str, expected))}"
         )
     return cap
 
@@ -311,25 +311,25 @@ def _assign(model: Any, state: State, weights: list[_Weight]) -> None:
         variable = weight.find(model)
         try:
             value = np.ascontiguousarray(weight.convert(state[weight.key]), np.float32)
-        except ValueError:  # axes that are not there
+        except ValueError:  # it lacks axes
             value = None
         if value is None or value.shape != tuple(variable.shape):
             raise UserError(
                 f"{weight.key}: its shape is {list(state[weight.key].shape)}, which does not fit "
-                f"our {list(variable.shape)}"
+                f"{list(variable.shape)}"
             )
         if not np.isfinite(value).all():
             raise UserError(
                 f"{weight.key}: {np.count_nonzero(~np.isfinite(value)):,} of its {value.size:,} "
-                "numbers are not finite (NaN or infinite), so the network draws nothing; take a "
-                "checkpoint from before the training went wrong"
+                "numbers are not finite (NaN or infinite), so the network draws nothing; use a "
+                "checkpoint from before the training diverged"
             )
         variable.assign(value)
 
 
-def _some(keys: Iterable[str]) -> str:
+def _listed(keys: Iterable[str]) -> str:
     keys = list(keys)
     if not keys:
         return "none"
-    more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-    return ", ".join(keys[:_NAMED]) + more
+    more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
+    return ", ".join(keys[:_LISTED]) + more

@@ -55,6 +55,7 @@ def test_flags_that_do_not_go_together_are_refused(layerseg, given, reason):
     assert result.status == 2 and re.search(reason, result.stderr)
 
 
+@pytest.mark.slow
 def test_a_dataset_that_is_not_prepared_is_one_error(layerseg, tmp_path):
     flags = ["--dataset=lsun_objects/car", f"--data_dir={tmp_path}", "--training_speeds=1"]
     result = layerseg("benchmark_data", "--resolutions=8", *flags)

@@ -50,7 +50,7 @@ def run(states, tmp_path_factory):
 
 
 class TestCheckpoint:
-    """The whole file, but for PyTorch's own format."""
+    """The contents of a checkpoint, without PyTorch's file format."""
 
     @staticmethod
     def parts(checkpoint):
@@ -105,7 +105,7 @@ class TestCheckpoint:
             pytest.param(10**5000, "thousands of digits", id="huge"),
         ],
     )
-    def test_a_stage_that_is_none(self, checkpoint, step, shown):
+    def test_an_invalid_stage(self, checkpoint, step, shown):
         odd = {**checkpoint, "step": step}
         with pytest.raises(UserError) as error:
             release_checkpoint.find_parts(odd)
@@ -119,7 +119,7 @@ class TestCheckpoint:
     def test_fading_weights(self, checkpoint, alpha, weight):
         assert self.parts({**checkpoint, "alpha": alpha}).alpha == weight
 
-    def test_the_run_is_whole(self, run):
+    def test_the_run_is_complete(self, run):
         assert os.listdir(os.path.dirname(run.path)) == ["run"]
         assert os.stat(run.path).st_mode == os.stat(run.generator).st_mode  # as mkdir makes them
         config = run.config()
@@ -143,12 +143,12 @@ class TestCheckpoint:
         assert result.status == 0, result.stderr
         assert "is finished" in result.stdout
 
-    def test_distill_says_how_to_do_without_photos(self, layerseg, run):
+    def test_distill_explains_how_to_train_without_photos(self, layerseg, run):
         result = layerseg("distill", f"--run_dir={run.path}")
         assert result.status == 2
         assert "--set=student.self_training=0" in result.stderr
 
-    def test_it_touches_nothing_else(self, states, tmp_path, monkeypatch):
+    def test_other_files_stay_as_they_are(self, states, tmp_path, monkeypatch):
         (tmp_path / "run.partial").mkdir()
         (tmp_path / "run.partial" / "thesis.txt").write_text("mine")
         generator = generator_from_state_dict(states["two_generators"], 8)
@@ -162,7 +162,7 @@ class TestCheckpoint:
         assert sorted(os.listdir(tmp_path)) == ["run", "run.partial"]
         assert (tmp_path / "run.partial" / "thesis.txt").read_text() == "mine"
 
-    def test_sizes_are_the_checkpoints(self, states):
+    def test_settings_that_contradict_the_checkpoint(self, states):
         generator = generator_from_state_dict(states["two_generators"], 8)
         with pytest.raises(UserError, match=r"--set=gan\.latent_dim=32: the checkpoint has 16"):
             release_checkpoint.run_config(generator, None, ["gan.latent_dim=32"])
@@ -203,7 +203,7 @@ class TestVerb:
 
         return run
 
-    def test_a_larger_side_than_was_trained_is_told(self, convert, checkpoint):
+    def test_a_warning_about_untrained_layers(self, convert, checkpoint):
         result = convert(checkpoint, "--resolution=16")
         assert result.status == 0 and "16 px" in result.stdout
         (line,) = result.stderr.splitlines()
@@ -213,17 +213,17 @@ class TestVerb:
     @pytest.mark.parametrize(
         ("step", "flags"), [(2, ["--resolution=8"]), ("three", ["--resolution=8"]), (1, [])]
     )
-    def test_nothing_to_warn_of(self, convert, checkpoint, step, flags):
+    def test_no_warning(self, convert, checkpoint, step, flags):
         result = convert({**checkpoint, "step": step}, *flags)
         assert (result.status, result.stderr) == (0, "")
 
-    def test_a_stage_that_is_not_stated_is_told(self, convert, states):
+    def test_a_warning_about_a_stage_that_is_not_stated(self, convert, states):
         result = convert({"generator_running": states["one_generator"]})
         assert result.status == 0 and "128 px" in result.stdout
         (line,) = result.stderr.splitlines()
         assert "no `step`" in line and "128 px" in line and "--resolution" in line
 
-    def test_an_odd_stage_is_refused(self, convert, checkpoint, tmp_path):
+    def test_an_invalid_stage_is_an_error(self, convert, checkpoint, tmp_path):
         result = convert({**checkpoint, "step": 60000})
         assert result.status == 2
         assert f"--checkpoint={tmp_path / 'x.model'}: its `step`" in result.stderr
@@ -240,7 +240,9 @@ class TestVerb:
             assert words in result.stderr
         assert "layerseg train" not in result.stderr
 
-    def test_without_pytorch_it_says_how_to_get_it(self, layerseg, tmp_path, monkeypatch):
+    def test_without_pytorch_the_error_explains_how_to_install_it(
+        self, layerseg, tmp_path, monkeypatch
+    ):
         monkeypatch.setitem(sys.modules, "torch", None)  # what `import` then finds
         path = tmp_path / "x.model"
         path.write_bytes(b"")
@@ -248,7 +250,7 @@ class TestVerb:
         assert result.status == 2
         assert "pip install torch" in result.stderr
 
-    def test_what_is_no_checkpoint(self, layerseg, tmp_path):
+    def test_a_file_that_is_not_a_checkpoint(self, layerseg, tmp_path):
         pytest.importorskip("torch")
         path = tmp_path / "x.model"
         path.write_bytes(b"not a checkpoint")

@@ -1,4 +1,4 @@
-"""Conversion of the authors' checkpoints; that the networks agree is `port_test.py`'s."""
+"""Conversion of the authors' state dicts; `port_test.py` tests that the networks agree."""
 
 import golden_states
 import numpy as np
@@ -32,14 +32,14 @@ def test_variant_and_sizes_are_inferred(states, section, variant):
     assert (generator.mapping_layers, generator.max_channels) == (8, 16)
 
 
-def test_all_that_is_stored_is_the_default(states):
+def test_all_blocks_are_kept_by_default(states):
     assert generator_from_state_dict(states["one_generator"]).resolution == 1024
     discriminator = discriminator_from_state_dict(states["discriminator"])
     assert (discriminator.resolution, discriminator.max_channels) == (1024, 16)
     assert discriminator.minibatch_std
 
 
-def test_a_discriminator_without_minibatch_std_is_seen(states):
+def test_a_discriminator_without_minibatch_std(states):
     state = dict(states["discriminator"])
     key = "progression.8.conv1.0.conv.weight_orig"
     state[key] = state[key][:, :16]
@@ -89,7 +89,7 @@ def test_missing_and_unexpected_keys_are_listed(states):
     assert "unexpected generator_bg.extra" in str(error.value)
 
 
-def test_the_same_of_the_discriminator(states):
+def test_missing_and_unexpected_keys_of_a_discriminator(states):
     state = {
         ("renamed" if k == "linear.linear.bias" else k): v
         for k, v in states["discriminator"].items()
@@ -98,21 +98,21 @@ def test_the_same_of_the_discriminator(states):
         discriminator_from_state_dict(state, 8)
 
 
-def test_what_is_above_the_resolution_may_be_missing(states):
+def test_blocks_above_the_resolution_may_be_missing(states):
     state = {k: v for k, v in states["two_generators"].items() if "progression.5" not in k}
     assert generator_from_state_dict(state, 64).resolution == 64
     with pytest.raises(UserError, match=r"missing generator_bg\.generator\.progression\.5"):
         generator_from_state_dict(state, 128)
 
 
-def test_another_networks_state_dict_is_refused():
+def test_a_state_dict_of_another_network():
     with pytest.raises(UserError, match=r"not the authors' generator: it holds conv\.weight"):
         generator_from_state_dict({"conv.weight": np.zeros((3, 3))})
     with pytest.raises(UserError, match="not the authors' discriminator: it holds none"):
         discriminator_from_state_dict({})
 
 
-def test_widths_that_are_not_ours_are_refused(states):
+def test_unsupported_widths(states):
     state = dict(states["two_generators"])
     key = "generator_bg.generator.progression.1.conv2.conv.weight_orig"
     state[key] = state[key][:12]
@@ -121,7 +121,7 @@ def test_widths_that_are_not_ours_are_refused(states):
 
 
 @pytest.mark.parametrize("shape", [(16,), (2, 4, 4, 4)])
-def test_a_wrong_shape_is_named(states, shape):
+def test_a_wrong_shape(states, shape):
     key = "generator_objects.generator.progression.0.conv1.input"
     state = {**states["two_generators"], key: np.zeros(shape, np.float32)}
     with pytest.raises(UserError) as error:
@@ -131,7 +131,7 @@ def test_a_wrong_shape_is_named(states, shape):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_numbers_that_are_not_finite_are_named(states, value):
+def test_numbers_that_are_not_finite(states, value):
     for section, key, convert in (
         ("two_generators", "generator_bg.style.1.linear.bias", generator_from_state_dict),
         ("discriminator", "linear.linear.weight_orig", discriminator_from_state_dict),
