@@ -11,7 +11,7 @@ from layered_segmentation.config import DataConfig
 
 
 @pytest.mark.slow
-def test_the_pipeline_beside_training(layerseg, tmp_path):
+def test_the_pipeline_and_training(layerseg, tmp_path):
     out = tmp_path / "data.json"
     flags = ["--images=24", "--resolutions=8,16", "--batch=4", "--cache_memory=0"]
     speeds = "--training_speeds=100,50"
@@ -56,14 +56,14 @@ def test_flags_that_do_not_go_together_are_refused(layerseg, given, reason):
 
 
 @pytest.mark.slow
-def test_a_dataset_that_is_not_prepared_is_one_error(layerseg, tmp_path):
+def test_a_dataset_that_is_not_prepared(layerseg, tmp_path):
     flags = ["--dataset=lsun_objects/car", f"--data_dir={tmp_path}", "--training_speeds=1"]
     result = layerseg("benchmark_data", "--resolutions=8", *flags)
     assert result.status == 2 and "layerseg prepare --dataset=lsun_objects/car" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_drawn_photos_are_photos_of_their_number():
+def test_a_drawn_photo_depends_on_its_number():
     files = [data.draw_photo(number) for number in (0, 0, 1)]
     assert files[0] == files[1] != files[2]
     with Image.open(io.BytesIO(files[0])) as image:

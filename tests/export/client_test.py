@@ -1,4 +1,4 @@
-"""The client against a stand-in for the server, over a SavedModel as it was exported."""
+"""The client with a stand-in for the server, which serves exported SavedModels."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def free_port():
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_masks_are_kerass(server, segmenter, album, tmp_path, protocol):
+def test_masks_equal_the_keras_models(server, segmenter, album, tmp_path, protocol):
     server.requests.clear()
     predict = connect(server, protocol, version=1)
     done, failed = client.segment(predict, str(album), str(tmp_path / "out"), batch=3)
@@ -100,7 +100,7 @@ def test_masks_are_kerass(server, segmenter, album, tmp_path, protocol):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_the_newest_version_or_a_named_one(server, protocol):
+def test_the_newest_version_or_a_given_one(server, protocol):
     image = Scenes(seed=5, count=1, split="test").load(16)[0]
     encoded = photos_png(image)
     masks = {
@@ -123,7 +123,7 @@ def photos_png(image):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("failure", ["away", "full", "slow"])
-def test_a_server_that_comes_back_is_asked_again(server, protocol, failure):
+def test_an_unavailable_server_is_retried(server, protocol, failure):
     image = photos_png(Scenes(seed=5, count=1, split="test").load(16)[0])
     expected = connect(server, protocol)([image])
     server.failures[:] = [failure, failure]
@@ -137,7 +137,7 @@ def test_a_server_that_comes_back_is_asked_again(server, protocol, failure):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_slow_server_is_not_waited_for(server, protocol):
+def test_a_slow_server_times_out(server, protocol):
     server.failures[:] = ["slow"] * 2
     start = time.monotonic()
     with pytest.raises(UserError, match=r"no answer within 0\.1 s \(2 attempts\)"):
@@ -147,7 +147,7 @@ def test_a_slow_server_is_not_waited_for(server, protocol):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_what_is_wrong_is_said(server, protocol, tmp_path):
+def test_error_messages(server, protocol, tmp_path):
     image = photos_png(np.zeros((16, 16, 3), np.uint8))
     with pytest.raises(UserError, match=r"--model=other: .* does not serve it .*not found"):
         connect(server, protocol, name="other")([image])
@@ -168,7 +168,7 @@ def test_what_is_wrong_is_said(server, protocol, tmp_path):
         client.connect(protocol, model)([image])
 
 
-def test_what_the_server_refuses_costs_only_its_own_photo(server, album, tmp_path):
+def test_a_refused_photo_does_not_stop_the_others(server, album, tmp_path):
     def predict(images):  # a server whose decoder is stricter than the client's
         if any(b"WEBP" in image or len(image) == len(refused) for image in images):
             raise client.Refused("refuses the request")
@@ -184,7 +184,7 @@ def test_what_the_server_refuses_costs_only_its_own_photo(server, album, tmp_pat
     assert not (tmp_path / "out" / "more").exists()
 
 
-def test_files_go_as_they_are_where_the_server_reads_them_alike(album):
+def test_files_are_sent_unchanged_if_the_server_decodes_them_alike(album):
     for name, is_kept in (("wide.png", True), ("more/small.jpg", True), ("turned.jpg", False)):
         path = str(album / name)
         sent = client._encode(path, photos.read(path))
@@ -212,8 +212,8 @@ def test_the_command(server, album, tmp_path):
     assert "Traceback" not in again.stderr + wrong.stderr
 
 
-def test_the_stand_in_speaks_rest_as_documented(server):
-    """A request as the documentation of TensorFlow Serving's REST API writes it, byte by byte."""
+def test_the_loopback_server_answers_a_documented_request(server):
+    """A request as in the documentation of TensorFlow Serving's REST API."""
     image = np.zeros((1, 4, 4, 3), np.uint8)
     url = f"http://{server.rest_address}/v1/models/layerseg:predict"
     answer = requests.post(url, data=json.dumps({"instances": image.tolist()}), timeout=20)

@@ -1,4 +1,4 @@
-"""The metadata of TFLite files, read back slot by slot, and by MediaPipe where it is installed."""
+"""The metadata of TFLite files, read slot by slot, and by MediaPipe if it is installed."""
 
 import io
 import zipfile
@@ -82,7 +82,7 @@ def test_input_range_normalisation_and_label(plain, is_bytes):
         assert archive.read("labels.txt") == b"flower\n"
 
 
-def test_the_file_computes_what_it_did(plain):
+def test_metadata_do_not_change_the_masks(plain):
     content = metadata.attach(plain, "car", False)
     assert content == metadata.attach(plain, "car", False)  # bit for bit, whenever it is made
     before, after = (
@@ -94,7 +94,7 @@ def test_the_file_computes_what_it_did(plain):
     assert len(content) - len(plain) < 4000
 
 
-def test_a_label_is_a_word_or_a_few(tmp_path):
+def test_invalid_labels(tmp_path):
     for label in ("", " ", "two\nlines"):
         with pytest.raises(UserError, match="--label="):
             tflite.export_tflite(random_student(), str(tmp_path / "a.tflite"), label=label)
@@ -102,7 +102,7 @@ def test_a_label_is_a_word_or_a_few(tmp_path):
 
 
 def test_mediapipe_reads_it(plain, tmp_path):
-    """The code of MediaPipe Tasks, as it runs on Android and iOS, wants metadata and finds them."""
+    """MediaPipe Tasks, as on Android and iOS, needs the metadata."""
     mediapipe = pytest.importorskip("mediapipe")
     from mediapipe.tasks import python
     from mediapipe.tasks.python import vision

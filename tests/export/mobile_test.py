@@ -16,7 +16,8 @@ from PIL import Image
 
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.export import quantize, tflite
-from layered_segmentation.segmenter.segmenter import create_segmenter
+from layered_segmentation.images import to_square
+from layered_segmentation.segmenter.segmenter import create_segmenter, resize_masks
 
 MOBILE = os.path.join(os.path.dirname(__file__), "..", "..", "export", "mobile")
 WEB = os.path.join(MOBILE, "web")
@@ -38,7 +39,7 @@ def readme():
 
 
 def tensors(path):
-    """What a file has: {name: (type, shape)}, by its signature."""
+    """Returns a file's inputs and outputs: {name: (type, shape)}."""
     runtime = Interpreter(model_path=path)
     run = runtime.get_signature_runner("serving_default")
     details = run.get_input_details() | run.get_output_details()
@@ -52,12 +53,12 @@ def shape(text):
     return [SIDE if side == "S" else int(side) for side in text.split(", ")]
 
 
-def test_the_table_has_the_files_tensors(exported, readme):
+def test_the_table_lists_the_files_tensors(exported, readme):
     rows = re.findall(r"\| (?:input|output) \| `(\w+)` \| (\w+) \| \[([^]]+)\]", readme)
     assert {name: (kind, shape(sides)) for name, kind, sides in rows} == tensors(exported)
 
 
-def test_the_readme_says_how_to_read_int8(readme, tmp_path):
+def test_the_readme_explains_int8(readme, tmp_path):
     scenes = tmp_path / "scenes"
     scenes.mkdir()
     for index, scene in enumerate(Scenes(seed=1, count=4, split="test").load(SIDE)):
@@ -100,7 +101,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def install(out):
-    """The page's sources with what `npm ci` installs; in a copy, where the checkout has none."""
+    """Returns a directory with the page's sources and packages; a copy if the checkout has none."""
     if os.path.isdir(os.path.join(WEB, "node_modules", "playwright-core")):
         return WEB
     copy = out / "web"
@@ -114,7 +115,7 @@ def install(out):
 
 @pytest.fixture(scope="module")
 def page(exported, tmp_path_factory):
-    """What the built page said of a photo in headless Chromium, with its folder and the photo."""
+    """The built page's answers to a photo in headless Chromium, its folder, the photo, its mask."""
     browser = shutil.which("chromium")
     missing = [name for name in ("node", "npm", "chromium") if not shutil.which(name)]
     if missing:
@@ -135,7 +136,7 @@ def page(exported, tmp_path_factory):
     run = Interpreter(model_path=model).get_signature_runner("serving_default")
     images = run.get_input_details()["images"]
     side = int(images["shape"][1])
-    squashed = cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA)
+    squashed = to_square(np.ascontiguousarray(rgb), side)
     (out / "pixels.json").write_text(json.dumps(squashed.ravel().tolist()))
     masks = run(images=squashed[None].astype(images["dtype"]))["masks"][0, :, :, 0]
     if masks.dtype == np.uint8:
@@ -153,6 +154,30 @@ def page(exported, tmp_path_factory):
         )
         server.shutdown()
     return json.loads((out / "answers.json").read_text()), out, rgb, masks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(150, 97), (40, 200), (7, 16)])
+def test_the_pages_resizes_are_pythons(tmp_path, size):
+    if not shutil.which("node"):
+        pytest.skip("needs node")
+    draws = np.random.default_rng(0)
+    width, height = size
+    rgba = draws.integers(0, 256, (height, width, 4), np.uint8)
+    mask = draws.uniform(0, 1, (SIDE, SIDE)).astype(np.float32)
+    program = f"""
+        import {{ squash, enlarge }} from {json.dumps(os.path.join(WEB, "src", "resize.js"))};
+        const squashed = squash({rgba.ravel().tolist()}, {width}, {height}, {SIDE});
+        const enlarged = enlarge({mask.ravel().tolist()}, {SIDE}, {width}, {height});
+        console.log(JSON.stringify([squashed, enlarged].map((x) => Array.from(x))));
+    """
+    (tmp_path / "program.mjs").write_text(program)
+    node = ["node", str(tmp_path / "program.mjs")]
+    squashed, enlarged = json.loads(subprocess.run(node, capture_output=True, check=True).stdout)
+    expected = to_square(np.ascontiguousarray(rgba[..., :3]), SIDE).astype(int)
+    assert np.abs(np.reshape(squashed, expected.shape) - expected).max() <= 1
+    expected = np.asarray(resize_masks(mask[None, ..., None], height, width))[0, ..., 0]
+    np.testing.assert_allclose(np.reshape(enlarged, expected.shape), expected, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -179,7 +204,7 @@ def test_a_dropped_photo_is_turned_upright(page):
 
 
 @pytest.mark.slow
-def test_the_built_site_says_whose_runtime_it_carries(page):
+def test_the_built_site_names_the_licence_of_its_runtime(page):
     site = page[1] / "site"
     assert "@litertjs/core" in (site / "NOTICE.txt").read_text()
     assert "Apache License" in (site / "LICENSE.txt").read_text()
@@ -201,7 +226,7 @@ def test_a_failed_build_leaves_nothing(exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_page_says_what_is_wrong_and_stays_at_home(page):
+def test_the_page_reports_errors_and_requests_only_its_own_files(page):
     answers = page[0]
     assert "a.txt" in answers["refusal"] and "cannot be loaded" in answers["broken"]
     assert answers["foreign"] == [] and not answers["overflows"]

@@ -21,7 +21,7 @@ def segmenter():
 
 @pytest.fixture(scope="module")
 def exported(segmenter, tmp_path_factory):
-    """One SavedModel and one TFLite file, with what their exports said."""
+    """A SavedModel and a TFLite file, as their exports reported them."""
     out = tmp_path_factory.mktemp("export")
     return (
         saved_model.export_saved_model(segmenter, str(out / "models")),
@@ -36,7 +36,7 @@ def jpeg(image):
 
 
 @pytest.mark.parametrize("side", [16, 23, 64])
-def test_the_saved_model_gives_kerass_masks_at_the_inputs_size(segmenter, exported, side):
+def test_the_saved_model_gives_the_keras_models_masks(segmenter, exported, side):
     serve = tf.saved_model.load(exported[0].path).signatures["serving_default"]
     images = scenes(side)
     masks = serve(images=tf.constant(images))["masks"].numpy()
@@ -45,7 +45,7 @@ def test_the_saved_model_gives_kerass_masks_at_the_inputs_size(segmenter, export
     assert masks.std() > 0.01
 
 
-def test_the_saved_model_takes_images_that_are_not_square(segmenter, exported):
+def test_the_saved_model_accepts_images_that_are_not_square(segmenter, exported):
     serve = tf.saved_model.load(exported[0].path).signatures["serving_default"]
     image = scenes(64)[:1, 10:40]
     masks = serve(images=tf.constant(image))["masks"].numpy()
@@ -64,7 +64,7 @@ def test_the_saved_model_pads_as_its_segmenter_does(segmenter, tmp_path):
         assert np.allclose(masks, segmenter.predict(image), atol=1e-3) == is_square
 
 
-def test_the_saved_model_takes_encoded_photos_of_several_sizes(segmenter, exported):
+def test_the_saved_model_accepts_encoded_photos_of_several_sizes(segmenter, exported):
     serve = tf.saved_model.load(exported[0].path).signatures["image_bytes"]
     large, small = scenes(64)[0, 10:40], scenes(23)[1]
     grey = np.repeat(large[..., :1], 3, axis=-1)
@@ -85,14 +85,14 @@ def test_the_saved_model_takes_encoded_photos_of_several_sizes(segmenter, export
         serve(bytes=tf.constant([b"no image"]))
 
 
-def test_a_wrong_signature_of_bytes_is_a_mismatch_too(segmenter, tmp_path, monkeypatch):
+def test_a_wrong_image_bytes_signature_is_a_mismatch(segmenter, tmp_path, monkeypatch):
     monkeypatch.setattr(saved_model, "_bytes_difference", lambda *_: 0.5)
     with pytest.raises(UserError, match=r"differ from the Keras model's by 0\.5"):
         saved_model.export_saved_model(segmenter, str(tmp_path / "models"))
     assert os.listdir(tmp_path) == []
 
 
-def test_the_tflite_file_gives_kerass_masks(segmenter, exported):
+def test_the_tflite_file_gives_the_keras_models_masks(segmenter, exported):
     runtime = Interpreter(model_path=exported[1].path, num_threads=1)
     run = runtime.get_signature_runner("serving_default")
     assert runtime.get_signature_list()["serving_default"] == {
@@ -105,7 +105,7 @@ def test_the_tflite_file_gives_kerass_masks(segmenter, exported):
         np.testing.assert_allclose(mask, expected, atol=compare.TOLERANCE)
 
 
-def test_what_the_exports_say_is_what_was_measured(exported):
+def test_reported_numbers(exported):
     for done in exported:
         assert 0 <= done.difference <= compare.TOLERANCE and done.images == 48
         assert done.milliseconds > 0

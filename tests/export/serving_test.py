@@ -1,4 +1,4 @@
-"""What a model server finds in an exported version, and that it needs none of our Python."""
+"""An exported version as a model server sees it, without this package's Python."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def exported(segmenter, tmp_path_factory):
     return saved_model.export_saved_model(segmenter, str(out), str(album))
 
 
-def test_layers_are_those_of_the_generator(segmenter, exported):
+def test_layers_equal_the_generators(segmenter, exported):
     serve = tf.saved_model.load(exported.path).signatures["layers"]
     image = scenes(64)[:2, 10:40]
     drawn = {name: value.numpy() for name, value in serve(images=tf.constant(image)).items()}
@@ -59,9 +59,9 @@ def test_all_signatures_are_free_in_the_batch(exported):
         assert all(output.shape[0] is None for output in signature.structured_outputs.values())
 
 
-def test_operators_are_tensorflows_own(exported, tmp_path):
+def test_operators_are_tensorflows(exported, tmp_path):
     assert {"Conv2D", "DecodeJpeg", "MatMul", "StatefulPartitionedCall"} <= set(exported.operators)
-    # What other runtimes and GPUs lack; `signatures.resize` stands in for it.
+    # Other runtimes and GPUs lack it; `signatures.resize` replaces it.
     assert "ScaleAndTranslate" not in exported.operators
 
     class Foreign(tf.Module):
@@ -136,7 +136,7 @@ def test_the_servers_settings(exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_runs_without_any_python_of_ours(segmenter, exported, tmp_path):
+def test_it_runs_without_this_packages_python(segmenter, exported, tmp_path):
     model = saved_model_pb2.SavedModel()
     with open(os.path.join(exported.path, "saved_model.pb"), "rb") as file:
         model.ParseFromString(file.read())
@@ -156,14 +156,14 @@ def test_it_runs_without_any_python_of_ours(segmenter, exported, tmp_path):
     np.testing.assert_allclose(masks, segmenter.predict(images), atol=1e-4)
 
 
-# Where the processor has half precision, OpenVINO takes it unasked.
+# By default OpenVINO uses half precision on processors that have it.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["student", "padding student", "encoder"])
 def test_openvino_computes_the_same(segmenter, tmp_path, kind):
-    """Another company's runtime, which shares no code with TensorFlow, on both exports."""
+    """A runtime that shares no code with TensorFlow, on both exports."""
     if kind != "encoder":
         segmenter = random_student()
         if kind == "padding student":

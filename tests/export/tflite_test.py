@@ -68,7 +68,7 @@ def test_float_files_keep_within_their_limits(flowers, album, tmp_path, mode):
     assert np.abs(mask - expected).mean() <= max(1e-2, done.mean_difference)
 
 
-def test_int8_takes_a_photos_bytes_and_gives_bytes(flowers, album, tmp_path):
+def test_int8_has_uint8_input_and_output(flowers, album, tmp_path):
     path = str(tmp_path / "file.tflite")
     done = tflite.export_tflite(
         flowers,
@@ -85,9 +85,9 @@ def test_int8_takes_a_photos_bytes_and_gives_bytes(flowers, album, tmp_path):
     assert images["dtype"] == np.uint8 and images["quantization"] == pytest.approx((1.0, 0))
     assert masks["dtype"] == np.uint8 and masks["quantization"] == pytest.approx((1 / 256, 0))
     image = photos.to_square(photos.read(str(album / "photos" / "0.png")), 64)
-    ours = run(images=image[None])["masks"] >= 128
-    theirs = flowers.predict(image[None]) >= 0.5
-    assert np.mean(ours == theirs) > 0.95
+    masks = run(images=image[None])["masks"] >= 128
+    expected = flowers.predict(image[None]) >= 0.5
+    assert np.mean(masks == expected) > 0.95
 
 
 def test_a_file_over_its_limit_is_not_written(segmenter, album, tmp_path, monkeypatch):
@@ -125,7 +125,7 @@ def test_a_file_over_its_limit_is_not_written(segmenter, album, tmp_path, monkey
         ({"masks": "EMPTY"}, "name their photos with --images too"),
     ],
 )
-def test_bad_input_is_one_error_and_leaves_nothing(segmenter, tmp_path, options, message):
+def test_invalid_input_writes_nothing(segmenter, tmp_path, options, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "cut.jpg").write_bytes(b"\xff\xd8\xff")
     places = {"NONE": "none", "EMPTY": "empty", "FILE": os.path.join("empty", "cut.jpg")}
@@ -157,8 +157,8 @@ def test_pixels_to_ignore_are_not_scored(flowers, album, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_generators_segmenter_is_held_to_the_same_limits(shallow_resnet, album, tmp_path):
-    """Untrained, it survives float16 and not int8, and the command tells the one from the other."""
+def test_the_limits_apply_to_an_encoder(shallow_resnet, album, tmp_path):
+    """Untrained, it is within the limits of float16 but not of int8."""
     segmenter = encoder_segmenter()
     flags = {"images": str(album / "photos"), "representative_data": ""}
     for mode in ("none", "float16"):

@@ -1,4 +1,4 @@
-"""Runs a SavedModel through TensorFlow's C interface: no Python of TensorFlow, Keras or ours.
+"""Runs a SavedModel through TensorFlow's C interface, without the Python that made it.
 
 usage: python c_api.py SAVED_MODEL INPUT_OPERATION OUTPUT_OPERATION OUTPUT_INDEX IN.npy OUT.npy
 """

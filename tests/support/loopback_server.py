@@ -1,8 +1,8 @@
-"""A stand-in for TensorFlow Serving, whose binary PyPI does not have.
+"""A stand-in for TensorFlow Serving, which PyPI does not have.
 
-It answers gRPC's PredictionService.Predict and REST's `:predict` over exported SavedModels, with
-the messages and statuses of the real server as far as its documentation and protocol files give
-them. What the real server does besides (batching, loading new versions, warm-up) it does not do.
+It answers gRPC's PredictionService.Predict and REST's `:predict` from exported SavedModels, with
+the messages and statuses of the real server's documentation and protocol files. It does no
+batching, warm-up or loading of new versions.
 """
 
 import base64
@@ -30,8 +30,8 @@ class LoopbackServer:
     """Serves the versions of one model on two free ports of 127.0.0.1.
 
     Attributes:
-        requests: What came in, as (protocol, signature, images), in order.
-        failures: Faults to answer the next requests with: `away`, `full`, `slow` or `broken`.
+        requests: The requests so far, as (protocol, signature, images).
+        failures: Faults of the next answers: `away`, `full`, `slow` or `broken`.
         grpc_address: HOST:PORT.
         rest_address: Likewise.
     """

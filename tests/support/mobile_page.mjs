@@ -19,18 +19,18 @@ page.on("request", (request) => {
     foreign.push(request.url());
   }
 });
-const said = () => page.locator("#status").textContent();
-const settled = (text) =>
+const status = () => page.locator("#status").textContent();
+const waitForStatus = (text) =>
   page.waitForFunction((t) => document.getElementById("status").textContent.includes(t), text);
 
 await page.goto(address);
-await settled("Ready");
+await waitForStatus("Ready");
 await page.setInputFiles("#file", { name: "a.txt", mimeType: "text/plain", buffer: Buffer.from("x") });
-await settled("not an image");
-const refusal = await said();
+await waitForStatus("not an image");
+const refusal = await status();
 await page.setInputFiles("#file", photo);
 await page.locator("#result").waitFor({ state: "visible" });
-const answer = await said();
+const answer = await status();
 await page.screenshot({ path: join(out, "desktop.png"), fullPage: true });
 await page.setViewportSize({ width: 390, height: 844 });
 const overflows = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
@@ -57,12 +57,12 @@ const dropped = await page.evaluateHandle(async (base64) => {
 await page.dispatchEvent("body", "dragover", { dataTransfer: dropped });
 const isMarked = await page.locator("#drop").evaluate((e) => e.classList.contains("over"));
 await page.dispatchEvent("body", "drop", { dataTransfer: dropped });
-await settled("turned.jpg");
+await waitForStatus("turned.jpg");
 const size = await page.locator("#cutout").evaluate((e) => [e.width, e.height]);
 await page.route("**/segmenter.tflite", (route) => route.abort());
 await page.reload();
-await settled("cannot be loaded");
-const broken = await said();
+await waitForStatus("cannot be loaded");
+const broken = await status();
 await context.close();
 writeFileSync(
   join(out, "answers.json"), JSON.stringify({

@@ -1,5 +1,5 @@
 // Bundles the page with its runtime: npm run build -- --model=segmenter.tflite --out=SITE
-// The folder that it writes needs no network but its own files.
+// The page it writes requests only its own files.
 import {
   cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync,
 } from "node:fs";
@@ -22,20 +22,20 @@ function fail(message) {
   process.exit(2);
 }
 
-// npm runs scripts in this folder; a path on the command line is meant from where the user stands.
+// npm runs scripts in this folder; paths are relative to where npm was called.
 const from = process.env.INIT_CWD ?? process.cwd();
 if (!values.model) fail("--model is needed, the .tflite file that the page runs");
 const model = resolve(from, values.model);
 const out = resolve(from, values.out);
 if (!existsSync(model)) fail(`--model=${values.model}: there is no such file`);
 if (readFileSync(model).subarray(4, 8).toString() !== "TFL3") {
-  fail(`--model=${values.model}: is not a TFLite file; write one with the tflite export`);
+  fail(`--model=${values.model}: is not a TFLite file; write one with layerseg export --format=tflite`);
 }
 if (existsSync(out) && !values.overwrite) {
   fail(`--out=${values.out}: already exists; remove it or add --overwrite`);
 }
 
-// The folder appears whole or not at all.
+// The folder appears complete or not at all.
 const partial = `${out}.partial`;
 rmSync(partial, { recursive: true, force: true });
 try {
@@ -64,8 +64,8 @@ async function bundle(folder) {
   for (const name of ["index.html", "page.css", "LICENSE.txt"]) {
     cpSync(join(here, "src", name), join(folder, name));
   }
-  // The runtime takes `compat` where the browser lacks relaxed SIMD; neither has threads, so that
-  // no COOP/COEP headers are needed.
+  // The runtime loads `compat` in browsers without relaxed SIMD. Neither uses threads, so no
+  // COOP/COEP headers are needed.
   for (const name of ["litert_wasm_internal", "litert_wasm_compat_internal"]) {
     for (const ending of [".js", ".wasm"]) {
       cpSync(join(runtime, "wasm", name + ending), join(folder, "wasm", name + ending));

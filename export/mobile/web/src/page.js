@@ -1,10 +1,10 @@
 import { Tensor, loadAndCompile, loadLiteRt } from "@litertjs/core";
 import { enlarge, squash } from "./resize.js";
 
-const LONGEST = 2048; // larger photos are made smaller first: canvases of phones have limits
+const LONGEST = 2048; // larger photos are shrunk first: canvases on phones are limited
 const find = (id) => document.getElementById(id);
 
-/** Loads the model once; rejects if the runtime or the file cannot be had. */
+/** Loads the model; rejects if the runtime or the file cannot be loaded. */
 async function loadModel() {
   await loadLiteRt(new URL("wasm/", location.href).href, { threads: false });
   const url = new URL("segmenter.tflite", location.href).href;
@@ -38,7 +38,7 @@ async function readPhoto(file) {
   return context.getImageData(0, 0, width, height);
 }
 
-function say(text, isError = false) {
+function setStatus(text, isError = false) {
   find("status").textContent = text;
   find("status").classList.toggle("error", isError);
 }
@@ -71,14 +71,14 @@ function show(photo, probabilities) {
 let latest = 0;
 
 async function segment(file) {
-  const turn = ++latest; // of two photos chosen in a hurry, the later one is shown
-  say("Cutting out …");
+  const turn = ++latest; // only the photo chosen last is shown
+  setStatus("Cutting out …");
   find("result").hidden = true;
   let photo;
   try {
     photo = await readPhoto(file);
   } catch {
-    if (turn === latest) say(`“${file.name}” is not an image that this browser can read.`, true);
+    if (turn === latest) setStatus(`“${file.name}” is not an image that this browser can read.`, true);
     return;
   }
   try {
@@ -87,11 +87,11 @@ async function segment(file) {
     const mask = await run(loaded, squash(photo.data, photo.width, photo.height, side));
     if (turn !== latest) return;
     const part = show(photo, enlarge(mask, side, photo.width, photo.height));
-    say(part ? `Done: the object covers ${Math.round(100 * part)} % of ${file.name}.`
+    setStatus(part ? `Done: the object covers ${Math.round(100 * part)} % of ${file.name}.`
              : `No object was found in ${file.name}.`);
   } catch (error) {
     console.error(error);
-    if (turn === latest) say("The model failed on this photo. Reload the page to try again.", true);
+    if (turn === latest) setStatus("The model failed on this photo. Reload the page to try again.", true);
   }
 }
 
@@ -108,12 +108,12 @@ function download(id) {
 const ready = loadModel();
 ready.then(
   () => {
-    say("Ready. Choose a photo.");
+    setStatus("Ready. Choose a photo.");
     find("file").disabled = false;
   },
   (error) => {
     console.error(error);
-    say("The model cannot be loaded. Check the connection and reload the page.", true);
+    setStatus("The model cannot be loaded. Check the connection and reload the page.", true);
   },
 );
 find("file").addEventListener("change", (event) => {
@@ -136,5 +136,5 @@ for (const id of ["cutout", "mask"]) {
   find(`save-${id}`).addEventListener("click", () => download(id));
 }
 
-// For tests and for the console: the same steps on pixels.
+// For tests and the console.
 Object.assign(window, { segmenter: { ready, run, squash, enlarge } });
