@@ -23,7 +23,13 @@ from layered_segmentation.validation import (
 )
 
 # Fields that change nothing of what a training computes.
-NOT_TRAINED = ("data.cache_dir", "data.cache_memory", "data.test_path", "data.test_masks")
+NOT_TRAINED = (
+    "data.cache_dir",
+    "data.cache_memory",
+    "data.test_path",
+    "data.test_masks",
+    "train.keep_stages",
+)
 
 
 class Choice(enum.StrEnum):
@@ -306,6 +312,8 @@ class TrainConfig:
         checkpoint_every: Images between checkpoints.
         sheet_every: Images between image sheets.
         keep_checkpoints: Number of checkpoints to keep on disk.
+        keep_stages: Resolutions below the final one whose networks are kept in RUN/stages at the
+            end of their stage, as in [64]; null keeps all, [] none.
     """
 
     seed: int = bounded(0, "in [0, 2147483648)")
@@ -315,6 +323,7 @@ class TrainConfig:
     checkpoint_every: int = bounded(50_000, "at least 1")
     sheet_every: int = bounded(20_000, "at least 1")
     keep_checkpoints: int = bounded(3, "at least 1")
+    keep_stages: list[int] | None = added(None, was=None)
 
 
 @dataclasses.dataclass

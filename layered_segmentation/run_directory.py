@@ -68,6 +68,34 @@ class RunDirectory:
             )
         return run
 
+    def at_stage(self, resolution: int) -> "RunDirectory":
+        """Opens what was kept at the end of a stage: a run of that resolution.
+
+        Args:
+            resolution: The stage's; 0 or the final resolution for the run itself.
+
+        Raises:
+            UserError: Nothing was kept of that stage.
+        """
+        final = self.config().gan.resolution
+        if resolution in (0, final):
+            return self
+        stage = RunDirectory(self.stage_path(resolution))
+        if stage.finished() is None:
+            stages = os.path.dirname(stage.path)
+            names = os.listdir(stages) if os.path.isdir(stages) else []
+            kept = sorted(int(name) for name in names if name.isdigit())
+            raise UserError(
+                f"--stage={resolution}: {self.path} kept no networks of that stage; it has those "
+                f"of {', '.join(map(str, [*kept, final]))} px. A run keeps the stages of "
+                "train.keep_stages, each at its end"
+            )
+        return stage
+
+    def stage_path(self, resolution: int) -> str:
+        """Directory of what was kept at the end of a stage."""
+        return os.path.join(self.path, "stages", str(resolution))
+
     @property
     def config_path(self) -> str:
         """The effective config."""
@@ -107,6 +135,11 @@ class RunDirectory:
     def discriminator_file(self) -> str:
         """The trained discriminator as a Keras file; the encoder's loss uses its features."""
         return os.path.join(self.generator, "discriminator.keras")
+
+    @property
+    def trained_generator_file(self) -> str:
+        """The generator itself, not its average; only of a stage that was kept."""
+        return os.path.join(self.generator, "trained_generator.keras")
 
     @property
     def encoder(self) -> str:

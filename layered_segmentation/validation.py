@@ -75,6 +75,10 @@ def check_combinations(config: Any) -> None:
         is_known = name == "default" or name.isdigit()
         require(is_known, "schedule.learning_rate", name, "keyed by `default` or a resolution")
         require(rate > 0, f"schedule.learning_rate.{name}", rate, "more than 0")
+    for side in config.train.keep_stages or []:
+        is_stage = is_power_of_two(side) and first <= side < last
+        possible = f"null, or resolutions from {first} to below {last} (gan.resolution)"
+        require(is_stage, "train.keep_stages", config.train.keep_stages, possible)
     side = config.student.resolution
     is_side = side == 0 or (side >= 8 and side % 8 == 0)
     require(is_side, "student.resolution", side, "0 or a multiple of 8")

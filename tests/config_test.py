@@ -165,6 +165,8 @@ def test_differences_name_the_fields():
         ("", ["student.truncation=0"], ("student.truncation=0",)),
         ("", ["train.precision=float64"], ("'float64'", "mixed_bfloat16")),
         ("", ["train.seed=-1"], ("train.seed=-1",)),
+        ("", ["train.keep_stages=[24]"], ("train.keep_stages=[24]", "below 128")),
+        ("", ["train.keep_stages=[128]"], ("train.keep_stages=[128]", "from 8 to below 128")),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(name, overrides, words):

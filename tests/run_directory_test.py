@@ -53,7 +53,7 @@ def test_another_config_is_refused_with_the_differences(tmp_path, config):
     assert contents(tmp_path) == before
 
 
-def test_where_photos_are_kept_may_change(tmp_path, config):
+def test_where_photos_and_which_stages_are_kept_may_change(tmp_path, config):
     run = RunDirectory(tmp_path)
     run.create_or_resume(config)
     run.append_log({"images_seen": 0})
@@ -61,6 +61,8 @@ def test_where_photos_are_kept_may_change(tmp_path, config):
         config.data, cache_dir="elsewhere", cache_memory=0, test_path="photos"
     )
     assert run.create_or_resume(dataclasses.replace(config, data=data)) is True
+    train = dataclasses.replace(config.train, keep_stages=[8])
+    assert run.create_or_resume(dataclasses.replace(config, train=train)) is True
     data = dataclasses.replace(data, aspect="pad")
     with pytest.raises(UserError) as error:
         run.create_or_resume(dataclasses.replace(config, data=data))

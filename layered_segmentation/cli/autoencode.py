@@ -15,10 +15,11 @@ import os
 from absl import flags
 
 from layered_segmentation import files, quiet
-from layered_segmentation.cli import app
+from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the trained run.", required=True)
+_STAGE = shared.define_stage_flag()
 _IMAGES = flags.DEFINE_string("images", "", "Directory of photos; the run's own if empty.")
 _SET = flags.DEFINE_multi_string(
     "set", [], "An encoder setting, as in --set=encoder.iterations=500; may be repeated."
@@ -36,9 +37,7 @@ _SHOWN = 20  # photos on the sheet
 def main(argv: list[str]) -> None:
     """Trains one encoder."""
     del argv
-    from layered_segmentation.run_directory import RunDirectory
-
-    run = RunDirectory.open(_RUN_DIR.value)
+    run = shared.open_run(_RUN_DIR.value, _STAGE.value)
     config = run.config_with("encoder", _SET.value)
     if _IMAGES.value and not os.path.isdir(_IMAGES.value):
         raise UserError(f"--images={_IMAGES.value}: there is no such directory")

@@ -24,7 +24,7 @@ from absl import flags
 
 from layered_segmentation import config as configs
 from layered_segmentation import files, quiet
-from layered_segmentation.cli import app
+from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from layered_segmentation.segmenter.encode import EncoderTrainer
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the trained run.", required=True)
+_STAGE = shared.define_stage_flag()
 _IMAGES = flags.DEFINE_string(
     "images", "", "Directory of photos; held-out scenes of a run on procedural scenes if empty."
 )
@@ -54,9 +55,7 @@ RESUME = "finished chunks are kept; the same command resumes with the next one"
 def main(argv: list[str]) -> int:
     """Segments the photos that are left."""
     del argv
-    from layered_segmentation.run_directory import RunDirectory
-
-    run = RunDirectory.open(_RUN_DIR.value)
+    run = shared.open_run(_RUN_DIR.value, _STAGE.value)
     config = run.config_with("encoder", _SET.value)
     if _IMAGES.value and not os.path.isdir(_IMAGES.value):
         raise UserError(f"--images={_IMAGES.value}: there is no such directory")

@@ -15,10 +15,11 @@ import os
 from absl import flags
 
 from layered_segmentation import quiet
-from layered_segmentation.cli import app
+from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the trained run.", required=True)
+_STAGE = shared.define_stage_flag()
 _SET = flags.DEFINE_multi_string(
     "set", [], "A student setting, as in --set=student.width=32; may be repeated."
 )
@@ -37,9 +38,8 @@ def main(argv: list[str]) -> None:
     del argv
     from layered_segmentation import config as configs
     from layered_segmentation import files
-    from layered_segmentation.run_directory import RunDirectory
 
-    run = RunDirectory.open(_RUN_DIR.value)
+    run = shared.open_run(_RUN_DIR.value, _STAGE.value)
     sized = configs.section_overrides(_CONFIG.value, "student") if _CONFIG.value else []
     config = run.config_with("student", [*sized, *_SET.value])
     if not config.gan.variant.has_mask:

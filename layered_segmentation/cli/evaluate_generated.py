@@ -21,6 +21,7 @@ from layered_segmentation.cli import app, shared
 from layered_segmentation.cli.shared import RESULTS, SHEET, TABLE
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the trained run.", required=True)
+_STAGE = shared.define_stage_flag()
 _COUNT = flags.DEFINE_integer("count", 10_000, "Number of composites.", 2)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the composites.", 0, 2**31 - 1)
 _DETECTOR = shared.DetectorFlags(required=True)
@@ -37,7 +38,8 @@ def main(argv: list[str]) -> None:
     """Scores one run's generated masks."""
     del argv
     _DETECTOR.check()
-    out = _OUT.value or os.path.join(_RUN_DIR.value, "evaluation_generated")
+    run = shared.open_run(_RUN_DIR.value, _STAGE.value)
+    out = _OUT.value or os.path.join(run.path, "evaluation_generated")
     shared.require_free(out, [RESULTS, TABLE, SHEET, LAYERS], _OVERWRITE.value)
 
     quiet.import_tensorflow()
@@ -45,9 +47,7 @@ def main(argv: list[str]) -> None:
     from layered_segmentation.evaluation import detectors, generated
     from layered_segmentation.gan import networks
     from layered_segmentation.progress import Bar
-    from layered_segmentation.run_directory import RunDirectory
 
-    run = RunDirectory.open(_RUN_DIR.value)
     scenes = generated.GeneratedScenes(networks.load_generator(run), _SEED.value)
     detector = _DETECTOR.open()
     if isinstance(detector, detectors.MaskFolderDetector):

@@ -31,7 +31,7 @@ import sys
 from absl import flags
 
 from layered_segmentation import quiet
-from layered_segmentation.cli import app
+from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 
 RESUME = "nothing was written; run it again"
@@ -42,6 +42,7 @@ _FORMAT = flags.DEFINE_enum(
 _SEGMENTER = flags.DEFINE_string(
     "segmenter", None, "Run directory, preset directory, hf://… or kaggle://….", required=True
 )
+_STAGE = shared.define_stage_flag()
 _OUT = flags.DEFINE_string(
     "out", None, "The .tflite file, or the directory of a SavedModel's versions.", required=True
 )
@@ -89,6 +90,13 @@ def main(argv: list[str]) -> None:
         _export_saved_model()
 
 
+def _segmenter() -> str:
+    """Returns the path of the segmenter: of a run's stage, if one is named."""
+    if not _STAGE.value:
+        return str(_SEGMENTER.value)
+    return shared.open_run(_SEGMENTER.value, _STAGE.value).path
+
+
 def _export_saved_model() -> None:
     for flag in _TFLITE_ONLY:
         if flags.FLAGS[flag.name].present:
@@ -97,7 +105,7 @@ def _export_saved_model() -> None:
     from layered_segmentation.export import saved_model
     from layered_segmentation.segmenter import presets
 
-    segmenter = presets.load(_SEGMENTER.value)
+    segmenter = presets.load(_segmenter())
     print(saved_model.export_saved_model(segmenter, _OUT.value, _IMAGES.value).summary())
 
 
@@ -106,7 +114,7 @@ def _export_tflite() -> None:
     from layered_segmentation.segmenter import presets
 
     done = tflite.export_tflite(
-        presets.load(_SEGMENTER.value),
+        presets.load(_segmenter()),
         _OUT.value,
         input_size=_INPUT_SIZE.value,
         images=_IMAGES.value,

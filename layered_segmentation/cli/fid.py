@@ -19,6 +19,7 @@ from layered_segmentation.cli import app, shared
 from layered_segmentation.cli.shared import RESULTS
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the trained run.", required=True)
+_STAGE = shared.define_stage_flag()
 _COUNT = flags.DEFINE_integer(
     "count", 10_000, "Number of composites, and the most real images to use.", 2
 )
@@ -38,7 +39,8 @@ RESUME = "nothing was written; run it again"
 def main(argv: list[str]) -> None:
     """Measures one run."""
     del argv
-    out = _OUT.value or os.path.join(_RUN_DIR.value, "evaluation_fid")
+    run = shared.open_run(_RUN_DIR.value, _STAGE.value)
+    out = _OUT.value or os.path.join(run.path, "evaluation_fid")
     shared.require_free(out, [RESULTS], _OVERWRITE.value)
 
     quiet.import_tensorflow()
@@ -46,9 +48,7 @@ def main(argv: list[str]) -> None:
     from layered_segmentation.evaluation.generated import GeneratedScenes
     from layered_segmentation.gan import networks
     from layered_segmentation.progress import Bar
-    from layered_segmentation.run_directory import RunDirectory
 
-    run = RunDirectory.open(_RUN_DIR.value)
     scenes = GeneratedScenes(networks.load_generator(run), _SEED.value)
     features = inception.open_features(_INCEPTION.value)
     real = fid.RealImages(run.config(), _COUNT.value, _IMAGES.value)

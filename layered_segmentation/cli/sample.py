@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from layered_segmentation import files, quiet
-from layered_segmentation.cli import app
+from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 
 if TYPE_CHECKING:
     from layered_segmentation.evaluation.generated import GeneratedScenes
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
+_STAGE = shared.define_stage_flag()
 _OUT = flags.DEFINE_string("out", "", "PNG file to write the sheet to.")
 _IMAGES_OUT = flags.DEFINE_string(
     "images_out", "", "Directory to write images/, masks/ (one PNG per scene) and scenes.json to."
@@ -60,9 +61,7 @@ def main(argv: list[str]) -> None:
     if _IMAGES_OUT.value:
         _check_directory(_IMAGES_OUT.value)
 
-    from layered_segmentation.run_directory import RunDirectory
-
-    run = RunDirectory.open(_RUN_DIR.value)
+    run = shared.open_run(_RUN_DIR.value, _STAGE.value)
     quiet.import_tensorflow()
 
     from layered_segmentation import sheets

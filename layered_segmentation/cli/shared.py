@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from layered_segmentation.evaluation.detectors import Detector
     from layered_segmentation.evaluation.scoring import Scores
+    from layered_segmentation.run_directory import RunDirectory
 
 flags.disclaim_key_flags()  # flags that are defined here belong to the verb that calls
 
@@ -77,6 +78,29 @@ class DetectorFlags:
         return detectors.open_detector(
             self.path, self._class.value, self._score.value, self._instances.value
         )
+
+
+def define_stage_flag() -> "flags.FlagHolder[int]":
+    """Defines `--stage` for the calling verb and returns it."""
+    return flags.DEFINE_integer(
+        "stage",
+        0,
+        "Resolution of an earlier stage: use what the run kept at its end, RUN/stages/STAGE, and "
+        "write there; 0 is the final stage.",
+        0,
+    )
+
+
+def open_run(path: str, stage: int) -> "RunDirectory":
+    """Opens a run, or what it kept of a stage.
+
+    Args:
+        path: The value of `--run_dir`.
+        stage: The value of `--stage`.
+    """
+    from layered_segmentation.run_directory import RunDirectory
+
+    return RunDirectory.open(path).at_stage(stage)
 
 
 def define_refine_flag() -> "flags.FlagHolder[str]":

@@ -9,6 +9,7 @@ from layered_segmentation.gan.layers import (
     EqualConv,
     EqualDense,
     blur,
+    copy_layers,
     downsample,
     leaky_relu,
     minibatch_std,
@@ -124,6 +125,17 @@ class Discriminator(keras.Model):
         used: list[Any] = [*self.from_image[max(0, last - 1) : last + 1], *self.blocks[:last]]
         used += [self.conv, self.dense_conv, self.score]
         return [variable for layer in used for variable in layer.trainable_variables]
+
+    def at_resolution(self, resolution: int) -> "Discriminator":
+        """Returns a copy whose final resolution is that of an earlier stage, faded in."""
+        smaller: Discriminator = Discriminator.from_config(
+            {**self.get_config(), "resolution": resolution}
+        )
+        copy_layers(smaller.from_image, self.from_image)
+        copy_layers(smaller.blocks, self.blocks)
+        last = (self.conv, self.dense_conv, self.score)
+        copy_layers((smaller.conv, smaller.dense_conv, smaller.score), last)
+        return smaller
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -7,6 +7,7 @@ from keras import ops
 
 from layered_segmentation.config import Variant
 from layered_segmentation.gan.composite import Layers
+from layered_segmentation.gan.layers import copy_layers
 from layered_segmentation.gan.synthesis import MappingNetwork, SynthesisNetwork
 
 
@@ -172,6 +173,15 @@ class LayeredGenerator(keras.Model):
             return [first] * count
         crossover = ops.cast(crossover, "int32")[:, None]
         return [ops.where(crossover > block, first, second) for block in range(count)]
+
+    def at_resolution(self, resolution: int) -> "LayeredGenerator":
+        """Returns a copy whose final resolution is that of an earlier stage, faded in."""
+        smaller = LayeredGenerator.from_config({**self.get_config(), "resolution": resolution})
+        copy_layers(smaller.mappings, self.mappings)
+        for copy, synthesis in zip(smaller.syntheses, self.syntheses, strict=True):
+            copy_layers(copy.blocks, synthesis.blocks)
+            copy_layers(copy.to_image, synthesis.to_image)
+        return smaller
 
     def update_mean_styles(self, latents: Any) -> None:
         """Sets the centre of truncation to the mean style of the latents, [N, latent_dim]."""

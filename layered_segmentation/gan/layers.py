@@ -5,6 +5,7 @@ Weights are drawn from N(0, 1) and scaled at run time by He's constant (equalise
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -66,6 +67,12 @@ def minibatch_std(x: Any, batches: int = 1) -> Any:
     channel = ops.zeros_like(x32[..., :1]) + deviation[:, None, None, None, None]
     channel = ops.reshape(ops.cast(channel, x.dtype), (-1, height, width, 1))
     return ops.concatenate([x, channel], axis=-1)
+
+
+def copy_layers(copies: Sequence[keras.layers.Layer], layers: Sequence[keras.layers.Layer]) -> None:
+    """Sets the weights of some layers to those of others, which may be more."""
+    for copy, layer in zip(copies, layers, strict=False):
+        copy.set_weights(layer.get_weights())
 
 
 class EqualDense(keras.layers.Layer):

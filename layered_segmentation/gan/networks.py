@@ -1,5 +1,6 @@
 """The trained networks of a run, saved and loaded as Keras files."""
 
+import dataclasses
 import os
 import zipfile
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import keras
 
 from layered_segmentation import files
+from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.discriminator import Discriminator
+from layered_segmentation.gan.draws import mean_style_latents
 from layered_segmentation.gan.generator import LayeredGenerator
-from layered_segmentation.run_directory import RunDirectory
+from layered_segmentation.run_directory import Finished, RunDirectory
 
 
 def save_generator(run: RunDirectory, generator: LayeredGenerator) -> None:
@@ -21,6 +24,37 @@ def save_generator(run: RunDirectory, generator: LayeredGenerator) -> None:
 def save_discriminator(run: RunDirectory, discriminator: Discriminator) -> None:
     """Saves the trained discriminator."""
     _save(discriminator, run.discriminator_file)
+
+
+def save_stage(
+    run: RunDirectory,
+    config: Config,
+    networks: tuple[LayeredGenerator, LayeredGenerator, Discriminator],
+    finished: Finished,
+) -> None:
+    """Keeps what a stage has trained as a finished run of its resolution, unless it is kept.
+
+    Args:
+        run: The run in training.
+        config: Its config, with the stage's resolution as the final one.
+        networks: The generator's average, the generator and the discriminator; what only larger
+            resolutions need is left out of the files.
+        finished: How training went until the end of the stage.
+    """
+    path = run.stage_path(config.gan.resolution)
+    if RunDirectory(path).finished() is not None:
+        return
+    average, generator, discriminator = (
+        network.at_resolution(config.gan.resolution) for network in networks
+    )
+    average.update_mean_styles(mean_style_latents(config.train.seed, config.gan.latent_dim))
+    with files.replacing_directory(path) as partial:
+        stage = RunDirectory(partial)
+        stage.create_or_resume(config)
+        save_discriminator(stage, discriminator)
+        _save(generator, stage.trained_generator_file)
+        save_generator(stage, average)
+        stage.finish(**dataclasses.asdict(finished))
 
 
 def load_generator(run: RunDirectory) -> LayeredGenerator:

@@ -19,7 +19,7 @@ from layered_segmentation.gan.draws import mean_style_latents
 from layered_segmentation.gan.layered_gan import LayeredGAN
 from layered_segmentation.gan.run_progress import Advance, ProgressBar, RunProgress
 from layered_segmentation.gan.sampling import sample_layers
-from layered_segmentation.run_directory import RunDirectory
+from layered_segmentation.run_directory import Finished, RunDirectory
 
 SHEET_SCENES = 10
 SHEET_SEED = 1
@@ -118,13 +118,20 @@ def _run(
     try:
         for stage in stages:
             steps = (stage.end_image - progress.images_seen) // stage.batch
-            if steps <= 0:
+            if steps < 0:
                 continue
             gan.set_stage(stage)
-            data = _stage_data(config, stage, cache, progress.images_seen, engine)
-            gan.fit(
-                data, steps_per_epoch=steps, epochs=1, verbose=0, shuffle=False, callbacks=watchers
-            )
+            if steps:
+                data = _stage_data(config, stage, cache, progress.images_seen, engine)
+                gan.fit(
+                    data,
+                    steps_per_epoch=steps,
+                    epochs=1,
+                    verbose=0,
+                    shuffle=False,
+                    callbacks=watchers,
+                )
+            _keep_stage(run, config, gan, seconds())
     finally:
         bar.close()
     spent = seconds()
@@ -136,6 +143,20 @@ def _run(
     speed = progress.images_seen / spent
     run.finish(progress.images_seen, spent, speed)
     return TrainSummary(progress.images_seen, spent, speed, False)
+
+
+def _keep_stage(run: RunDirectory, config: Config, gan: LayeredGAN, seconds: float) -> None:
+    """Keeps the networks at the end of a stage, if the config asks for it."""
+    side, seen, keep = gan.stage.resolution, gan.stage.end_image, config.train.keep_stages
+    if gan.stage == gan.run_stages[-1] or (keep is not None and side not in keep):
+        return
+    of_stage = dataclasses.replace(
+        config,
+        gan=dataclasses.replace(config.gan, resolution=side),
+        train=dataclasses.replace(config.train, keep_stages=[]),
+    )
+    parts = gan.average, gan.generator, gan.discriminator
+    networks.save_stage(run, of_stage, parts, Finished(seen, seconds, seen / seconds))
 
 
 def _rewind(run: RunDirectory, events: callbacks.Events, images_seen: int) -> float:

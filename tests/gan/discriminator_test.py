@@ -67,3 +67,13 @@ def test_save_and_load(tmp_path):
 def test_images_larger_than_it_was_made_for_are_refused():
     with pytest.raises(ValueError, match="64 px"):
         tiny()(normal(1, 64, 64, 3))
+
+
+@pytest.mark.parametrize("minibatch_std", [True, False])
+def test_cut_to_a_stage_it_gives_the_stages_scores(minibatch_std):
+    discriminator = Discriminator(32, max_channels=8, minibatch_std=minibatch_std)
+    for side in (8, 16, 32):
+        cut = discriminator.at_resolution(side)
+        assert (cut.resolution, cut.minibatch_std) == (side, minibatch_std)
+        images = np.random.default_rng(side).normal(size=(4, side, side, 3)).astype(np.float32)
+        np.testing.assert_array_equal(np.array(cut(images)), np.array(discriminator(images)))

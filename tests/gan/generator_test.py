@@ -168,6 +168,20 @@ def test_fused_is_the_unfused_generator():
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+@pytest.mark.parametrize("variant", Variant)
+def test_cut_to_a_stage_it_draws_the_stages_images(variant):
+    generator, latents = tiny(variant, resolution=32), normal(3, 2, 8)
+    generator.update_mean_styles(normal(100, 8))
+    draws = {"crossover": np.array([1, 2, 3]), "truncation": 0.7}
+    for resolution in (8, 16, 32):
+        cut = generator.at_resolution(resolution)
+        assert cut.resolution == resolution and cut.shared_noise == generator.shared_noise
+        draws["noise"] = noise_for(resolution)
+        expected = generator(latents, resolution=resolution, **draws)
+        for one, other in zip(arrays(cut(latents, **draws)), arrays(expected), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_stage_variables_grow_and_cover_all():
     generator = tiny(resolution=32)
     counts = [len(generator.stage_variables(side)) for side in (8, 16, 32)]
