@@ -78,6 +78,7 @@ def test_every_stage_but_the_last_is_kept_as_a_run_of_its_resolution(run):
     assert run.at_stage(0) is run and run.at_stage(32) is run
 
 
+@pytest.mark.slow
 def test_a_stage_is_the_run_that_ends_there(run, tmp_path):
     """Whatever comes after, and at whichever stage the run was resumed."""
     layers = sample_layers(networks.load_generator(run.at_stage(8)), 1, 2)
@@ -88,6 +89,7 @@ def test_a_stage_is_the_run_that_ends_there(run, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_at_the_end_of_a_stage_keeps_it_when_it_resumes(
     run, tmp_path, monkeypatch
 ):
