@@ -31,7 +31,7 @@ class CheckpointKeeper(keras.callbacks.Callback):
         super().__init__()
         self.progress = progress
         self._every = config.train.checkpoint_every
-        self._images_seen = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._images_seen = gan.images_seen
         self._saved_at = -1
         self._trained = gan.generator.trainable_variables + gan.discriminator.trainable_variables
         # By name and position, since TensorFlow does not track Keras's lists of layers.
@@ -43,7 +43,7 @@ class CheckpointKeeper(keras.callbacks.Callback):
             "discriminator_optimizer": gan.discriminator_optimizer.variables,
         }
         self._checkpoint = tf.train.Checkpoint(
-            images_seen=self._images_seen,
+            images_seen=self._images_seen.value,
             **{name: [variable.value for variable in part] for name, part in parts.items()},
         )
         self._manager = tf.train.CheckpointManager(
@@ -74,7 +74,6 @@ class CheckpointKeeper(keras.callbacks.Callback):
                 "schedule.learning_rate.default or use --set=train.precision=float32"
             )
         self._saved_at = self.progress.images_seen
-        self._images_seen.assign(self._saved_at)
         self._manager.save(checkpoint_number=self._saved_at)
         files.sync(self._manager.directory)
 

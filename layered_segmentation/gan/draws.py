@@ -44,6 +44,7 @@ class Purpose(enum.IntEnum):
     SAMPLE = 2
     DISTILL = 3
     ENCODE = 4
+    EVALUATION = 5
     GENERATOR_WEIGHTS = 100
     DISCRIMINATOR_WEIGHTS = 101
 
@@ -214,7 +215,7 @@ def replica_share(draws: Any, replica: Any, replicas: int) -> Any:
         return draws
 
     def share(draw: Any) -> Any:
-        size = draw.shape[0] // replicas
+        size = (draw.shape[0] or tf.shape(draw)[0]) // replicas
         return tf.slice(
             draw,
             [replica * size] + [0] * (len(draw.shape) - 1),

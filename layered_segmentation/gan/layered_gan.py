@@ -1,16 +1,19 @@
 """The layered GAN: one training step of discriminator, generator and average (eq. 5 and 6)."""
 
-import time
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from layered_segmentation.config import Config, MaskLosses, Precision
-from layered_segmentation.gan import losses
+from layered_segmentation import schedule
+from layered_segmentation.config import Config, MaskLosses
+from layered_segmentation.gan import losses, real_images, sampling
 from layered_segmentation.gan.adam import ProgressiveAdam
+from layered_segmentation.gan.adversarial_model import AdversarialModel
 from layered_segmentation.gan.augment import augment
-from layered_segmentation.gan.composite import compose, perturb
+from layered_segmentation.gan.composite import Layers, compose, perturb
 from layered_segmentation.gan.discriminator import Discriminator
 from layered_segmentation.gan.draws import (
     AugmentationDraws,
@@ -18,11 +21,12 @@ from layered_segmentation.gan.draws import (
     StepDraws,
     augmentation_draws,
     initialise,
-    replica_share,
+    mean_style_latents,
     step_draws,
 )
 from layered_segmentation.gan.generator import LayeredGenerator
-from layered_segmentation.schedule import Stage, stages
+from layered_segmentation.gan.settings import config_of
+from layered_segmentation.schedule import Stage
 
 MAPPING_RATE = 0.01
 
@@ -30,101 +34,229 @@ MAPPING_RATE = 0.01
 Augmentations = tuple[AugmentationDraws, AugmentationDraws] | None
 
 
-class LayeredGAN(keras.Model):
-    """Generator, discriminator, the generator's average and both optimisers.
+@keras.saving.register_keras_serializable(package="layered_segmentation")
+class LayeredGAN(AdversarialModel):
+    """Generator, discriminator, the generator's average and both optimizers.
 
-    `set_stage` chooses the resolution, then `fit` trains on batches of
-    `(images, images_seen)`: float [B, R, R, 3] in [-1, 1] and a scalar int64.
+    It trains on images without labels: float [B, R, R, 3] in [-1, 1], or uint8. Every step draws
+    anew, as a function of the seed and of `images_seen`, which is saved with the weights.
 
     Args:
-        config: The experiment.
+        resolution: Final image side, a power of two from 8.
+        seed: Seed of the weights and of everything that is drawn.
+        stages: Progressive growing, as of `schedule.stages`; `set_stage` chooses one. By default
+            the GAN trains at its final resolution.
+        stage: Index of the current stage.
         fused: Whether resampling convolutions are fused.
+        trainable: As of `keras.Model`.
+        dtype: Keras dtype policy of the networks.
+        name: As of `keras.Model`.
+        **settings: The other fields of `config.GANConfig`, which documents them: `variant`,
+            `latent_dim`, `mapping_layers`, `max_channels`, `shift`, `mask_size`, ...
+
+    Raises:
+        UserError: An unknown setting, or a value that is out of bounds.
+
+    Example:
+        ```python
+        gan = LayeredGAN(resolution=16, latent_dim=64, max_channels=64)
+        gan.compile()
+        gan.fit(images, batch_size=64, epochs=2)
+        layers = gan.generate(8)
+        gan.save("gan.keras")
+        ```
     """
 
-    def __init__(self, config: Config, fused: bool = True, **kwargs: Any):
-        super().__init__(**kwargs)
-        gan = config.gan
-        self.config = config
-        policy = config.train.precision
+    def __init__(
+        self,
+        resolution: int = 128,
+        seed: int = 0,
+        stages: Sequence[Stage | dict[str, Any]] = (),
+        stage: int = 0,
+        fused: bool = True,
+        trainable: bool = True,
+        dtype: Any = None,
+        name: str | None = None,
+        **settings: Any,
+    ):
+        super().__init__(trainable=trainable, dtype=dtype, name=name, autocast=False)
+        config = config_of(resolution, settings)
+        gan = self.settings = config.gan
+        self.seed = seed
+        self.fused = fused
         sizes: dict[str, Any] = {
             "resolution": gan.resolution,
             "max_channels": gan.max_channels,
             "fused": fused,
+            "dtype": self.dtype_policy,
         }
         mapping: dict[str, Any] = {
             "latent_dim": gan.latent_dim,
             "mapping_layers": gan.mapping_layers,
             "shared_noise": gan.shared_noise,
         }
-        self.generator = LayeredGenerator(gan.variant, **sizes, **mapping, dtype=policy)
-        self.discriminator = Discriminator(minibatch_std=gan.minibatch_std, **sizes, dtype=policy)
-        self.average = LayeredGenerator(gan.variant, **sizes, **mapping, dtype=policy)
-        initialise(self.generator, config.train.seed, Purpose.GENERATOR_WEIGHTS)
-        initialise(self.discriminator, config.train.seed, Purpose.DISCRIMINATOR_WEIGHTS)
+        self.generator = LayeredGenerator(gan.variant, **sizes, **mapping)
+        self.discriminator = Discriminator(minibatch_std=gan.minibatch_std, **sizes)
+        self.average = LayeredGenerator(gan.variant, **sizes, **mapping)
+        initialise(self.generator, seed, Purpose.GENERATOR_WEIGHTS)
+        initialise(self.discriminator, seed, Purpose.DISCRIMINATOR_WEIGHTS)
         self.average.set_weights(self.generator.get_weights())
         self.average.trainable = False
-        self.run_stages = stages(config)
-        self.stage = self.run_stages[0]
-        self.wait_seconds = 0.0
-        self.built = True
-        self._build_optimizers()
-        self.compile(
-            optimizer=self.generator_optimizer,
-            jit_compile=config.train.jit_compile,
-            auto_scale_loss=False,
+        self.images_seen = self._counter("images_seen")
+        self._images_evaluated = self._counter("images_evaluated")
+        self.stages = tuple(
+            Stage(**one) if isinstance(one, dict) else one
+            for one in stages or schedule.stages(config)
         )
+        self.stage = self.stages[stage]
+        self.reset_metrics()
+        self.built = True
 
-    def _build_optimizers(self) -> None:
+    @classmethod
+    def from_run_config(cls, config: Config, fused: bool = True) -> "LayeredGAN":
+        """Returns the compiled GAN of a training run, at its first stage.
+
+        Args:
+            config: The experiment.
+            fused: Whether resampling convolutions are fused.
+        """
+        gan = cls(
+            **vars(config.gan),
+            seed=config.train.seed,
+            stages=schedule.stages(config),
+            fused=fused,
+            dtype=str(config.train.precision),
+        )
+        gan.compile(jit_compile=config.train.jit_compile)
+        return gan
+
+    def default_optimizers(self) -> tuple[keras.optimizers.Optimizer, keras.optimizers.Optimizer]:
         joins: dict[int, int] = {}
-        for stage in self.run_stages:
+        for stage in self.stages:
             for network in (self.generator, self.discriminator):
                 for variable in network.stage_variables(stage.resolution):
                     joins.setdefault(id(variable), stage.first_step)
         slow = {id(v): MAPPING_RATE for v in self.generator.mapping_variables()}
         rate = self.stage.learning_rate
-        self.generator_optimizer = self._scaled(
-            ProgressiveAdam(rate, slow, joins, name="generator_adam")
+        return (
+            ProgressiveAdam(rate, slow, joins, name="generator_adam"),
+            ProgressiveAdam(rate, {}, joins, name="discriminator_adam"),
         )
-        self.discriminator_optimizer = self._scaled(
-            ProgressiveAdam(rate, {}, joins, name="discriminator_adam")
-        )
-        self.generator_optimizer.build(self.generator.trainable_variables)
-        self.discriminator_optimizer.build(self.discriminator.trainable_variables)
 
-    def _scaled(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-        if self.config.train.precision != Precision.mixed_float16:
-            return optimizer
-        return keras.optimizers.LossScaleOptimizer(optimizer)
+    def check_batch(self, data: Any) -> None:
+        real_images.check(data, self.stage.resolution)
+
+    def reset_metrics(self) -> None:
+        super().reset_metrics()
+        self._images_evaluated.assign(0)
+
+    def get_config(self) -> dict[str, Any]:
+        settings = {
+            name: str(value) if isinstance(value, str) else value
+            for name, value in vars(self.settings).items()
+        }
+        return {
+            **super().get_config(),
+            **settings,
+            "seed": self.seed,
+            "stages": [dataclasses.asdict(stage) for stage in self.stages],
+            "stage": self.stage.index,
+            "fused": self.fused,
+        }
 
     def set_stage(self, stage: Stage) -> None:
-        """Chooses the resolution and learning rate that the next `fit` trains with."""
+        """Chooses the resolution that the next `fit` trains at, and the learning rate.
+
+        Optimizers given to `compile` keep their learning rates.
+        """
         self.stage = stage
         for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
-            getattr(optimizer, "inner_optimizer", optimizer).learning_rate = stage.learning_rate
-        self.train_function: Any = None
+            inner = getattr(optimizer, "inner_optimizer", optimizer)
+            if isinstance(inner, ProgressiveAdam):
+                inner.learning_rate = stage.learning_rate
+        self.train_function = self.test_function = None
 
-    def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def call(self, latents: Any, training: bool = False) -> Layers:
+        """Draws the layers of latents with the averaged generator, without noise.
+
+        Args:
+            latents: Float [B, latent_dim], or [B, 2, latent_dim], of which the first is used.
+            training: Has no effect.
+
+        Returns:
+            Layers at the current stage's resolution.
+        """
+        layers: Layers = self.average(
+            latents, alpha=self._alpha(self.images_seen.value), resolution=self.stage.resolution
+        )
+        return layers
+
+    def generate(self, count: int, seed: int = 0, truncation: float = 1.0) -> Layers:
+        """Draws scenes with the averaged generator, at the current stage's resolution.
+
+        Args:
+            count: Number of scenes.
+            seed: Seed of the scenes.
+            truncation: ψ in [0, 1]; 1 draws from the whole distribution.
+
+        Returns:
+            Layers of numpy arrays, float32 [count, R, R, C]; `compose` lays them over each other.
+        """
+        if truncation != 1.0:
+            self.average.update_mean_styles(mean_style_latents(self.seed, self.settings.latent_dim))
+        return sampling.sample_layers(
+            self.average,
+            seed,
+            count,
+            truncation,
+            resolution=self.stage.resolution,
+            alpha=schedule.alpha(self.stage, int(self.images_seen.numpy())),
+        )
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Takes a discriminator step, a generator step and updates the average.
 
         Args:
-            data: This replica's images, float [B, R, R, 3] in [-1, 1], and the images seen
-                before this global batch, scalar int64.
+            data: This replica's images, float [B, R, R, 3] in [-1, 1] or uint8; the labels of a
+                pair `(images, labels)` are ignored.
 
         Returns:
             Scalars for the log, this replica's share of each mean: their sum over the replicas
             is the mean over the global batch.
         """
-        real, images_seen = data
+        real = real_images.prepare(data)
+        images_seen, batch = tf.convert_to_tensor(self.images_seen.value), self._global_batch(real)
         alpha = self._alpha(images_seen)
-        for_d, for_g = Purpose.DISCRIMINATOR, Purpose.GENERATOR
+        place = (images_seen, Purpose.DISCRIMINATOR, batch)
         logs = self.discriminator_step(
-            real, self._draws(images_seen, for_d), alpha, self._augmentations(images_seen, for_d)
+            real, self._draws(*place), alpha, self._augmentations(*place)
         )
-        logs |= self.generator_step(
-            self._draws(images_seen, for_g), alpha, self._augmentations(images_seen, for_g)
-        )
+        place = (images_seen, Purpose.GENERATOR, batch)
+        logs |= self.generator_step(self._draws(*place), alpha, self._augmentations(*place))
         self.update_average()
+        self.images_seen.assign(images_seen + tf.cast(batch, tf.int64))
         return {**logs, "alpha": tf.convert_to_tensor(alpha, tf.float32) / self._replicas}
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Returns the losses on held-out images without training; `evaluate` repeats its draws.
+
+        Args:
+            data: As for `train_step`.
+        """
+        real = real_images.prepare(data)
+        place, batch = tf.convert_to_tensor(self._images_evaluated.value), self._global_batch(real)
+        alpha = self._alpha(tf.convert_to_tensor(self.images_seen.value))
+        draws = self._draws(place, Purpose.EVALUATION, batch)
+        fake, _ = self.composite(draws, alpha)
+        loss, logs = self._discriminator_loss(real, fake, draws.zeta, alpha)
+        generator_loss, generator_logs = self._generator_loss(draws, alpha)
+        self._images_evaluated.assign(place + tf.cast(batch, tf.int64))
+        return {
+            "d_loss": loss / self._replicas,
+            **logs,
+            "g_loss": generator_loss / self._replicas,
+            **generator_logs,
+        }
 
     def discriminator_step(
         self,
@@ -134,61 +266,60 @@ class LayeredGAN(keras.Model):
         augmentations: Augmentations = None,
     ) -> dict[str, tf.Tensor]:
         """Updates the discriminator (eq. 6)."""
-        gan = self.config.gan
         fake, _ = self.composite(draws, alpha)
         if augmentations:
             real, fake = augment(real, augmentations[0]), augment(fake, augmentations[1])
-        mixed = losses.interpolate(real, fake, draws.zeta)
-        variables = self.discriminator.stage_variables(self.stage.resolution)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([v.value for v in variables])
-            both = tf.concat([real, fake], axis=0)  # one pass is faster than two
-            real_score, fake_score = tf.split(self.discriminator(both, alpha=alpha, batches=2), 2)
-            penalty = losses.gradient_penalty(self._score_gradients(mixed, alpha))
-            loss = losses.discriminator(
-                real_score, fake_score, penalty, gan.gradient_penalty, gan.drift
-            )
-            if gan.r1:
-                loss += gan.r1 * losses.r1(self._score_gradients(real, alpha))
-            loss, scaled = self._scale(loss, self.discriminator_optimizer)
-        self._apply(tape.gradient(scaled, [v.value for v in variables]), variables, False)
+        loss, logs = self._minimise(
+            lambda: self._discriminator_loss(real, fake, draws.zeta, alpha),
+            self.discriminator.stage_variables(self.stage.resolution),
+            self.discriminator_optimizer,
+        )
+        return {"d_loss": loss, **logs}
+
+    def _discriminator_loss(
+        self, real: tf.Tensor, fake: tf.Tensor, zeta: tf.Tensor, alpha: tf.Tensor | float
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        gan = self.settings
+        both = tf.concat([real, fake], axis=0)  # one pass is faster than two
+        real_score, fake_score = tf.split(self.discriminator(both, alpha=alpha, batches=2), 2)
+        mixed = losses.interpolate(real, fake, zeta)
+        penalty = losses.gradient_penalty(self._score_gradients(mixed, alpha))
+        loss = losses.discriminator(
+            real_score, fake_score, penalty, gan.gradient_penalty, gan.drift
+        )
+        if gan.r1:
+            loss += gan.r1 * losses.r1(self._score_gradients(real, alpha))
         distance = tf.reduce_mean(real_score) - tf.reduce_mean(fake_score)
-        return {
-            "d_loss": loss,
+        return loss, {
             "wasserstein": distance / self._replicas,
             "gradient_penalty": gan.gradient_penalty * penalty / self._replicas,
         }
-
-    def _score_gradients(self, images: tf.Tensor, alpha: tf.Tensor | float) -> tf.Tensor:
-        """Returns the gradients of the images' scores with respect to the images, float32."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(images)
-            score = self.discriminator(images, alpha=alpha)
-        return tf.cast(tape.gradient(score, images), tf.float32)
 
     def generator_step(
         self, draws: StepDraws, alpha: tf.Tensor | float, augmentations: Augmentations = None
     ) -> dict[str, tf.Tensor]:
         """Updates the generator (eq. 5)."""
-        gan = self.config.gan
-        variables = self.generator.stage_variables(self.stage.resolution)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([v.value for v in variables])
-            fake, mask = self.composite(draws, alpha)
-            if augmentations:
-                fake = augment(fake, augmentations[1])
-            score = self.discriminator(fake, alpha=alpha)
-            size = losses.mask_size(mask, gan.mask_size, gan.mask_size_most)
-            binary = losses.mask_binary(mask)
-            if not self.generator.has_mask:
-                size, binary = 0.0 * size, 0.0 * binary
-            loss = losses.generator(
-                score, size, binary, gan.mask_size_weight, gan.mask_binary_weight
-            )
-            loss, scaled = self._scale(loss, self.generator_optimizer)
-        self._apply(tape.gradient(scaled, [v.value for v in variables]), variables, True)
-        return {
-            "g_loss": loss,
+        loss, logs = self._minimise(
+            lambda: self._generator_loss(draws, alpha, augmentations),
+            self.generator.stage_variables(self.stage.resolution),
+            self.generator_optimizer,
+        )
+        return {"g_loss": loss, **logs}
+
+    def _generator_loss(
+        self, draws: StepDraws, alpha: tf.Tensor | float, augmentations: Augmentations = None
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        gan = self.settings
+        fake, mask = self.composite(draws, alpha)
+        if augmentations:
+            fake = augment(fake, augmentations[1])
+        score = self.discriminator(fake, alpha=alpha)
+        size = losses.mask_size(mask, gan.mask_size, gan.mask_size_most)
+        binary = losses.mask_binary(mask)
+        if not self.generator.has_mask:
+            size, binary = 0.0 * size, 0.0 * binary
+        loss = losses.generator(score, size, binary, gan.mask_size_weight, gan.mask_binary_weight)
+        return loss, {
             "coverage": tf.reduce_mean(mask) / self._replicas,
             "binarisation": binary / self._replicas,
         }
@@ -209,68 +340,18 @@ class LayeredGAN(keras.Model):
         )
         if not self.generator.has_mask:
             return layers.background, layers.mask
-        contrast = draws.contrast if self.config.gan.contrast_jitter else None
+        contrast = draws.contrast if self.settings.contrast_jitter else None
         moved = perturb(layers, draws.shifts, contrast)
-        is_shifted = self.config.gan.mask_losses_on == MaskLosses.shifted
+        is_shifted = self.settings.mask_losses_on == MaskLosses.shifted
         return compose(moved), moved.mask if is_shifted else layers.mask
 
     def update_average(self) -> None:
         """Moves the average towards the generator's weights, in float32."""
-        decay = self.config.gan.average_decay
-        variables = self.generator.stage_variables(self.stage.resolution)
-        averages = self.average_variables(self.stage.resolution)
-
-        def move(strategy: tf.distribute.Strategy | None, *_: Any) -> None:
-            for average, variable in zip(averages, variables, strict=True):
-                if strategy is None:
-                    average.value.assign_sub((1.0 - decay) * (average.value - variable.value))
-                    continue
-                strategy.extended.update(
-                    average.value,
-                    lambda a, v: a.assign_sub((1.0 - decay) * (a - v)),
-                    args=(variable.value,),
-                )
-
-        context = tf.distribute.get_replica_context()
-        if self._replicas == 1:
-            move(None)
-        elif context is not None:
-            context.merge_call(move)
-
-    def average_variables(self, resolution: int) -> list[Any]:
-        """Returns the average's variables, in the order of the generator's stage variables."""
+        side, rate = self.stage.resolution, 1.0 - self.settings.average_decay
         index = {id(v): i for i, v in enumerate(self.generator.variables)}
-        averages = self.average.variables
-        return [averages[index[id(v)]] for v in self.generator.stage_variables(resolution)]
-
-    def make_train_function(self, force: bool = False) -> Any:
-        """Compiles the step; the time spent waiting for data is measured around the iterator."""
-        if self.train_function is not None and not force:
-            return self.train_function
-        strategy = self.distribute_strategy
-
-        def step(data: Any) -> dict[str, tf.Tensor]:
-            run = tf.function(self.train_step, jit_compile=True) if self.jit_compile else None
-            logs = strategy.run(run or self.train_step, args=(data,))
-            return {
-                name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
-                for name, value in logs.items()
-            }
-
-        compiled = tf.function(step, reduce_retracing=True)
-
-        def train_function(iterator: Any) -> Any:
-            start = time.perf_counter()
-            data = next(iterator)
-            self.wait_seconds += time.perf_counter() - start
-            return compiled(data)
-
-        self.train_function = train_function
-        return train_function
-
-    @property
-    def _replicas(self) -> int:
-        return int(self.distribute_strategy.num_replicas_in_sync)
+        variables = self.generator.stage_variables(side)
+        averages = [self.average.variables[index[id(v)]] for v in variables]
+        self._move(averages, variables, rate)
 
     def _alpha(self, images_seen: tf.Tensor) -> tf.Tensor | float:
         """`schedule.alpha` in the graph; a Python 1.0 where the stage does not fade."""
@@ -280,13 +361,13 @@ class LayeredGAN(keras.Model):
         progress = tf.cast(images_seen - stage.first_image, tf.float32) / stage.fade_images
         return tf.clip_by_value(progress, 0.0, 1.0)
 
-    def _draws(self, images_seen: tf.Tensor, purpose: Purpose) -> StepDraws:
-        gan = self.config.gan
+    def _draws(self, images_seen: tf.Tensor, purpose: Purpose, batch: Any) -> StepDraws:
+        gan = self.settings
         draws = step_draws(
-            self.config.train.seed,
+            self.seed,
             images_seen,
             purpose,
-            self.stage.batch,
+            batch,
             self.stage.resolution,
             gan.latent_dim,
             gan.mixing,
@@ -297,33 +378,12 @@ class LayeredGAN(keras.Model):
         share: StepDraws = self._share(draws)
         return share
 
-    def _augmentations(self, images_seen: tf.Tensor, purpose: Purpose) -> Augmentations:
-        strength, stage = self.config.gan.augment, self.stage
+    def _augmentations(self, images_seen: tf.Tensor, purpose: Purpose, batch: Any) -> Augmentations:
+        strength = self.settings.augment
         if not strength:
             return None
-        seed = self.config.train.seed
         draws = augmentation_draws(
-            seed, images_seen, purpose, stage.batch, stage.resolution, strength
+            self.seed, images_seen, purpose, batch, self.stage.resolution, strength
         )
         share: Augmentations = self._share(draws)
         return share
-
-    def _share(self, draws: Any) -> Any:
-        context = tf.distribute.get_replica_context()
-        replica = context.replica_id_in_sync_group if context is not None else 0
-        return replica_share(draws, replica, self._replicas)
-
-    def _scale(self, loss: tf.Tensor, optimizer: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        # Keras sums gradients over the replicas; the mean is wanted.
-        loss = loss / self._replicas
-        return loss, optimizer.scale_loss(loss)
-
-    def _apply(self, gradients: list[Any], variables: list[Any], is_generator: bool) -> None:
-        optimizer = self.generator_optimizer if is_generator else self.discriminator_optimizer
-        optimizer.apply(
-            [
-                tf.zeros_like(v.value) if g is None else g
-                for g, v in zip(gradients, variables, strict=True)
-            ],
-            variables,
-        )

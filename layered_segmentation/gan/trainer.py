@@ -77,7 +77,7 @@ def train(config: Config, run: RunDirectory, devices: Sequence[str] = ()) -> Tra
         run.keep_inventory(source.inventory())
         _report_skipped(run, source, len(cache))
         with engine.scope():
-            gan = LayeredGAN(config)
+            gan = LayeredGAN.from_run_config(config)
         return _run(config, run, gan, cache, engine)
 
 
@@ -88,7 +88,7 @@ def _run(
     cache: batches.PhotoCache,
     engine: tf.distribute.Strategy,
 ) -> TrainSummary:
-    stages = gan.run_stages
+    stages = gan.stages
     progress = RunProgress(total_images=stages[-1].end_image)
     keeper = CheckpointKeeper(run, progress, gan, config)
     keeper.restore()
@@ -148,7 +148,7 @@ def _run(
 def _keep_stage(run: RunDirectory, config: Config, gan: LayeredGAN, seconds: float) -> None:
     """Keeps the networks at the end of a stage, if the config asks for it."""
     side, seen, keep = gan.stage.resolution, gan.stage.end_image, config.train.keep_stages
-    if gan.stage == gan.run_stages[-1] or (keep is not None and side not in keep):
+    if gan.stage == gan.stages[-1] or (keep is not None and side not in keep):
         return
     of_stage = dataclasses.replace(
         config,
@@ -177,8 +177,7 @@ def _stage_data(
     first_image: int,
     engine: tf.distribute.Strategy,
 ) -> Any:
-    """Returns the rest of a stage: (images, images seen before the batch) for each replica."""
-    replicas = engine.num_replicas_in_sync
+    """Returns the images of the rest of a stage, for each replica."""
     images = batches.batches(
         cache,
         stage.resolution,
@@ -187,13 +186,9 @@ def _stage_data(
         config.train.seed,
         first_image,
         stage.end_image - first_image,
-        replicas,
+        engine.num_replicas_in_sync,
     )
-    steps = (stage.end_image - first_image) // stage.batch
-    seen = tf.data.Dataset.range(steps * replicas).map(
-        lambda element: first_image + element // replicas * stage.batch
-    )
-    return strategy.distribute(engine, tf.data.Dataset.zip(images, seen))
+    return strategy.distribute(engine, images)
 
 
 def _report_skipped(run: RunDirectory, source: Source, count: int) -> None:

@@ -74,7 +74,7 @@ def gan(**changes):
     config = tiny_config()
     config.gan = dataclasses.replace(config.gan, **changes)
     config.schedule = dataclasses.replace(config.schedule, batch={8: 8}, images_per_stage=64)
-    built = LayeredGAN(config)
+    built = LayeredGAN.from_run_config(config)
     for index, weight in enumerate(built.discriminator.trainable_variables):
         if weight.name == "kernel":
             weight.assign(tf.random.stateless_normal(weight.shape, (index, 5)))
@@ -82,7 +82,7 @@ def gan(**changes):
 
 
 def d_loss(model, real, augmentations=None):
-    draws = model._draws(tf.constant(0, tf.int64), Purpose.DISCRIMINATOR)
+    draws = model._draws(tf.constant(0, tf.int64), Purpose.DISCRIMINATOR, 8)
     return model.discriminator_step(real, draws, 1.0, augmentations)
 
 
@@ -107,7 +107,7 @@ def test_real_and_generated_images_are_augmented_in_both_steps(eagerly, monkeypa
     )
     real = tf.random.stateless_normal([8, 8, 8, 3], (3, 4)) / 2
     plain, augmenting = gan(), gan(augment=1.0)
-    logs = [model.train_step((real, tf.constant(0, tf.int64))) for model in (plain, augmenting)]
+    logs = [model.train_step(real) for model in (plain, augmenting)]
     assert seen == [real.shape] * 3  # real and fake for the discriminator, fake for the generator
     assert abs(float(logs[0]["d_loss"] - logs[1]["d_loss"])) > 1e-3
     assert all(np.isfinite(float(value)) for value in logs[1].values())

@@ -17,8 +17,8 @@ def test_mask_losses_act_on_the_mask_that_is_set(on, eagerly):
     config.gan.shift = 0.5
     config.gan.mask_size = 0.99
     config.schedule.batch = {8: 4}
-    gan = LayeredGAN(config)
-    draws = gan._draws(tf.constant(0, tf.int64), Purpose.GENERATOR)
+    gan = LayeredGAN.from_run_config(config)
+    draws = gan._draws(tf.constant(0, tf.int64), Purpose.GENERATOR, 4)
     assert np.array(draws.shifts).any(axis=1).all()
     latents, noise, crossover = draws.generator
     layers = gan.generator(latents, noise=noise, crossover=crossover, resolution=8)

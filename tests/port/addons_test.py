@@ -41,7 +41,7 @@ def test_the_generators_average_is_moving_average(golden):
     config.gan.resolution, config.gan.latent_dim, config.gan.mapping_layers = 8, weights.size, 1
     config.gan.max_channels = 1
     config.gan.average_decay = float(golden["moving_average/decay"])
-    gan = LayeredGAN(config)
+    gan = LayeredGAN.from_run_config(config)
     variable = gan.generator.mappings[0].dense[0].bias
     average = gan.average.mappings[0].dense[0].bias
     variable.assign(weights.ravel())

@@ -150,11 +150,11 @@ def trajectory(path):
     jitters = golden.cases(r"(trajectory/it\d+/\w/.*(?:contrast|factor).*)")
     config.gan.contrast_jitter = 0.3 if jitters else 0.0
     config.schedule.learning_rate = {"default": LEARNING_RATE}
-    gan = LayeredGAN(config)
+    gan = LayeredGAN.from_run_config(config)
     gan.generator.set_weights(first.get_weights())
     gan.average.set_weights(first.get_weights())
     gan.discriminator.set_weights(judge.get_weights())
-    gan.set_stage(gan.run_stages[0])
+    gan.set_stage(gan.stages[0])
     alpha, logs = golden.alpha("trajectory"), []
     for iteration in golden.cases(r"(trajectory/it\d+)/real$"):
         real = golden.images(f"{iteration}/real")

@@ -46,19 +46,15 @@ def main(replicas: int, scaled: bool, path: str) -> None:
     engine = strategy.open_strategy(config, ["CPU:0", "CPU:1"][:replicas])
     assert engine.num_replicas_in_sync == replicas
     with engine.scope():
-        gan = (LayeredGAN if scaled else Unscaled)(config)
+        gan = (LayeredGAN if scaled else Unscaled).from_run_config(config)
         # Adam forgives a wrong scale of the gradient, SGD does not.
-        gan.generator_optimizer = keras.optimizers.SGD(0.05)
-        gan.discriminator_optimizer = keras.optimizers.SGD(0.05)
-        gan.generator_optimizer.build(gan.generator.trainable_variables)
-        gan.discriminator_optimizer.build(gan.discriminator.trainable_variables)
-    stage = gan.run_stages[1]
-    gan.stage = stage
-    seen = stage.first_image + BATCH  # halfway through the fade
+        gan.compile(keras.optimizers.SGD(0.05), keras.optimizers.SGD(0.05))
+    stage = gan.stages[1]
+    gan.set_stage(stage)
+    gan.images_seen.assign(stage.first_image + BATCH)  # halfway through the fade
     real = np.random.default_rng(0).uniform(-1, 1, (BATCH, 16, 16, 3)).astype(np.float32)
     share = BATCH // replicas
-    parts = tf.data.Dataset.from_tensor_slices(real).batch(share)
-    data = tf.data.Dataset.zip(parts, tf.data.Dataset.from_tensors(np.int64(seen)).repeat())
+    data = tf.data.Dataset.from_tensor_slices(real).batch(share)
     logs = gan.make_train_function()(iter(strategy.distribute(engine, data)))
     arrays = {f"log_{name}": np.array(value) for name, value in logs.items()}
     for name in ("generator", "discriminator", "average"):

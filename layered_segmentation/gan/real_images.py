@@ -1,0 +1,72 @@
+"""The images that a GAN is given to train on: what is accepted, and what it becomes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from layered_segmentation.errors import UserError
+
+_ROUNDING = 1e-3
+
+
+def prepare(data: Any) -> tf.Tensor:
+    """Returns a batch's images as float32 in [-1, 1].
+
+    Args:
+        data: Images [B, R, R, 3], float in [-1, 1] or uint8, or a pair of images and labels, which
+            are ignored.
+    """
+    images = tf.convert_to_tensor(_images(data))
+    if images.dtype == tf.uint8:
+        return tf.cast(images, tf.float32) / 127.5 - 1.0
+    return tf.cast(images, tf.float32)
+
+
+def check(data: Any, resolution: int) -> None:
+    """Checks a batch before it is used.
+
+    Args:
+        data: As for `prepare`.
+        resolution: The side that images must have, pixels.
+
+    Raises:
+        UserError: Another shape, type or range.
+    """
+    images = np.asarray(_images(data))
+    if images.ndim != 4 or images.shape[1:] != (resolution, resolution, 3):
+        raise UserError(
+            f"images have the shape {list(images.shape)}; the GAN now trains on "
+            f"[batch, {resolution}, {resolution}, 3]: resize them, for example with "
+            "keras.ops.image.resize(images, size, antialias=True)"
+        )
+    if images.dtype == np.uint8:
+        return
+    if not np.issubdtype(images.dtype, np.floating):
+        raise UserError(f"images are {images.dtype}; pass uint8, or float in [-1, 1]")
+    least, most = float(np.min(images)), float(np.max(images))
+    if not (least >= -1 - _ROUNDING and most <= 1 + _ROUNDING):
+        raise UserError(
+            f"images have values from {least:g} to {most:g}; pass uint8, or float in [-1, 1]: "
+            "images / 127.5 - 1"
+        )
+
+
+def is_even(shares: Sequence[Any]) -> bool:
+    """Returns whether all replicas have equally many images.
+
+    The last batch of an epoch may not divide among the replicas. A mean over replicas is then not
+    the mean over images, so such a batch is left out.
+
+    Args:
+        shares: The data of each replica.
+    """
+    if len(shares) == 1:
+        return True
+    return len({_images(share).shape[0] for share in shares}) == 1
+
+
+def _images(data: Any) -> Any:
+    return keras.utils.unpack_x_y_sample_weight(data)[0]
