@@ -183,6 +183,13 @@ class AdversarialModel(keras.Model):
         replica = context.replica_id_in_sync_group if context is not None else 0
         return replica_share(draws, replica, self._replicas)
 
+    def _mean_of_replicas(self, value: tf.Tensor) -> tf.Tensor:
+        """Returns a tensor's mean over the replicas, through which gradients flow."""
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return value
+        return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
+
     def _minimise(
         self,
         compute: Callable[[], tuple[tf.Tensor, dict[str, tf.Tensor]]],

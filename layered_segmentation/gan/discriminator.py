@@ -1,5 +1,6 @@
 """The discriminator: images -> scores, growing with the generator."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -48,6 +49,10 @@ class Discriminator(keras.Model):
         max_channels: Cap on every layer's channels.
         minibatch_std: Whether the last block sees the batch's standard deviation.
         fused: Whether downsampling convolutions are fused.
+
+    Attributes:
+        across_replicas: Returns the mean of a tensor over the replicas that share a batch, for the
+            minibatch standard deviation; None if there is one.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Discriminator(keras.Model):
         self.max_channels = max_channels
         self.minibatch_std = minibatch_std
         self.fused = fused
+        self.across_replicas: Callable[[Any], Any] | None = None
         policy = self.dtype_policy
         sides = [4 * 2**index for index in range(resolution.bit_length() - 2)]
         width = [block_channels(side, max_channels) for side in sides]
@@ -96,7 +102,7 @@ class Discriminator(keras.Model):
         """
         x = self.features(images, alpha, side=4)
         if self.minibatch_std:
-            x = minibatch_std(x, batches)
+            x = minibatch_std(x, batches, self.across_replicas)
         x = leaky_relu(self.conv(x))
         x = leaky_relu(self.dense_conv(x))
         return self.score(ops.cast(ops.reshape(x, (-1, x.shape[-1])), "float32"))

@@ -97,6 +97,7 @@ class LayeredGAN(AdversarialModel):
         }
         self.generator = LayeredGenerator(gan.variant, **sizes, **mapping)
         self.discriminator = Discriminator(minibatch_std=gan.minibatch_std, **sizes)
+        self.discriminator.across_replicas = self._mean_of_replicas
         self.average = LayeredGenerator(gan.variant, **sizes, **mapping)
         initialise(self.generator, seed, Purpose.GENERATOR_WEIGHTS)
         initialise(self.discriminator, seed, Purpose.DISCRIMINATOR_WEIGHTS)

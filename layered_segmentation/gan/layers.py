@@ -5,7 +5,7 @@ Weights are drawn from N(0, 1) and scaled at run time by He's constant (equalise
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -50,7 +50,9 @@ def pixel_norm(x: Any) -> Any:
     return x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + 1e-8)
 
 
-def minibatch_std(x: Any, batches: int = 1) -> Any:
+def minibatch_std(
+    x: Any, batches: int = 1, across_replicas: Callable[[Any], Any] | None = None
+) -> Any:
     """Appends the batch's mean standard deviation as a channel, [B, H, W, C] -> [..., C + 1].
 
     One scalar over the whole batch, as in the reference code; in float32.
@@ -59,10 +61,14 @@ def minibatch_std(x: Any, batches: int = 1) -> Any:
         x: Float [B, H, W, C].
         batches: Number of batches of equal size, one after another in `x`; each has its own
             scalar.
+        across_replicas: Returns the mean of a tensor over the replicas that share the batch; None
+            if there is one.
     """
+    across = across_replicas or (lambda value: value)
     _, height, width, channels = ops.shape(x)
     x32 = ops.reshape(ops.cast(x, "float32"), (batches, -1, height, width, channels))
-    variance = ops.mean(ops.square(x32 - ops.mean(x32, axis=1, keepdims=True)), axis=1)
+    mean = across(ops.mean(x32, axis=1, keepdims=True))
+    variance = across(ops.mean(ops.square(x32 - mean), axis=1))
     deviation = ops.mean(ops.sqrt(variance + 1e-8), axis=(1, 2, 3))
     channel = ops.zeros_like(x32[..., :1]) + deviation[:, None, None, None, None]
     channel = ops.reshape(ops.cast(channel, x.dtype), (-1, height, width, 1))

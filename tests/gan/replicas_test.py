@@ -6,15 +6,15 @@ import sys
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow  # three processes, each compiles a step
+pytestmark = pytest.mark.slow  # four processes, each compiles two steps
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "replica_step.py"
+SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "replica_steps.py"
 
 
-def step(tmp_path, replicas, scaling):
-    path = tmp_path / f"{replicas}_{scaling}.npz"
+def train(directory, replicas, how):
+    path = directory / f"{replicas}_{how}.npz"
     subprocess.run(
-        [sys.executable, str(SCRIPT), str(replicas), scaling, str(path)],
+        [sys.executable, str(SCRIPT), str(replicas), how, str(path)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         check=True,
         timeout=300,
@@ -28,13 +28,19 @@ def largest_difference(one, other):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return step(tmp_path_factory.mktemp("whole"), 1, "scaled")
+def one_device(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("one_device"), 1, "whole")
 
 
-def test_two_replicas_take_the_step_of_one(whole, tmp_path):
-    assert largest_difference(step(tmp_path, 2, "scaled"), whole) < 1e-5
+def test_two_replicas_take_the_steps_of_one_device(one_device, tmp_path):
+    """Six steps over two stages, with the minibatch standard deviation of the global batch."""
+    assert one_device["images_seen"] == 48
+    assert largest_difference(train(tmp_path, 2, "whole"), one_device) < 1e-5
 
 
-def test_without_the_loss_scaling_they_would_not(whole, tmp_path):
-    assert largest_difference(step(tmp_path, 2, "unscaled"), whole) > 1e-3
+def test_without_the_loss_scaling_they_would_not(one_device, tmp_path):
+    assert largest_difference(train(tmp_path, 2, "unscaled"), one_device) > 1e-3
+
+
+def test_with_a_standard_deviation_for_each_replica_they_would_not(one_device, tmp_path):
+    assert largest_difference(train(tmp_path, 2, "alone"), one_device) > 1e-3

@@ -1,6 +1,6 @@
-"""One training step on one or two logical CPU devices; writes all weights to a file.
+"""Training steps on one or two logical CPU devices, across two stages; writes all weights.
 
-usage: replica_step.py REPLICAS scaled|unscaled OUT.npz
+usage: replica_steps.py REPLICAS whole|unscaled|alone OUT.npz
 """
 
 import sys
@@ -18,6 +18,7 @@ from layered_segmentation.gan import strategy  # noqa: E402
 from layered_segmentation.gan.layered_gan import LayeredGAN  # noqa: E402
 
 BATCH = 8
+STEPS = 3  # of each stage
 
 
 class Unscaled(LayeredGAN):
@@ -27,7 +28,14 @@ class Unscaled(LayeredGAN):
         return loss / self._replicas, loss
 
 
-def main(replicas: int, scaled: bool, path: str) -> None:
+class Alone(LayeredGAN):
+    """Takes the minibatch standard deviation over each replica's own images."""
+
+    def _mean_of_replicas(self, value):
+        return value
+
+
+def main(replicas: int, how: str, path: str) -> None:
     config = configs.load(
         "",
         [
@@ -36,32 +44,36 @@ def main(replicas: int, scaled: bool, path: str) -> None:
             "gan.mapping_layers=2",
             "gan.max_channels=8",
             "gan.contrast_jitter=0.3",
-            "gan.minibatch_std=false",
+            "gan.augment=0.5",
             "gan.average_decay=0.5",
             f"schedule.batch={{8: {BATCH}, 16: {BATCH}}}",
-            "schedule.images_per_stage=16",
+            f"schedule.images_per_stage={STEPS * BATCH}",
             "train.strategy=mirrored",
         ],
     )
     engine = strategy.open_strategy(config, ["CPU:0", "CPU:1"][:replicas])
     assert engine.num_replicas_in_sync == replicas
     with engine.scope():
-        gan = (LayeredGAN if scaled else Unscaled).from_run_config(config)
+        kind = {"unscaled": Unscaled, "alone": Alone}.get(how, LayeredGAN)
+        gan = kind.from_run_config(config)
         # Adam forgives a wrong scale of the gradient, SGD does not.
-        gan.compile(keras.optimizers.SGD(0.05), keras.optimizers.SGD(0.05))
-    stage = gan.stages[1]
-    gan.set_stage(stage)
-    gan.images_seen.assign(stage.first_image + BATCH)  # halfway through the fade
-    real = np.random.default_rng(0).uniform(-1, 1, (BATCH, 16, 16, 3)).astype(np.float32)
-    share = BATCH // replicas
-    data = tf.data.Dataset.from_tensor_slices(real).batch(share)
-    logs = gan.make_train_function()(iter(strategy.distribute(engine, data)))
-    arrays = {f"log_{name}": np.array(value) for name, value in logs.items()}
+        gan.compile(keras.optimizers.SGD(0.02), keras.optimizers.SGD(0.02))
+    arrays = {}
+    for stage in gan.stages:
+        gan.set_stage(stage)
+        side = stage.resolution
+        real = np.random.default_rng(side).uniform(-1, 1, (STEPS * BATCH, side, side, 3))
+        shares = tf.data.Dataset.from_tensor_slices(real.astype(np.float32))
+        iterator = iter(strategy.distribute(engine, shares.batch(BATCH // replicas)))
+        for step in range(STEPS):
+            logs = gan.make_train_function()(iterator)
+            arrays |= {f"log_{side}_{step}_{name}": np.array(v) for name, v in logs.items()}
     for name in ("generator", "discriminator", "average"):
         for index, weight in enumerate(getattr(gan, name).get_weights()):
             arrays[f"{name}_{index}"] = weight
+    arrays["images_seen"] = np.array(gan.images_seen.value)
     np.savez(path, **arrays)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2] == "scaled", sys.argv[3])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
