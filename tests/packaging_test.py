@@ -1,6 +1,7 @@
 """The contents of the package, and that it works installed, in place and from a checkout."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -91,6 +92,8 @@ def test_metadata(wheel):
     metadata = wheel.read(f"{info}/METADATA").decode()
     (python,) = (line for line in metadata.splitlines() if line.startswith("Requires-Python: "))
     assert set(python.split(": ")[1].split(",")) == {">=3.11", "<3.13"}
+    assert re.search(r"^License(-Expression)?: Apache-2\.0$", metadata, re.MULTILINE)
+    assert "License-File: LICENSE" in metadata
     for extra in ("test", "tfds", "torch", "dev"):
         assert f"Provides-Extra: {extra}" in metadata
     entries = wheel.read(f"{info}/entry_points.txt").decode()
