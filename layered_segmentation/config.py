@@ -28,6 +28,10 @@ NOT_TRAINED = (
     "data.cache_memory",
     "data.test_path",
     "data.test_masks",
+    "train.checkpoint_every",
+    "train.checkpoint_minutes",
+    "train.sheet_every",
+    "train.keep_checkpoints",
     "train.keep_stages",
 )
 
@@ -310,6 +314,7 @@ class TrainConfig:
         jit_compile: Whether XLA compiles the step; slower on CPU.
         strategy: Which devices train; see `Strategy`.
         checkpoint_every: Images between checkpoints.
+        checkpoint_minutes: Minutes between checkpoints, whichever comes first.
         sheet_every: Images between image sheets.
         keep_checkpoints: Number of checkpoints to keep on disk.
         keep_stages: Resolutions below the final one whose networks are kept in RUN/stages at the
@@ -321,6 +326,7 @@ class TrainConfig:
     jit_compile: bool = False
     strategy: Strategy = Strategy.one_device
     checkpoint_every: int = bounded(50_000, "at least 1")
+    checkpoint_minutes: float = added(5.0, was=5.0, possible="more than 0")
     sheet_every: int = bounded(20_000, "at least 1")
     keep_checkpoints: int = bounded(3, "at least 1")
     keep_stages: list[int] | None = added(None, was=None)

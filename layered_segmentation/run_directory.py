@@ -326,6 +326,15 @@ class RunDirectory:
             self._mend_config(config)
         return finished
 
+    def traces(self) -> list[str]:
+        """Returns what shows that the run has trained: its log, event files, sheets."""
+        seen = max((record["images_seen"] for record in self.read_log()), default=0)
+        traces = [f"{self.log_path} reaches {seen:,} images seen"] if seen else []
+        for directory in (self.tensorboard, self.sheets):
+            if os.path.isdir(directory) and os.listdir(directory):
+                traces.append(f"there are files in {directory}")
+        return traces
+
     def _has_begun(self) -> bool:
         """Returns whether a change of the config would lose anything."""
         return any(map(os.path.exists, (self.checkpoints, self.log_path, self.finished_path)))

@@ -21,15 +21,16 @@ def bounded(default: Any, possible: str) -> Any:
     return dataclasses.field(default=default, metadata={"possible": possible})
 
 
-def added(default: Any, was: Any) -> Any:
+def added(default: Any, was: Any, possible: str | None = None) -> Any:
     """Returns a dataclass field that version 0.1.0 did not have.
 
     Args:
         default: The field's default, the paper's behaviour.
         was: What version 0.1.0 did: the value in a saved config that lacks the field, so that its
             run continues as it began.
+        possible: As for `bounded`; None for any value.
     """
-    return dataclasses.field(default=default, metadata={"was": was})
+    return dataclasses.field(default=default, metadata={"was": was, "possible": possible})
 
 
 def check_bounds(config: Any) -> None:

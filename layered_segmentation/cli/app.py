@@ -3,10 +3,10 @@
 A verb is a module `cli/<verb>.py`. The first line of its docstring says what it does, and the
 docstring ends with an `Example:`. The module defines absl flags at import, has `main(argv)`,
 imports heavy modules inside `main`, and ends with `if __name__ == "__main__": app.run(main)`. It
-may set `RESUME`, a sentence for a user who interrupts it.
+may set `RESUME`: how to go on after an interruption or a full disk.
 
 Exit statuses: 0 success; 1 the machine failed (no disk space, no permission); 2 the user can fix it
-(flags, settings, input); 130 interrupted.
+(flags, settings, input); 130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from typing import Any
 from absl import app as absl_app
 from absl import flags, logging
 
-from layered_segmentation import files
+from layered_segmentation import files, stopping
 from layered_segmentation.errors import UserError
 
 flags.disclaim_key_flags()  # flags that are defined here belong to the verb that calls
@@ -59,7 +59,8 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     def guarded(arguments: list[str]) -> int:
         return _guarded(main, module, command, arguments)
 
-    absl_app.run(guarded, argv=list(sys.argv if argv is None else argv), flags_parser=parse)
+    with stopping.watched(_interrupted(module, command)):
+        absl_app.run(guarded, argv=list(sys.argv if argv is None else argv), flags_parser=parse)
 
 
 def define_config_flags(default: str = "") -> tuple[flags.FlagHolder, flags.FlagHolder]:
@@ -198,24 +199,33 @@ def _guarded(
         return main(arguments) or 0
     except UserError as error:
         return fail(command, str(error), status=2)
-    except KeyboardInterrupt:
-        resume = getattr(module, "RESUME", "no file was left incomplete; run it again")
-        print(f"\n{command}: interrupted; {resume}", file=sys.stderr, flush=True)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"\n{_interrupted(module, command)}", file=sys.stderr, flush=True)
+        status: int = getattr(error, "status", 130)
+        stopping.leave(status)
+        return status
     except Exception as error:
-        message = _machine_error(error)
+        message = _machine_error(error, _resume(module))
         if message is None:
             raise
         return fail(command, message, status=1)
 
 
-def _machine_error(error: BaseException | None) -> str | None:
+def _resume(module: types.ModuleType) -> str:
+    resume: str = getattr(module, "RESUME", "no file was left incomplete; run it again")
+    return resume
+
+
+def _interrupted(module: types.ModuleType, command: str) -> str:
+    return f"{command}: interrupted; {_resume(module)}"
+
+
+def _machine_error(error: BaseException | None, resume: str) -> str | None:
     """Returns a message for an error of the machine, or None for a bug."""
     while error is not None:
         if getattr(error, "errno", None) in _NO_SPACE or _has_no_space_message(error):
             return (
-                f"no space left on the disk that holds {_place(error)}; free some and run the "
-                "same command again"
+                f"no space left on the disk that holds {_place(error)}; free some. Then: {resume}"
             )
         if isinstance(error, _REFUSED) or getattr(error, "errno", None) == errno.EROFS:
             assert isinstance(error, OSError)

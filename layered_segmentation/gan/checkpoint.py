@@ -1,14 +1,17 @@
-"""Checkpoints of a run in training."""
+"""Checkpoints of a run in training: written with checksums, restored only if they are whole."""
 
+import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from layered_segmentation import files
+from layered_segmentation import stopping
 from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
+from layered_segmentation.gan.checkpoint_files import CheckpointFiles
 from layered_segmentation.gan.layered_gan import LayeredGAN
 from layered_segmentation.gan.run_progress import RunProgress
 from layered_segmentation.run_directory import RunDirectory
@@ -17,8 +20,10 @@ from layered_segmentation.run_directory import RunDirectory
 class CheckpointKeeper(keras.callbacks.Callback):
     """Writes checkpoints while training, and restores the last one.
 
-    TensorFlow's manager renames a checkpoint to its final name when it is complete, and only then
-    records it as the latest.
+    A run has a checkpoint before its first step, so a run that has trained and has none was
+    damaged. Another one is written every `train.checkpoint_every` images, every
+    `train.checkpoint_minutes`, before a stage, whose first step may compile for long, and when a
+    signal asks to stop.
 
     Args:
         run: The run's directory.
@@ -30,9 +35,13 @@ class CheckpointKeeper(keras.callbacks.Callback):
     def __init__(self, run: RunDirectory, progress: RunProgress, gan: LayeredGAN, config: Config):
         super().__init__()
         self.progress = progress
+        self._run = run
         self._every = config.train.checkpoint_every
         self._images_seen = gan.images_seen
+        self._seconds = 60 * config.train.checkpoint_minutes
+        self._keep = config.train.keep_checkpoints
         self._saved_at = -1
+        self._saved_time = time.monotonic()
         self._trained = gan.generator.trainable_variables + gan.discriminator.trainable_variables
         # By name and position, since TensorFlow does not track Keras's lists of layers.
         parts = {
@@ -46,16 +55,35 @@ class CheckpointKeeper(keras.callbacks.Callback):
             images_seen=self._images_seen.value,
             **{name: [variable.value for variable in part] for name, part in parts.items()},
         )
-        self._manager = tf.train.CheckpointManager(
-            self._checkpoint, run.checkpoints, max_to_keep=config.train.keep_checkpoints
-        )
+        _ = self._checkpoint.save_counter  # a variable that checkpoints of version 0.1.0 hold
+        self._files = CheckpointFiles(run.checkpoints)
 
     def restore(self) -> None:
-        """Restores the last checkpoint, if there is one."""
-        if self._manager.latest_checkpoint:
-            status = self._checkpoint.restore(self._manager.latest_checkpoint)
-            status.assert_consumed()
+        """Restores the last checkpoint that is whole; writes the first one of a new run.
+
+        Raises:
+            UserError: The run has trained, but none of its checkpoints is whole.
+        """
+        damaged = {}
+        for number in self._files.numbers():
+            problem = self._files.problem(number) or self._read(number)
+            if problem is None:
+                break
+            damaged[number] = problem
+        else:
+            self._require_new(damaged)
+            self.save()
+            return
         self.progress.images_seen = self._saved_at = int(self._images_seen.numpy())
+        self._saved_time = time.monotonic()
+        for newer, problem in damaged.items():
+            lost = newer - self._saved_at
+            print(
+                f"{problem}: this checkpoint is dropped; training goes on from the one at "
+                f"{self._saved_at:,} images seen and repeats {lost:,} images",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def save(self) -> None:
         """Writes a checkpoint, unless nothing was trained since the last one.
@@ -73,11 +101,42 @@ class CheckpointKeeper(keras.callbacks.Callback):
                 "has diverged and stops; the last good checkpoint stays. In a new run lower "
                 "schedule.learning_rate.default or use --set=train.precision=float32"
             )
-        self._saved_at = self.progress.images_seen
-        self._manager.save(checkpoint_number=self._saved_at)
-        files.sync(self._manager.directory)
+        number = self.progress.images_seen
+        with stopping.saving(), self._files.adding(number) as prefix:
+            self._checkpoint.write(prefix)
+        self._files.keep(self._keep, number)
+        self._saved_at = number
+        self._saved_time = time.monotonic()
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Writes a checkpoint before a stage."""
+        self.save()
+        stopping.check()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Writes a checkpoint when one is due."""
-        if self.progress.images_seen // self._every > self._saved_at // self._every:
+        """Writes a checkpoint when one is due, and before training stops at a signal."""
+        is_due = self.progress.images_seen // self._every > self._saved_at // self._every
+        is_late = time.monotonic() - self._saved_time >= self._seconds
+        if is_due or is_late or stopping.is_requested():
             self.save()
+        stopping.check()
+
+    def _read(self, number: int) -> str | None:
+        """Restores a checkpoint; returns what is wrong with its files, or None."""
+        prefix = self._files.prefix(number)
+        try:
+            self._checkpoint.read(prefix).assert_consumed()
+        except tf.errors.OpError as error:
+            return f"{prefix}: {error.message}"
+        return None
+
+    def _require_new(self, damaged: Mapping[int, str]) -> None:
+        """Raises a UserError if the run has trained."""
+        traces = [*damaged.values(), *self._run.traces()]
+        if not traces:
+            return
+        raise UserError(
+            f"{self._run.path}: it has trained ({traces[0]}), but holds no whole checkpoint to "
+            "resume from, and training does not start again over it; copy its checkpoints/ from a "
+            "backup and run the same command again, or name another directory"
+        )

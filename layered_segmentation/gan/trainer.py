@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from layered_segmentation import schedule
+from layered_segmentation import schedule, stopping
 from layered_segmentation.config import Config
 from layered_segmentation.data import batches
 from layered_segmentation.data.source import Source, open_source
@@ -116,22 +116,23 @@ def _run(
         bar,
     ]
     try:
-        for stage in stages:
-            steps = (stage.end_image - progress.images_seen) // stage.batch
-            if steps < 0:
-                continue
-            gan.set_stage(stage)
-            if steps:
-                data = _stage_data(config, stage, cache, progress.images_seen, engine)
-                gan.fit(
-                    data,
-                    steps_per_epoch=steps,
-                    epochs=1,
-                    verbose=0,
-                    shuffle=False,
-                    callbacks=watchers,
-                )
-            _keep_stage(run, config, gan, seconds())
+        with stopping.deferred():
+            for stage in stages:
+                steps = (stage.end_image - progress.images_seen) // stage.batch
+                if steps < 0:
+                    continue
+                gan.set_stage(stage)
+                if steps:
+                    data = _stage_data(config, stage, cache, progress.images_seen, engine)
+                    gan.fit(
+                        data,
+                        steps_per_epoch=steps,
+                        epochs=1,
+                        verbose=0,
+                        shuffle=False,
+                        callbacks=watchers,
+                    )
+                _keep_stage(run, config, gan, seconds())
     finally:
         bar.close()
     spent = seconds()
