@@ -10,6 +10,7 @@ Writes results.json, per_image.csv, sheet.png (the best, median and worst scenes
 
 Example:
   layerseg evaluate_generated --run_dir=RUN --detector=MASK_RCNN_SAVED_MODEL
+  layerseg evaluate_generated --run_dir=RUN --stage=64 --detector_size=128 --detector=DETECTED
 """
 
 import os
@@ -25,6 +26,7 @@ _STAGE = shared.define_stage_flag()
 _COUNT = flags.DEFINE_integer("count", 10_000, "Number of composites.", 2)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the composites.", 0, 2**31 - 1)
 _DETECTOR = shared.DetectorFlags(required=True)
+_SIZE = shared.define_detector_size_flag()
 _OUT = flags.DEFINE_string("out", "", "Directory to write to; RUN/evaluation_generated if empty.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results in --out.")
 
@@ -48,7 +50,8 @@ def main(argv: list[str]) -> None:
     from layered_segmentation.gan import networks
     from layered_segmentation.progress import Bar
 
-    scenes = generated.GeneratedScenes(networks.load_generator(run), _SEED.value)
+    generator = networks.load_generator(run)
+    scenes = generated.GeneratedScenes(generator, _SEED.value, size=_SIZE.value)
     detector = _DETECTOR.open()
     if isinstance(detector, detectors.MaskFolderDetector):
         generated.check_record(_DETECTOR.path, scenes)
@@ -59,12 +62,12 @@ def main(argv: list[str]) -> None:
         SHEET: generated.sheet(scenes, detector, scores, _SHOWN),
         LAYERS: sheets.layers_sheet(first, columns=_SCENES),
     }
-    results = {**generated.results(scores, detector), "settings": app.settings(main)}
+    results = {**generated.results(scenes, scores, detector), "settings": app.settings(main)}
     shared.write_results(out, results, scores, pictures)
     found = scores.detected
     print(
         f"mIoU {found.miou:.3f} ± {found.miou_std:.3f} over {found.images:,} of {scores.images:,} "
-        "composites in which something is found"
+        f"composites in which something is found ({found.images / scores.images:.1%})"
     )
     print("\n".join(found.reference_lines()))
     print(f"results: {os.path.join(out, RESULTS)}, {TABLE}, {SHEET}, {LAYERS}")

@@ -61,7 +61,15 @@ def main(argv: list[str]) -> None:
         )
     protocol = fid.PROTOCOL + features.protocol
     settings = app.settings(main)
-    shared.write_results(out, {**measured.to_results(), "protocol": protocol, "settings": settings})
+    shared.write_results(
+        out,
+        {
+            **measured.to_results(),
+            "resolution": scenes.generator.resolution,
+            "protocol": protocol,
+            "settings": settings,
+        },
+    )
     print(
         f"FID {measured.value:.2f} ({measured.features}), {measured.images:,} composites against "
         f"{measured.real_images:,} real images"

@@ -4,7 +4,7 @@ On the sheet (--out), columns are scenes; rows are background, foreground, mask,
 and composite. --images_out writes composites to images/000001.png … and their masks at 0.5 to
 masks/, as input to any detector. The same seed draws the same scenes. The file scenes.json next to
 them identifies the scenes: copy it to a detector's masks, and `layerseg evaluate_generated` refuses
-masks of other scenes.
+masks of other scenes. examples/mask_rcnn.py runs Mask R-CNN on them.
 
 Example:
   layerseg sample --run_dir=RUN --out=sheet.png --seed=1 --truncation=0.7
@@ -32,6 +32,7 @@ _OUT = flags.DEFINE_string("out", "", "PNG file to write the sheet to.")
 _IMAGES_OUT = flags.DEFINE_string(
     "images_out", "", "Directory to write images/, masks/ (one PNG per scene) and scenes.json to."
 )
+_SIZE = shared.define_detector_size_flag()
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the scenes.", lower_bound=0, upper_bound=2**31 - 1)
 _TRUNCATION = flags.DEFINE_float(
     "truncation",
@@ -68,7 +69,9 @@ def main(argv: list[str]) -> None:
     from layered_segmentation.evaluation.generated import GeneratedScenes
     from layered_segmentation.gan import networks
 
-    generated = GeneratedScenes(networks.load_generator(run), _SEED.value, _TRUNCATION.value)
+    generated = GeneratedScenes(
+        networks.load_generator(run), _SEED.value, _TRUNCATION.value, _SIZE.value
+    )
     if _OUT.value:
         layers = generated.layers(_COUNT.value)
         sheets.save_png(sheets.layers_sheet(layers, columns=_COLUMNS), _OUT.value)

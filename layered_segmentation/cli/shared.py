@@ -80,6 +80,18 @@ class DetectorFlags:
         )
 
 
+def define_detector_size_flag() -> "flags.FlagHolder[int]":
+    """Defines `--detector_size` for the calling verb and returns it."""
+    return flags.DEFINE_integer(
+        "detector_size",
+        0,
+        "Side that composites and masks are resized to for the detector, pixels; the generator's "
+        "resolution if 0. The paper enlarges 64 px to 128.",
+        0,
+        4096,
+    )
+
+
 def define_stage_flag() -> "flags.FlagHolder[int]":
     """Defines `--stage` for the calling verb and returns it."""
     return flags.DEFINE_integer(

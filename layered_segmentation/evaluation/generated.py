@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from layered_segmentation import files, sheets
+from layered_segmentation import images as photos
 from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import examples, scoring
@@ -31,9 +32,8 @@ from layered_segmentation.gan.composite import Layers
 REFERENCES = ("full_mask", "centre_box")
 RECORD = "scenes.json"
 PROTOCOL = (
-    "Generated composites, unshifted, at the generator's resolution; generated masks at "
-    f"{scoring.THRESHOLD} against the detector's on the composite; miou over the composites in "
-    "which something is found. "
+    f"generated masks at {scoring.THRESHOLD} against the detector's on the composite; miou over "
+    "the composites in which something is found. "
 )
 _BATCH = 16  # scenes per call of the detector
 
@@ -61,11 +61,20 @@ class GeneratedScenes:
         generator: A `LayeredGenerator`, usually the averaged one.
         seed: Seed of the scenes.
         truncation: ψ in [0, 1]; 1 draws from the whole distribution.
+        size: Side in pixels that composites and masks are resized to, bilinearly; 0 for the
+            generator's resolution. For a detector that needs larger images.
     """
 
     generator: Any
     seed: int
     truncation: float = 1.0
+    size: int = 0
+
+    @property
+    def side(self) -> int:
+        """Side of composites and masks, pixels."""
+        side: int = self.size or self.generator.resolution
+        return side
 
     def first(self, count: int) -> Iterator[Scene]:
         """Yields scenes 0 … count - 1, with one batch in memory at a time."""
@@ -113,7 +122,13 @@ class GeneratedScenes:
             images = sheets.to_uint8(composite.compose(layers))
             for place in places[number]:
                 name = _name(number * sampling.BATCH + place)
-                yield Scene(name, images[place], layers.mask[place, ..., 0])
+                image, mask = images[place], layers.mask[place, ..., 0]
+                if self.side != self.generator.resolution:
+                    image, mask = (
+                        photos.to_square(image, self.side),
+                        photos.to_square(mask, self.side),
+                    )
+                yield Scene(name, image, mask)
 
 
 def score(
@@ -195,16 +210,24 @@ def require_masks(generator: Any) -> None:
         )
 
 
-def results(scores: scoring.Scores, detector: Detector) -> dict[str, Any]:
+def results(scenes: GeneratedScenes, scores: scoring.Scores, detector: Detector) -> dict[str, Any]:
     """Returns the contents of results.json: the score of table 1, then that of all images."""
     everything = scores.to_results(split=True)
+    resolution = scenes.generator.resolution
+    size = f"at {resolution} px, the generator's resolution"
+    if scenes.side != resolution:
+        size = f"resized bilinearly, like their masks, from {resolution} to {scenes.side} px"
     return {
         "measure": "generated",
+        "resolution": resolution,
         **scores.detected.summary(),
+        "detected_share": scores.detected.images / scores.images,
         "detected": everything["detected"],
         "all": everything["all"],
         "seconds": everything["seconds"],
-        "protocol": PROTOCOL + detector.protocol + everything["protocol"],
+        "protocol": f"Generated composites, unshifted, {size}; {PROTOCOL}"
+        + detector.protocol
+        + everything["protocol"],
     }
 
 
@@ -243,7 +266,7 @@ def write_record(directory: str, scenes: GeneratedScenes, count: int, run: str) 
         run: Directory of the run.
     """
     name = os.path.basename(os.path.abspath(run))
-    record = {"run": name, **scenes.identity(), "count": count}
+    record = {"run": name, **scenes.identity(), "size": scenes.side, "count": count}
     files.sync(directory)  # the scenes, before the record that vouches for them
     files.write_json(os.path.join(directory, RECORD), record)
 
@@ -294,6 +317,13 @@ def _require_same(path: str, scenes: GeneratedScenes, masks: str) -> None:
         raise UserError(
             f"--detector={masks}: the masks are of the scenes of --seed={found['seed']} ({path}), "
             f"not of --seed={expected['seed']}; give --seed={found['seed']}"
+        )
+    size = record.get("size", scenes.side)  # version 0.1.0 recorded none
+    if size != scenes.side:
+        raise UserError(
+            f"--detector={masks}: the masks are of scenes of {size} px ({path}), but scenes of "
+            f"{scenes.side} px are scored; give --detector_size={size}, or detect on scenes that "
+            f"`layerseg sample` draws with --detector_size={scenes.side}"
         )
     if found["truncation"] != expected["truncation"]:
         raise UserError(

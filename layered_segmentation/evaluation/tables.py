@@ -1,6 +1,5 @@
 """The paper's tables next to the scores of own runs, as Markdown, CSV and PNG.
 
-The paper's figures are from tables 1 to 3 of Bielski and Favaro, NeurIPS 2019 (arXiv 1905.12663).
 The scores come from the results.json files of `layerseg evaluate`, `evaluate_generated` and `fid`.
 """
 
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from layered_segmentation.errors import UserError
+from layered_segmentation.evaluation import paper
 from layered_segmentation.evaluation.scoring import OTHER_SCENE
 
 DIRECTORIES = {  # in a run, by measure
@@ -24,32 +24,12 @@ DIRECTORIES = {  # in a run, by measure
 }
 _ENCODER_DIRECTORY = "evaluation_encoder"
 _ABSENT = "—"
-
-# Table 1, LSUN Car: mIoU and full-mask reference at 64 px, the same at 128 px.
-SETTINGS: dict[str, tuple[str, tuple[float, ...]]] = {
-    "a": ("default", (0.685, 0.440, 0.533, 0.432)),
-    "b": ("no shift, δ = 0", (0.039, 0.428, 0.025, 0.419)),
-    "c": ("shift, δ = 0.25", (0.144, 0.434, 0.094, 0.426)),
-    "d": ("background contrast jitter", (0.765, 0.454, 0.673, 0.436)),
-    "e": ("no random crops of real images", (0.264, 0.374, 0.136, 0.365)),
-    "f": ("γ1 = 10", (0.733, 0.443, 0.643, 0.430)),
-    "g": ("η = 5 %", (0.693, 0.458, 0.552, 0.430)),
-    "h": ("one generator, three outputs", (0.550, 0.446, 0.484, 0.435)),
+_OF_GENERATED: dict[str, tuple[str, ...]] = {  # more columns of table 1, where results have them
+    "another scene's": ("references", OTHER_SCENE),
+    "detected": ("detected_share",),
 }
 
-# Table 2, real images: mIoU on LSUN Car where a car is detected, on all of it, on CUB-200.
-METHODS: dict[str, tuple[str, tuple[float, ...]]] = {
-    "encoder": ("the method (encoder)", (0.540, 0.479, 0.380)),
-    "grabcut": ("GrabCut", (0.559, 0.499, 0.453)),
-    "full_mask": ("full mask", (0.402, 0.357, 0.132)),
-}
 REFERENCES = ("grabcut", "full_mask", "centre_box")
-
-# Table 3, LSUN Car: FID of 10,000 composites against 10,000 real images at 64 px, at 128 px.
-GENERATORS: dict[str, tuple[str, tuple[float, ...]]] = {
-    "single_output": ("StyleGAN, single output", (27.8, 21.7)),
-    "layered": ("layered", (31.4, 30.9)),
-}
 
 Results = Mapping[str, Any]
 Runs = Mapping[str, Sequence[Mapping[str, Results]]]
@@ -216,30 +196,33 @@ def build(number: int, runs: Runs) -> Table:
 
 
 def _ablations(runs: Runs) -> Table:
-    _require_known(runs, SETTINGS, 1)
+    _require_known(runs, paper.SETTINGS, 1)
     columns = ["setting", "paper, 64 px", "full mask", "paper, 128 px", "full mask"]
     kinds = {"generated": "generated masks", "segmentation": "student"}
     shown = [kind for kind in kinds if _some_have(runs, kind)]
-    references = {kind: {"full mask": "full_mask"} for kind in shown}
-    if _some_have(runs, "generated", "references", OTHER_SCENE):
-        references["generated"]["another scene's"] = OTHER_SCENE
+    _require_one_resolution(runs, "generated")
+    references: dict[str, dict[str, tuple[str, ...]]] = {
+        kind: {"full mask": ("references", "full_mask")} for kind in shown
+    }
+    for heading, path in _OF_GENERATED.items():
+        if _some_have(runs, "generated", *path):
+            references["generated"][heading] = path
     for kind in shown:
         columns += [f"ours: {kinds[kind]}", *references[kind]]
     rows: list[tuple[str, list[Cell]]] = []
     missing: list[str] = []
-    for key, (name, paper) in SETTINGS.items():
-        cells = [Cell((figure,)) for figure in paper]
+    for key, (name, figures) in paper.SETTINGS.items():
+        cells = [Cell((figure,)) for figure in figures]
         for kind in shown:
             cells.append(_cell(runs, key, kind, "miou"))
-            cells += [
-                _cell(runs, key, kind, "references", name) for name in references[kind].values()
-            ]
+            cells += [_cell(runs, key, kind, *path) for path in references[kind].values()]
             missing += _missing(runs, key, kind)
         rows.append((f"({key}) {name}", cells))
     missing += [f"{key}: no results" for key in runs if not shown]
     missing = list(dict.fromkeys(missing))  # a run that was not given is missing in both columns
     notes = [
-        "Paper: LSUN Car, mIoU of generated masks against Mask R-CNN on the composites.",
+        "Paper: LSUN Car, mIoU of generated masks against Mask R-CNN on the composites. "
+        "Detected: share of the composites in which the detector finds something.",
         *_protocols(runs, shown),
     ]
     return Table("Table 1: ablations, mIoU", _distinct(columns), rows, notes, missing)
@@ -259,20 +242,20 @@ def _methods(runs: Runs) -> Table:
     rows: list[tuple[str, list[Cell]]] = []
     missing: list[str] = []
     for key in dict.fromkeys(["encoder", *runs]):
-        name, paper = METHODS.get(key, (key, ()))
-        cells = [Cell((figure,)) for figure in paper] or [Cell()] * 3
+        name, figures = paper.METHODS.get(key, (key, ()))
+        cells = [Cell((figure,)) for figure in figures] or [Cell()] * 3
         cells += [_cell(runs, key, kind, *part, "miou") for part in parts]
         missing += _missing(runs, key, kind)
         rows.append((name, cells))
     disagreeing = False
     for key in REFERENCES:
-        name, paper = METHODS.get(key, ("centre box", ()))
-        cells = [Cell((figure,)) for figure in paper] or [Cell()] * 3
+        name, figures = paper.METHODS.get(key, ("centre box", ()))
+        cells = [Cell((figure,)) for figure in figures] or [Cell()] * 3
         for part in parts:
             cell = _agreed(runs, kind, (*part, "references", key))
             disagreeing |= cell is None
             cells.append(cell or Cell())
-        if paper or cells[-1].values:
+        if figures or cells[-1].values:
             rows.append((name, cells))
     if disagreeing:
         missing.append(
@@ -284,7 +267,8 @@ def _methods(runs: Runs) -> Table:
 
 
 def _distances(runs: Runs) -> Table:
-    _require_known(runs, GENERATORS, 3)
+    _require_known(runs, paper.GENERATORS, 3)
+    _require_one_resolution(runs, "fid")
     features = {
         one["fid"]["features"] for several in runs.values() for one in several if "fid" in one
     }
@@ -295,8 +279,8 @@ def _distances(runs: Runs) -> Table:
         )
     rows: list[tuple[str, list[Cell]]] = []
     missing: list[str] = []
-    for key, (name, paper) in GENERATORS.items():
-        cells = [Cell((figure,), digits=1) for figure in paper]
+    for key, (name, figures) in paper.GENERATORS.items():
+        cells = [Cell((figure,), digits=1) for figure in figures]
         cells.append(dataclasses.replace(_cell(runs, key, "fid", "fid"), digits=1))
         missing += _missing(runs, key, "fid")
         rows.append((name, cells))
@@ -377,12 +361,22 @@ def _require_known(runs: Runs, rows: Mapping[str, Any], number: int) -> None:
             )
 
 
+def _require_one_resolution(runs: Runs, kind: str) -> None:
+    results = [one[kind] for several in runs.values() for one in several if kind in one]
+    sides = sorted({one["resolution"] for one in results if one.get("resolution")})
+    if len(sides) > 1:
+        raise UserError(
+            f"--runs: results of {' and '.join(map(str, sides))} px; make a table for each, with "
+            "RUN/stages/RESOLUTION for an earlier stage of a run"
+        )
+
+
 def _distinct(columns: Sequence[str]) -> list[str]:
     """Prefixes the headings of references with that of the score to their left."""
     named: list[str] = []
     score = ""
     for column in columns:
-        is_reference = column in ("full mask", "another scene's")
+        is_reference = column in ("full mask", *_OF_GENERATED)
         named.append(f"{score}: {column}" if is_reference else column)
         score = score if is_reference else column
     return named

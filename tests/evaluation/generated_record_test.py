@@ -48,7 +48,7 @@ def evaluate(layerseg, run, masks, *more):
 
 def test_the_record_identifies_the_scenes(layerseg, run, scenes):
     record = json.loads((scenes / "scenes.json").read_text())
-    assert set(record) == {"run", "seed", "truncation", "generator", "count"}
+    assert set(record) == {"run", "seed", "truncation", "generator", "size", "count"}
     assert (record["run"], record["seed"], record["truncation"], record["count"]) == (
         "run_a", 1, 1.0, COUNT,
     )  # fmt: skip
@@ -97,6 +97,8 @@ def test_without_a_record_a_note_is_printed(layerseg, run, scenes, tmp_path):
         ({"truncation": 0.7}, "--truncation=0.7"),
         ({"generator": "0123456789ab"}, "another generator, of the run 'run_a'"),
         ({"generator": None}, "another generator"),
+        ({"size": 16}, "of 16 px"),
+        ({"size": 16}, "--detector_size=16"),
     ],
 )
 def test_what_differs_is_named(tmp_path, changed, words):
@@ -114,6 +116,15 @@ def test_what_differs_is_named(tmp_path, changed, words):
     with pytest.raises(UserError) as error:
         generated.check_record(str(tmp_path), scenes)
     assert words in str(error.value) and f"--detector={tmp_path}: " in str(error.value)
+
+
+def test_a_record_of_version_0_1_0_has_no_size(tmp_path):
+    scenes = generated.GeneratedScenes(tiny_runs.generator(), 3)
+    generated.write_record(str(tmp_path), scenes, 10, "runs/run_a/")
+    record = json.loads((tmp_path / "scenes.json").read_text())
+    del record["size"]
+    (tmp_path / "scenes.json").write_text(json.dumps(record))
+    generated.check_record(str(tmp_path), scenes)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"seed": 3}'])

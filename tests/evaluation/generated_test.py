@@ -69,10 +69,11 @@ def test_the_score_is_over_scenes_in_which_something_is_found(scenes):
     assert sum(done) == COUNT
     upper = np.arange(64).reshape(8, 8) < 32
     expected = [iou(scene.mask >= 0.5, upper) for scene in scenes.first(COUNT)][::2]
-    results = generated.results(scores, Halves())
+    results = generated.results(scenes, scores, Halves())
     assert results["miou"] == results["detected"]["miou"] == pytest.approx(np.mean(expected))
     assert results["miou_std"] == pytest.approx(np.std(expected))
     assert results["images"] == COUNT // 2 and results["all"]["images"] == COUNT
+    assert results["detected_share"] == 0.5 and results["resolution"] == 8
     # What is found is the same in all of them, so another scene's is no worse.
     expected = {"full_mask": 0.5, "centre_box": 8 / 40, "other_scene": results["miou"]}
     assert results["references"] == pytest.approx(expected)
@@ -209,6 +210,66 @@ def test_evaluating_generated_masks(layerseg, run, scenes, tmp_path):
     more = layerseg("evaluate_generated", *flags, "--count=13", f"--out={tmp_path / 'out'}")
     assert more.status == 2 and "000013" in more.stderr
     assert not (tmp_path / "out").exists()
+
+
+class Bright:
+    """Finds what is brighter than the mean in the upper half, at the size it is given."""
+
+    protocol = "Bright. "
+
+    def __init__(self):
+        self.sides = set()
+
+    def __call__(self, images, names):
+        self.sides.update(image.shape[0] for image in images)
+        masks = [image.mean(axis=-1) > image.mean() for image in images]
+        for mask in masks:
+            mask[len(mask) // 2 :] = False
+        return masks
+
+
+def test_scenes_are_resized_for_the_detector_and_masks_compared_at_that_size(scenes):
+    large = generated.GeneratedScenes(scenes.generator, 3, size=32)
+    detector = Bright()
+    scores = generated.score(large, detector, 12)
+    assert detector.sides == {32}
+    ious = []
+    for scene, own in zip(large.first(12), scenes.first(12), strict=True):
+        image = np.asarray(Image.fromarray(own.image).resize((32, 32), Image.BILINEAR))
+        np.testing.assert_array_equal(scene.image, image)
+        mask = np.asarray(Image.fromarray(own.mask).resize((32, 32), Image.BILINEAR))
+        np.testing.assert_array_equal(scene.mask, mask)
+        (truth,) = Bright()([image], [scene.name])
+        ious.append(iou(mask >= 0.5, truth))
+    results = generated.results(large, scores, detector)
+    assert results["miou"] == pytest.approx(np.mean(ious))
+    assert results["resolution"] == 8 and results["detected_share"] == 1
+    assert "from 8 to 32 px" in results["protocol"]
+    assert generated.sheet(large, detector, scores, 3).ndim == 3
+
+
+def test_evaluating_at_the_detectors_size(layerseg, run, tmp_path):
+    """As another program detects: scenes are written at that size, and its masks have it too."""
+    size = [f"--run_dir={run.path}", "--detector_size=32", "--count=4"]
+    result = layerseg("sample", *size, f"--images_out={tmp_path / 'scenes'}")
+    assert result.status == 0, result.stderr
+    detected = tmp_path / "scenes" / "detected"
+    detected.mkdir()
+    for name in os.listdir(tmp_path / "scenes" / "images"):
+        with Image.open(tmp_path / "scenes" / "images" / name) as image:
+            (mask,) = Bright()([np.asarray(image)], [name])
+        Image.fromarray(np.uint8(mask) * 255).save(detected / name)
+    flags = [f"--detector={detected}", f"--out={tmp_path / 'out'}"]
+    other = layerseg("evaluate_generated", *size[::2], *flags)
+    assert other.status == 2 and "give --detector_size=32" in other.stderr
+    result = layerseg("evaluate_generated", *size, *flags)
+    assert result.status == 0, result.stderr
+    assert "4 of 4 composites in which something is found (100.0%)" in result.stdout
+    scores = generated.score(
+        generated.GeneratedScenes(networks.load_generator(run), 0, size=32), Bright(), 4
+    )
+    with open(tmp_path / "out" / "results.json", encoding="utf-8") as file:
+        assert json.load(file)["miou"] == pytest.approx(scores.miou)
 
 
 def test_evaluating_fid(layerseg, run, tmp_path, monkeypatch):

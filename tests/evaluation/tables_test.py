@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from layered_segmentation.errors import UserError
-from layered_segmentation.evaluation import tables
+from layered_segmentation.evaluation import paper, tables
 from layered_segmentation.evaluation.tables import Cell, Table
 
 
@@ -46,16 +46,16 @@ def test_rendering():
 
 def test_the_figures_are_those_of_the_paper():
     # Table 1 of the paper, row by row, as one line of digits.
-    figures = [figure for _, row in tables.SETTINGS.values() for figure in row]
+    figures = [figure for _, row in paper.SETTINGS.values() for figure in row]
     assert "".join(f"{figure:.3f}"[2:] for figure in figures) == (
         "685440533432" "039428025419" "144434094426" "765454673436"
         "264374136365" "733443643430" "693458552430" "550446484435"
     )  # fmt: skip
-    figures = [figure for _, row in tables.METHODS.values() for figure in row]
+    figures = [figure for _, row in paper.METHODS.values() for figure in row]
     assert "".join(f"{figure:.3f}"[2:] for figure in figures) == (
         "540479380" "559499453" "402357132"
     )  # fmt: skip
-    assert [row for _, row in tables.GENERATORS.values()] == [(27.8, 21.7), (31.4, 30.9)]
+    assert [row for _, row in paper.GENERATORS.values()] == [(27.8, 21.7), (31.4, 30.9)]
 
 
 def test_ablations(tmp_path):
@@ -84,6 +84,20 @@ def test_ablations(tmp_path):
     assert "b: 1 of 1 runs without evaluation_generated/results.json" in table.missing
     assert "d: 1 of 2 runs without evaluation_generated/results.json" in table.missing
     assert len(table.missing) == 6 + 2
+
+
+def test_ablations_of_results_with_more_columns(tmp_path):
+    more = {"resolution": 64, "detected_share": 0.875}
+    references = {"full_mask": 0.3, "other_scene": 0.2}
+    one = write(tmp_path / "a", "generated", miou=0.6, references=references, **more)
+    lines = tables.build(1, tables.read_runs([("a", one)])).markdown().splitlines()
+    assert lines[2].endswith(
+        "ours: generated masks: another scene's | ours: generated masks: detected |"
+    )
+    assert lines[4].endswith("| 0.600 | 0.300 | 0.200 | 0.875 |")
+    other = write(tmp_path / "b", "generated", **scores(0.5, 0.3), resolution=128)
+    with pytest.raises(UserError, match="results of 64 and 128 px; make a table for each"):
+        tables.build(1, tables.read_runs([("a", one), ("b", other)]))
 
 
 def test_ablations_show_only_the_columns_that_exist(tmp_path):
@@ -173,6 +187,12 @@ def test_distances(tmp_path):
     assert any("different numbers of images" in line for line in table.missing)
     with pytest.raises(UserError, match=r"are not comparable \(x, y\)"):
         tables.build(3, tables.read_runs([("layered", layered), ("single_output", plain)]))
+    sides = [
+        write(tmp_path / str(side), "fid", fid=2.0, features="x", resolution=side)
+        for side in (64, 128)
+    ]
+    with pytest.raises(UserError, match="results of 64 and 128 px"):
+        tables.build(3, tables.read_runs([("layered", path) for path in sides]))
 
 
 def test_the_command(layerseg, tmp_path):
