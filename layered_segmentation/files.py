@@ -180,6 +180,31 @@ def restore_replaced(path: str) -> None:
         os.replace(aside, path)
 
 
+def require_empty_or(path: str, marker: str, kind: str) -> None:
+    """Refuses a directory to write to that holds something else.
+
+    Args:
+        path: The value of `--out`; it need not exist.
+        marker: A file that only directories of the same kind have.
+        kind: What the directory is without it, for the message.
+
+    Raises:
+        UserError: It is a file, or neither empty nor of that kind.
+    """
+    require_directory(path)
+    if os.path.isdir(path) and os.listdir(path) and not os.path.exists(marker):
+        raise UserError(
+            f"--out={path}: the directory is not empty and {kind} (it contains "
+            f"{sorted(os.listdir(path))[0]!r}); name an empty or a new one"
+        )
+
+
+def require_directory(path: str, flag: str = "--out") -> None:
+    """Raises a UserError if a file has the name of a directory to write to."""
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise UserError(f"{flag}={path}: a file has this name; name a directory")
+
+
 def remove(path: str) -> None:
     """Removes a file, a link or a directory with its content, if it exists."""
     if os.path.isdir(path) and not os.path.islink(path):

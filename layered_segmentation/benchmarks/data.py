@@ -4,6 +4,7 @@ The pipeline runs in a process of its own, so that the networks' memory is not c
 Stage by stage it takes turns with the training step, so that a machine that slows down slows both.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import io
@@ -14,16 +15,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from layered_segmentation import schedule
+from layered_segmentation import quiet, schedule
 from layered_segmentation.benchmarks import training
 from layered_segmentation.config import DataConfig, ScheduleConfig
-from layered_segmentation.errors import UserError
 
 if TYPE_CHECKING:
     from layered_segmentation.data.batches import PhotoCache
@@ -35,6 +35,8 @@ _SECONDS = 0.5  # that a turn of the pipeline takes
 
 _PHOTO_SIDES = (256, 341)  # as LSUN's: the shorter side is 256
 _OCTAVES = (4, 8, 16, 32, 64, 128)  # cells across the frame
+
+_opened: "list[PhotoCache]" = []  # in the process that reads photos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,32 +101,24 @@ class Row:
 
 
 class PipelineProcess:
-    """A process that reads photos."""
+    """A process of its own that has cached the photos of all stages and reads them."""
 
-    def __init__(self, connection: Any):
-        self._connection = connection
-        self.cache = CacheReport(**self._receive())
+    def __init__(
+        self, pool: concurrent.futures.Executor, data: DataConfig, resolutions: Sequence[int]
+    ):
+        """Caches the photos; arguments as for `pipeline_process`, `pool` is of one process."""
+        self._pool = pool
+        self.cache = pool.submit(_open, data, resolutions).result()
 
     def images_per_second(self, resolution: int, batch: int) -> float:
         """Returns the pipeline's speed at a stage, measured for half a second."""
-        self._connection.send((resolution, batch))
-        return float(self._receive())
+        return self._pool.submit(_read_opened, resolution, batch).result()
 
     def memory_line(self) -> str:
         """Returns a sentence on the memory of the process so far."""
-        self._connection.send(None)
-        most, anonymous = self._receive()
+        most, anonymous = self._pool.map(_megabytes, ("VmHWM", "RssAnon"))
         mapped = f", {anonymous:,.0f} MB now without the pages of mapped files" if anonymous else ""
         return f"all stages read: resident memory {most:,.0f} MB at most{mapped}"
-
-    def _receive(self) -> Any:
-        try:
-            answer = self._connection.recv()
-        except EOFError:
-            raise RuntimeError("the process that reads photos has died") from None
-        if isinstance(answer, UserError):
-            raise answer
-        return answer
 
 
 @contextlib.contextmanager
@@ -139,16 +133,8 @@ def pipeline_process(data: DataConfig, resolutions: Sequence[int]) -> Iterator[P
         UserError: The photos cannot be used.
     """
     context = multiprocessing.get_context("spawn")
-    connection, remote = context.Pipe()
-    arguments = (remote, data, list(resolutions))
-    process = context.Process(target=_serve, args=arguments, daemon=True)
-    process.start()
-    remote.close()
-    try:
-        yield PipelineProcess(connection)
-    finally:
-        connection.close()
-        process.join()
+    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+        yield PipelineProcess(pool, data, resolutions)
 
 
 def time_stage(
@@ -223,27 +209,18 @@ def draw_photo(number: int) -> bytes:
     return file.getvalue()
 
 
-def _serve(connection: Any, data: DataConfig, resolutions: list[int]) -> None:
-    """Caches the photos and reports on it, then answers each stage with images per second."""
-    from layered_segmentation import quiet
-
+def _open(data: DataConfig, resolutions: Sequence[int]) -> CacheReport:
     quiet.import_tensorflow()
-    try:
-        cache, report = _cache_photos(data, resolutions)
-    except UserError as error:
-        connection.send(error)
-        return
-    connection.send(dataclasses.asdict(report))
-    with contextlib.suppress(EOFError):
-        while True:
-            request = connection.recv()
-            if request is None:
-                connection.send((_megabytes("VmHWM"), _megabytes("RssAnon")))
-            else:
-                connection.send(_read(cache, *request))
+    cache, report = _cache_photos(data, resolutions)
+    _opened.append(cache)
+    return report
 
 
-def _cache_photos(data: DataConfig, resolutions: list[int]) -> "tuple[PhotoCache, CacheReport]":
+def _read_opened(resolution: int, batch: int) -> float:
+    return _read(_opened[0], resolution, batch)
+
+
+def _cache_photos(data: DataConfig, resolutions: Sequence[int]) -> "tuple[PhotoCache, CacheReport]":
     from layered_segmentation.data import batches
     from layered_segmentation.data.cache import bytes_of
     from layered_segmentation.data.source import open_source

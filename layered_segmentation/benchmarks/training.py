@@ -5,16 +5,19 @@ A process chooses these once, so this variant runs in a second process, in turn 
 TensorFlow is imported inside functions: the second process silences its start-up notes first.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+
+from layered_segmentation import quiet
 
 HEADER = (
     f"{'stage':>6} {'convolutions':>12} {'precision':>15} {'images/s':>9} {'min–max':>15} "
@@ -79,13 +82,6 @@ class Sizes:
     latent_dim: int
 
 
-class StepTimer(Protocol):
-    """Times training steps."""
-
-    def run(self, steps: int) -> float:
-        """Takes steps; returns images per second."""
-
-
 def time_stage(
     sizes: Sizes, mixed: str, steps: int, rounds: int, chosen: Sequence[str] = ()
 ) -> list[Row]:
@@ -101,28 +97,22 @@ def time_stage(
     Returns:
         Plain float32, unfused float32, fused float32, fused mixed.
     """
-    variants = [
-        ("plain", "float32"),
-        ("unfused", "float32"),
-        ("fused", "float32"),
-        ("fused", mixed),
-    ]
-    with _plain_timer(sizes, chosen) as plain:
+    names = ("plain", "unfused", "fused", "fused")
+    variants = list(zip(names, ("float32", "float32", "float32", mixed), strict=True))
+    with _plain_process(sizes, chosen) as plain:
         local = [Timer(sizes, name == "fused", precision) for name, precision in variants[1:]]
-        timers: list[StepTimer] = [plain, *local]
-        for timer in timers:
-            timer.run(1)  # compiles
-        first = [timer.run(1) for timer in timers]
+        runs = [plain, *(timer.run for timer in local)]
+        for run in runs:
+            run(1)  # compiles
+        first = [run(1) for run in runs]
         is_slow = [speed < _SLOW * first[0] for speed in first]
-        speeds: list[list[float]] = [[] for _ in timers]
+        speeds: list[list[float]] = [[] for _ in runs]
         peaks = []
         for turn in range(rounds):
             peaks.append(matmul_peak())
-            for measured, timer, slow in zip(speeds, timers, is_slow, strict=True):
-                if not slow:
-                    measured.append(timer.run(steps))
-                elif turn < 2:
-                    measured.append(timer.run(1))
+            for measured, run, slow in zip(speeds, runs, is_slow, strict=True):
+                if not slow or turn < 2:
+                    measured.append(run(1 if slow else steps))
     unfused, fused = (timer.flops_per_image() for timer in local[:2])
     peak = max(peaks)
     rows = []
@@ -217,42 +207,24 @@ class Timer:
         return float(profile.total_float_ops) / self.batch
 
 
-class _RemoteTimer:
-    """A `Timer` of the plain variant in another process."""
-
-    def __init__(self, connection: Any):
-        self._connection = connection
-
-    def run(self, steps: int) -> float:
-        self._connection.send(steps)
-        return float(self._connection.recv())
-
-
 @contextlib.contextmanager
-def _plain_timer(sizes: Sizes, chosen: Sequence[str]) -> Iterator[_RemoteTimer]:
-    """Starts a process that times the unfused float32 step; it ends with the context."""
+def _plain_process(sizes: Sizes, chosen: Sequence[str]) -> Iterator[Callable[[int], float]]:
+    """Yields `Timer.run` of the unfused float32 step in a process without variables `chosen`."""
     context = multiprocessing.get_context("spawn")
-    connection, remote = context.Pipe()
-    process = context.Process(target=_serve, args=(remote, sizes), daemon=True)
-    unset = {name: os.environ.pop(name) for name in chosen if name in os.environ}
-    try:
-        process.start()
-    finally:
-        os.environ.update(unset)
-    remote.close()
-    try:
-        yield _RemoteTimer(connection)
-    finally:
-        connection.close()
-        process.join()
+    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+        unset = {name: os.environ.pop(name) for name in chosen if name in os.environ}
+        try:
+            pool.submit(quiet.import_tensorflow)  # starts the process
+        finally:
+            os.environ.update(unset)
+        yield lambda steps: pool.submit(_run_unfused, sizes, steps).result()
 
 
-def _serve(connection: Any, sizes: Sizes) -> None:
-    """Answers each number of steps with images per second, until the other end closes."""
-    from layered_segmentation import quiet
-
+@functools.cache
+def _unfused(sizes: Sizes) -> "Timer":
     quiet.import_tensorflow()
-    timer = Timer(sizes, fused=False, precision="float32")
-    with contextlib.suppress(EOFError):
-        while True:
-            connection.send(timer.run(connection.recv()))
+    return Timer(sizes, fused=False, precision="float32")
+
+
+def _run_unfused(sizes: Sizes, steps: int) -> float:
+    return _unfused(sizes).run(steps)

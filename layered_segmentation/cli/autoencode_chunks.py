@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
 
     encode.require_mask(config.gan.variant)
     out = _OUT.value
-    chunks.require_chunk_directory(out)
+    files.require_empty_or(out, os.path.join(out, chunks.INPUTS), "holds no chunks")
     images = _IMAGES.value or os.path.join(out, chunks.SCENES)
     names = _photo_names(images, out) if _IMAGES.value else _scene_names()
     for network in (run.generator_file, run.discriminator_file):

@@ -16,7 +16,6 @@ import numpy as np
 
 from layered_segmentation import config as configs
 from layered_segmentation import files, sheets, versions
-from layered_segmentation import images as photos
 from layered_segmentation.cli import chain_page
 from layered_segmentation.data import folder, tfds
 from layered_segmentation.data.source import Pair, open_source
@@ -91,7 +90,7 @@ def run(chain: Chain, devices: Sequence[str] = ()) -> dict[str, Any]:
         UserError: The directory is taken, there are no usable photos, settings or test photos do
             not fit, or an export differs from the model.
     """
-    _require_chain_directory(chain)
+    files.require_empty_or(chain.out, chain.run.config_path, "not a quickstart's")
     open_source(chain.config.data, chain.config.train.seed)
     pairs = test_pairs(chain)
     directory = chain.run
@@ -122,7 +121,7 @@ def run(chain: Chain, devices: Sequence[str] = ()) -> dict[str, Any]:
         page = chain_page.page(
             chain.out, directory, results, chain_page.read_examples(chain.path("examples"))
         )
-        report.write(page, chain.path("report.html"))
+        files.write_text(chain.path("report.html"), report.render(page))
         files.write_json(chain.path("results.json"), results)
     return {**results, "already_finished": False}
 
@@ -148,7 +147,7 @@ def test_pairs(chain: Chain) -> Sequence[Pair] | None:
     if test.masks:
         return folder.PairFolder(test.images, test.masks, test.ignore)
     if test.images:
-        _photo_paths(test.images, "--test_images")
+        folder.find_images(test.images, "--test_images", excluded=[folder.MASKS])
         return None
     if chain.config.data.name == configs.SourceName.shapes:
         return scoring.held_out_scenes(chain.config.gan.resolution)
@@ -173,17 +172,11 @@ def _train(chain: Chain, directory: RunDirectory, devices: Sequence[str]) -> dic
 
 
 def _distill(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
-    from layered_segmentation.gan import networks
-    from layered_segmentation.segmenter import distill, model_card, presets, self_training
+    from layered_segmentation.segmenter import distill
 
-    config = chain.config
-    side = config.student.resolution or config.gan.resolution
-    unlabelled = self_training.training_photos(config, side)
-    generator = networks.load_generator(directory)
-    segmenter, summary = distill.distill(generator, config, photos=unlabelled)
-    facts = {"steps": summary.steps, "seed": config.train.seed}
-    card = model_card.draft(config, segmenter.resolution, segmenter.count_params(), facts)
-    presets.save(segmenter, directory.segmenter, overwrite=True, card=card)
+    segmenter, summary = distill.distill_run(
+        directory, chain.config, directory.segmenter, overwrite=True
+    )
     print(
         f"distilled {summary.steps:,} steps, {summary.images_per_second:,.1f} images/s", flush=True
     )
@@ -201,7 +194,7 @@ def _score(chain: Chain, directory: RunDirectory, pairs: Sequence[Pair] | None) 
         if chain.config.data.name == configs.SourceName.tfds and not chain.test.images:
             sheet = _dataset_sheet(chain, segmenter.predict_masks)
         else:
-            names = _photo_paths(folder_path, "--images")
+            names = folder.find_images(folder_path, "--images", excluded=[folder.MASKS])
             sheet = examples.photo_sheet(
                 segmenter.predict_masks, folder_path, names, 2 * EXAMPLES, columns=EXAMPLES
             )
@@ -256,26 +249,6 @@ def _export(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
             tflite.export_tflite(segmenter, chain.path("export", "segmenter.tflite"), images=images)
         ),
     }
-
-
-def _photo_paths(directory: str, flag: str) -> list[str]:
-    if not os.path.isdir(directory):
-        raise UserError(f"{flag}={directory}: there is no such directory")
-    paths = photos.find(directory, [folder.MASKS])
-    if not paths:
-        raise UserError(f"{flag}={directory}: no photos in it ({', '.join(photos.EXTENSIONS)})")
-    return paths
-
-
-def _require_chain_directory(chain: Chain) -> None:
-    out = chain.out
-    if os.path.exists(out) and not os.path.isdir(out):
-        raise UserError(f"--out={out}: a file has this name; name a directory")
-    if os.path.isdir(out) and os.listdir(out) and not os.path.exists(chain.run.config_path):
-        raise UserError(
-            f"--out={out}: the directory is not empty and not a quickstart's (it contains "
-            f"{sorted(os.listdir(out))[0]!r}); name an empty or a new one"
-        )
 
 
 def _inputs(chain: Chain, phase: str) -> dict[str, str] | None:

@@ -60,7 +60,7 @@ def page(
         sheets=report.sheets_of(run),
         scores=_scores(results),
         scores_note=results.get("protocol", ""),
-        curves=report.curves_of(records, config),
+        curves=report.draw_curves(records, config.gan.mask_size),
         exports=[_export_row(out, name, row) for name, row in results["exports"].items()],
         settings=report.settings_of(config),
         phases={_PHASES[name]: value for name, value in results["phases"].items()},

@@ -53,23 +53,12 @@ def main(argv: list[str]) -> None:
             f"--run_dir={run.path}: there is a segmenter already ({out}); add --overwrite to "
             "replace it, or name another --out"
         )
-    if os.path.isfile(out):
-        raise UserError(f"--out={out}: a file has this name; name a directory")
+    files.require_directory(out)
     quiet.import_tensorflow()
-    from layered_segmentation.gan import networks
+    from layered_segmentation.segmenter import distill
 
-    generator = networks.load_generator(run)
-
-    from layered_segmentation.segmenter import distill, model_card, presets, self_training
-
-    side = config.student.resolution or generator.resolution
-    photos = self_training.training_photos(config, side)
     with run.lock():
-        segmenter, summary = distill.distill(generator, config, photos=photos)
-        facts = {"steps": summary.steps, "seed": config.train.seed}
-        card = model_card.draft(config, segmenter.resolution, segmenter.count_params(), facts)
-        os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-        presets.save(segmenter, out, overwrite=_OVERWRITE.value, card=card)
+        segmenter, summary = distill.distill_run(run, config, out, _OVERWRITE.value)
     results = {
         **dataclasses.asdict(summary),
         "parameters": segmenter.count_params(),

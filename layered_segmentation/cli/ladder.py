@@ -15,7 +15,7 @@ import os
 from absl import flags
 
 from layered_segmentation import quiet
-from layered_segmentation.cli import app
+from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 
 RESUME = "nothing was written; run it again"
@@ -41,10 +41,7 @@ def main(argv: list[str]) -> None:
     from layered_segmentation.data import folder
     from layered_segmentation.segmenter import presets
 
-    for name in (ladder.TABLE, ladder.JSON):
-        path = os.path.join(_OUT.value, name)
-        if os.path.lexists(path) and not _OVERWRITE.value:
-            raise UserError(f"{path}: already exists; name another --out or add --overwrite")
+    shared.require_free(_OUT.value, [ladder.TABLE, ladder.JSON], _OVERWRITE.value)
     loaded = {
         os.path.basename(os.path.normpath(path)): presets.load(path) for path in _SEGMENTERS.value
     }

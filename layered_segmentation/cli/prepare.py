@@ -17,7 +17,7 @@ import os
 
 from absl import flags, logging
 
-from layered_segmentation import quiet
+from layered_segmentation import files, quiet
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -43,8 +43,7 @@ def main(argv: list[str]) -> None:
     """Prepares one dataset."""
     del argv
     data_dir = os.path.abspath(_DATA_DIR.value) if _DATA_DIR.value else ""
-    if os.path.exists(data_dir) and not os.path.isdir(data_dir):
-        raise UserError(f"--data_dir={_DATA_DIR.value}: a file has this name; name a directory")
+    files.require_directory(_DATA_DIR.value, "--data_dir")
     logging.set_verbosity(logging.ERROR)  # TFDS warns about what is intended here
     quiet.import_tensorflow()
     try:

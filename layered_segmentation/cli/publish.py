@@ -8,13 +8,12 @@ Example:
   layerseg publish --preset=RUN --evaluation=RUN/evaluation --to=hf://OWNER/NAME --dry_run
 """
 
-import json
 import os
 from typing import Any
 
 from absl import flags
 
-from layered_segmentation import quiet
+from layered_segmentation import files, quiet
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
@@ -50,13 +49,13 @@ def main(argv: list[str]) -> None:
     if _EVALUATION.value:
         card = model_card.with_scores(card, _read_results(_EVALUATION.value))
     with publish.prepared(directory, card, place) as ready:
-        files = {name: os.path.getsize(os.path.join(ready, name)) for name in os.listdir(ready)}
+        sizes = {name: os.path.getsize(os.path.join(ready, name)) for name in os.listdir(ready)}
         if _DRY_RUN.value:
-            print("\n".join(f"{size:>12,}  {name}" for name, size in sorted(files.items())))
+            print("\n".join(f"{size:>12,}  {name}" for name, size in sorted(sizes.items())))
             print(f"\n{card}\nnothing was uploaded to {_TO.value}")
             return
         publish.upload(ready, _TO.value, _PRIVATE.value, _OVERWRITE.value)
-    print(f"{_TO.value}: {len(files)} files, {sum(files.values()) / 1e6:.2f} MB")
+    print(f"{_TO.value}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.2f} MB")
     print(app.next_step("segment", segmenter=_TO.value, input="PHOTOS", out="MASKS"))
 
 
@@ -73,11 +72,9 @@ def _read_card(directory: str) -> tuple[str, str]:
 
 def _read_results(directory: str) -> dict[str, Any]:
     path = os.path.join(directory, "results.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            results: dict[str, Any] = json.load(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--evaluation={directory}: {path} cannot be read") from error
+    results: dict[str, Any] | None = files.read_json(path)
+    if results is None:
+        raise UserError(f"--evaluation={directory}: {path} cannot be read")
     return results
 
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from layered_segmentation import files
 from layered_segmentation.config import Refinement
 from layered_segmentation.errors import UserError
+from layered_segmentation.validation import is_power_of_two
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,12 +142,12 @@ def require_free(out: str, names: Sequence[str], overwrite: bool) -> None:
         names: Files to be written to it.
         overwrite: The value of `--overwrite`.
     """
-    if os.path.exists(out) and not os.path.isdir(out):
-        raise UserError(f"--out={out}: a file has this name; name a directory")
+    files.require_directory(out)
     taken = [name for name in names if os.path.exists(os.path.join(out, name))]
     if taken and not overwrite:
+        exist = "already exists" if len(taken) == 1 else "already exist"
         raise UserError(
-            f"--out={out}: {', '.join(taken)} already exists; name another --out or add --overwrite"
+            f"--out={out}: {', '.join(taken)} {exist}; name another --out or add --overwrite"
         )
 
 
@@ -163,7 +165,7 @@ def write_results(
         scores: Written as a table with one line per image.
         pictures: PNG files by name, uint8 [H, W, 3].
     """
-    from layered_segmentation import files, sheets
+    from layered_segmentation import sheets
 
     os.makedirs(out, exist_ok=True)
     if scores is not None:
@@ -176,8 +178,7 @@ def write_results(
 def parse_resolutions(texts: Sequence[str]) -> list[int]:
     """Parses the values of `--resolutions`; raises a UserError if one cannot be a resolution."""
     for text in texts:
-        side = int(text) if text.isdigit() else 0
-        if side < 8 or side & (side - 1):
+        if not (text.isdigit() and is_power_of_two(int(text))):
             raise UserError(f"--resolutions={text}: a resolution is a power of two from 8")
     return [int(text) for text in texts]
 

@@ -16,7 +16,7 @@ import sys
 
 from absl import flags
 
-from layered_segmentation.cli import app
+from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 
 _TABLE = flags.DEFINE_enum("table", None, ["1", "2", "3"], "Number of the table.", required=True)
@@ -31,11 +31,8 @@ def main(argv: list[str]) -> None:
     named = [_split(text) for text in _RUNS.value]
     if not named:
         raise UserError("--runs is empty; name runs, as in --runs=a=RUNS/a,b=RUNS/b")
-    paths = {
-        ending: os.path.join(_OUT.value, f"table{_TABLE.value}.{ending}")
-        for ending in ("md", "csv", "png")
-    }
-    _require_free(list(paths.values()))
+    markdown, csv, png = (f"table{_TABLE.value}.{ending}" for ending in ("md", "csv", "png"))
+    shared.require_free(_OUT.value, [markdown, csv, png], _OVERWRITE.value)
 
     from layered_segmentation import files
     from layered_segmentation.evaluation import tables
@@ -49,11 +46,11 @@ def main(argv: list[str]) -> None:
     table = tables.build(int(_TABLE.value), runs)
     picture = table.png()
     os.makedirs(_OUT.value, exist_ok=True)
-    files.write_text(paths["md"], table.markdown())
-    files.write_text(paths["csv"], table.csv())
-    files.write_bytes(paths["png"], picture)
+    files.write_text(os.path.join(_OUT.value, markdown), table.markdown())
+    files.write_text(os.path.join(_OUT.value, csv), table.csv())
+    files.write_bytes(os.path.join(_OUT.value, png), picture)
     print(table.markdown())
-    print(f"table: {', '.join(paths.values())}")
+    print(f"table: {os.path.join(_OUT.value, markdown)}, {csv}, {png}")
     for line in table.missing:
         print(f"missing: {line}", file=sys.stderr)
 
@@ -63,17 +60,6 @@ def _split(text: str) -> tuple[str, str]:
     if not name or not directory:
         raise UserError(f"--runs={text}: write it as NAME=DIR, as in --runs=a=RUNS/a,b=RUNS/b")
     return name, directory
-
-
-def _require_free(paths: list[str]) -> None:
-    out = _OUT.value
-    if os.path.exists(out) and not os.path.isdir(out):
-        raise UserError(f"--out={out}: a file has this name; name a directory")
-    taken = [path for path in paths if os.path.exists(path)]
-    if taken and not _OVERWRITE.value:
-        raise UserError(
-            f"--out={out}: {taken[0]} already exists; name another --out or add --overwrite"
-        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Sheets of examples: the best, median and worst by score, or photos of a directory."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -82,13 +83,8 @@ def overview_sheet(
     chosen = list(dict.fromkeys(found[place] for part in parts for place in part))
     shown = [pairs[index] for index in chosen]
     shown_scores = dataclasses.replace(scores, rows=[scores.rows[index] for index in chosen])
-    return scored_sheet(
-        lambda images: predict(shown),
-        shown,
-        shown_scores,
-        range(len(shown)),
-        min(count, len(shown)),
-    )
+    columns = min(count, len(shown))
+    return scored_sheet(lambda _: predict(shown), shown, shown_scores, range(len(shown)), columns)
 
 
 def photo_sheet(
@@ -109,12 +105,16 @@ def photo_sheet(
     Raises:
         UserError: None of them can be read.
     """
-    images = []
-    for index in np.unique(np.linspace(0, len(names) - 1, count).astype(int)):
-        try:
-            images.append(photos.read(os.path.join(directory, names[index])))
-        except photos.UnreadableImage:
-            continue  # training has reported it
+    images = read_spaced(directory, names, count)
     if not images:
         raise UserError(f"{directory}: none of {count} photos can be read as an image")
     return sheets.segmentation_sheet(images, None, predict(images), columns=columns)
+
+
+def read_spaced(directory: str, names: Sequence[str], count: int) -> list[np.ndarray]:
+    """Reads at most `count` photos, spaced evenly over `names`; leaves out unreadable ones."""
+    images = []
+    for index in np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).astype(int)):
+        with contextlib.suppress(photos.UnreadableImage):
+            images.append(photos.read(os.path.join(directory, names[index])))
+    return images

@@ -25,7 +25,6 @@ from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import examples, scoring
 from layered_segmentation.evaluation.detectors import Detector, MaskFolderDetector
-from layered_segmentation.evaluation.iou import iou
 from layered_segmentation.gan import composite
 from layered_segmentation.gan.composite import Layers
 
@@ -191,7 +190,7 @@ def _with_other_scenes(
     if len(found) < 2:
         return scores
     others = (
-        iou(np.unpackbits(mask) > 0, np.unpackbits(truth) > 0)
+        scoring.iou(np.unpackbits(mask) > 0, np.unpackbits(truth) > 0)
         for mask, truth in zip(drawn, [*found[1:], found[0]], strict=True)
     )
     rows = [

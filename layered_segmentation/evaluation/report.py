@@ -162,12 +162,6 @@ def render(page: Page) -> str:
     return text
 
 
-def write(page: Page, path: str) -> str:
-    """Writes the page; returns `path`."""
-    files.write_text(path, render(page))
-    return path
-
-
 def write_run_report(run: "RunDirectory") -> str:
     """Writes a run's own page, `RUN/report.html`, from its log and sheets; returns its path."""
     config = run.config()
@@ -191,7 +185,7 @@ def write_run_report(run: "RunDirectory") -> str:
         facts=facts,
         warnings=warnings_of(records),
         sheets=sheets_of(run),
-        curves=curves_of(records, config),
+        curves=draw_curves(records, config.gan.mask_size),
         settings=settings_of(config),
         phases=phases,
         commands=[
@@ -202,7 +196,8 @@ def write_run_report(run: "RunDirectory") -> str:
             ),
         ],
     )
-    return write(page, run.report)
+    files.write_text(run.report, render(page))
+    return run.report
 
 
 def sheets_of(run: "RunDirectory", most: int = _MOST_SHEETS) -> list[Picture]:
@@ -218,12 +213,6 @@ def sheets_of(run: "RunDirectory", most: int = _MOST_SHEETS) -> list[Picture]:
         with open(os.path.join(run.sheets, name), "rb") as file:
             pictures.append(Picture(f"after {int(name[:-4]):,} images", file.read()))
     return pictures
-
-
-def curves_of(records: Sequence[Mapping[str, Any]], config: configs.Config) -> list[Picture]:
-    """Returns the curves of a run's log."""
-    drawn = draw_curves(records, mask_size=config.gan.mask_size)
-    return [Picture(title, data) for title, data in drawn.items()]
 
 
 def warnings_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -251,19 +240,17 @@ def seconds(value: float) -> str:
     return f"{minutes:,} min {rest:02d} s"
 
 
-def draw_curves(
-    records: Sequence[Mapping[str, Any]], mask_size: float | None = None
-) -> dict[str, bytes]:
+def draw_curves(records: Sequence[Mapping[str, Any]], mask_size: float) -> list[Picture]:
     """Draws the curves of a log as SVG, readable on light and dark pages.
 
     Args:
         records: Records of log.jsonl, with `images_seen`; those without metrics are ignored.
-        mask_size: η of eq. 3, drawn as a line in the panel of the masks; None leaves it out.
+        mask_size: η of eq. 3, drawn as a line in the panel of the masks.
 
     Returns:
-        The bytes of SVG files by title; panels without data are left out.
+        A picture for each panel that has data.
     """
-    drawn = {}
+    drawn = []
     for title, series in _PANELS:
         curves = {
             label: [
@@ -276,7 +263,7 @@ def draw_curves(
         curves = {label: points for label, points in curves.items() if points}
         if curves:
             line = mask_size if title == "Masks" else None
-            drawn[title] = _panel(curves, _stage_starts(records), line)
+            drawn.append(Picture(title, _panel(curves, _stage_starts(records), line)))
     return drawn
 
 

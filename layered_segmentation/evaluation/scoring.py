@@ -20,7 +20,6 @@ from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import baselines
 from layered_segmentation.evaluation.baselines import DEFAULT_GRABCUT, GrabCutSettings
-from layered_segmentation.evaluation.iou import iou
 from layered_segmentation.run_directory import RunDirectory
 from layered_segmentation.segmenter.refine import refine as refine_mask
 
@@ -191,6 +190,33 @@ class Scores:
         names = (*REFERENCES, OTHER_SCENE)
         columns = {name: [getattr(row, name) for row in self.rows] for name in names}
         return {name: ious for name, ious in columns.items() if ious and None not in ious}
+
+
+def iou(prediction: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = None) -> float:
+    """Returns the intersection over union of two binary masks, in [0, 1].
+
+    Args:
+        prediction: bool [H, W].
+        truth: bool [H, W].
+        ignore: bool [H, W], true on pixels that are left out; None leaves out none.
+
+    Returns:
+        |prediction ∩ truth| / |prediction ∪ truth| over the remaining pixels; 1 if both are empty,
+        because they agree.
+
+    Raises:
+        ValueError: The masks are not boolean, or differ in shape.
+    """
+    for mask in (prediction, truth) if ignore is None else (prediction, truth, ignore):
+        if mask.dtype != bool or mask.shape != prediction.shape:
+            raise ValueError(
+                f"expected bool {list(prediction.shape)}, got {mask.dtype} {list(mask.shape)}"
+            )
+    intersection, union = prediction & truth, prediction | truth
+    if ignore is not None:
+        intersection, union = intersection & ~ignore, union & ~ignore
+    total = np.count_nonzero(union)
+    return np.count_nonzero(intersection) / total if total else 1.0
 
 
 def score(predict: Predict, pairs: Iterable[Pair], **options: Any) -> Scores:

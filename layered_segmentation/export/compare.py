@@ -15,8 +15,7 @@ from layered_segmentation.data import folder
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
-from layered_segmentation.evaluation import scoring
-from layered_segmentation.evaluation.iou import iou
+from layered_segmentation.evaluation import examples, scoring
 
 # Limits on the difference of a mask value, and on the mIoU that the other modes may lose.
 TOLERANCE = 1e-4
@@ -79,12 +78,7 @@ def images_to_compare(
     if not os.path.isdir(directory):
         raise UserError(f"{flag}={directory}: there is no such directory")
     paths = photos.find(directory, [folder.MASKS])
-    images = []
-    for index in np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).astype(int)):
-        try:
-            images.append(photos.read(os.path.join(directory, paths[index])))
-        except photos.UnreadableImage:
-            continue
+    images = examples.read_spaced(directory, paths, limit)
     if not images:
         raise UserError(f"{flag}={directory}: holds no readable image")
     return images
@@ -110,7 +104,7 @@ def measure(exported: Run, keras: Run, images: Sequence[np.ndarray]) -> Comparis
             )
         largest = max(largest, largest_difference(masks, expected))
         means.append(float(np.abs(masks - expected).mean()))
-        ious.append(iou(masks >= 0.5, expected >= 0.5))
+        ious.append(scoring.iou(masks >= 0.5, expected >= 0.5))
     return Comparison(len(images), largest, float(np.mean(means)), float(np.mean(ious)))
 
 

@@ -3,18 +3,30 @@
 Run as a module, it is `layerseg export --format=saved_model`.
 """
 
+if __name__ == "__main__":  # before TensorFlow is imported: `--help` needs none
+    from layered_segmentation.cli import export
+
+    export.run_format("saved_model")
+
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import cv2
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from layered_segmentation import files
 from layered_segmentation.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from layered_segmentation.segmenter.segmenter import EncoderSegmenter, LayeredSegmenter
+from layered_segmentation.export import compare, serving, signatures
+from layered_segmentation.segmenter.segmenter import (
+    EncoderSegmenter,
+    LayeredSegmenter,
+    resize_masks,
+)
 
 # Registered with TensorFlow, but not for a server: these call back into the Python process that
 # built the graph, or need a compiler or a device that the server may lack.
@@ -56,9 +68,7 @@ class SavedModelExport:
         )
 
 
-def export_saved_model(
-    segmenter: "LayeredSegmenter", out: str, images: str = ""
-) -> SavedModelExport:
+def export_saved_model(segmenter: LayeredSegmenter, out: str, images: str = "") -> SavedModelExport:
     """Writes the next version, OUT/N, and checks it.
 
     Args:
@@ -70,13 +80,7 @@ def export_saved_model(
         UserError: `out` is a file, no image can be read, an operator is not TensorFlow's own, or
             an output differs from the Keras model's. No version is added then.
     """
-    import numpy as np
-    import tensorflow as tf
-
-    from layered_segmentation.export import compare, serving
-
-    if os.path.exists(out) and not os.path.isdir(out):
-        raise UserError(f"--out={out}: a file has this name; name a directory")
+    files.require_directory(out)
     photos = compare.images_to_compare(images)
     is_new = not os.path.isdir(out)
     os.makedirs(out, exist_ok=True)
@@ -113,12 +117,8 @@ def export_saved_model(
     )
 
 
-def write(segmenter: "LayeredSegmenter", directory: str) -> None:
+def write(segmenter: LayeredSegmenter, directory: str) -> None:
     """Writes the SavedModel, unchecked."""
-    import keras
-
-    from layered_segmentation.export import signatures
-
     archive = keras.export.ExportArchive()
     archive.track(segmenter)
     for name, signature in signatures.build(segmenter).items():
@@ -138,9 +138,6 @@ def served_operators(directory: str) -> list[str]:
     Raises:
         UserError: TensorFlow Serving does not have an operator.
     """
-    import tensorflow as tf
-    from tensorflow.core.protobuf import saved_model_pb2
-
     model = saved_model_pb2.SavedModel()
     with open(os.path.join(directory, "saved_model.pb"), "rb") as file:
         model.ParseFromString(file.read())
@@ -161,14 +158,8 @@ def served_operators(directory: str) -> list[str]:
     return sorted(operators)
 
 
-def _difference(
-    loaded: Any, segmenter: "LayeredSegmenter", photos: "Sequence[np.ndarray]"
-) -> float:
+def _difference(loaded: Any, segmenter: LayeredSegmenter, photos: Sequence[np.ndarray]) -> float:
     """Returns the largest difference of any signature's outputs from the Keras model's."""
-    import numpy as np
-
-    from layered_segmentation.export import compare
-    from layered_segmentation.segmenter.segmenter import EncoderSegmenter
 
     def keras_masks(batch: np.ndarray) -> np.ndarray:
         return np.stack(segmenter.predict_masks(batch))[..., None]
@@ -180,26 +171,16 @@ def _difference(
     return difference
 
 
-def _serve(loaded: Any, images: "np.ndarray") -> "np.ndarray":
-    import tensorflow as tf
-
+def _serve(loaded: Any, images: np.ndarray) -> np.ndarray:
     serve = loaded.signatures["serving_default"]
     masks: np.ndarray = serve(images=tf.constant(images))["masks"].numpy()
     return masks
 
 
 def _bytes_difference(
-    loaded: Any, segmenter: "LayeredSegmenter", photos: "Sequence[np.ndarray]"
+    loaded: Any, segmenter: LayeredSegmenter, photos: Sequence[np.ndarray]
 ) -> float:
     """Returns how far the masks of encoded photos, all in one batch, are from the Keras model's."""
-    import cv2
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
-    from layered_segmentation.export import compare, signatures
-    from layered_segmentation.segmenter.segmenter import resize_masks
-
     encoded = [cv2.imencode(".png", photo[..., ::-1])[1].tobytes() for photo in photos]
     masks = loaded.signatures["image_bytes"](bytes=tf.constant(encoded))["masks"].numpy()
     expected = []
@@ -214,17 +195,12 @@ def _bytes_difference(
 
 
 def _layers_difference(
-    loaded: Any, segmenter: "EncoderSegmenter", photos: "Sequence[np.ndarray]"
+    loaded: Any, segmenter: EncoderSegmenter, photos: Sequence[np.ndarray]
 ) -> float:
     """Returns how far the layers and their composite are from the Keras model's.
 
     Values above 1 count relative to the largest: an untrained generator draws far outside [-1, 1].
     """
-    import numpy as np
-    import tensorflow as tf
-
-    from layered_segmentation.export import compare
-
     largest = 0.0
     for photo in photos:
         outputs = loaded.signatures["layers"](images=tf.constant(photo[None]))
@@ -247,9 +223,3 @@ def _size(directory: str) -> int:
         for folder, _, names in os.walk(directory)
         for name in names
     )
-
-
-if __name__ == "__main__":
-    from layered_segmentation.cli import export
-
-    export.run_format("saved_model")

@@ -3,21 +3,31 @@
 Run as a module, it is `layerseg export --format=tflite`.
 """
 
+if __name__ == "__main__":  # before TensorFlow is imported: `--help` needs none
+    from layered_segmentation.cli import export
+
+    export.run_format("tflite")
+
 import dataclasses
 import functools
 import os
 import tempfile
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 
 from layered_segmentation import files
+from layered_segmentation.data import folder
 from layered_segmentation.errors import UserError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from layered_segmentation.export.compare import Run
-    from layered_segmentation.segmenter.segmenter import LayeredSegmenter
+from layered_segmentation.export import compare, metadata
+from layered_segmentation.export import quantize as quantization
+from layered_segmentation.images import to_square
+from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +85,7 @@ class TFLiteExport:
 
 
 def export_tflite(
-    segmenter: "LayeredSegmenter",
+    segmenter: LayeredSegmenter,
     out: str,
     input_size: int = 0,
     images: str = "",
@@ -105,11 +115,6 @@ def export_tflite(
             image can be read, an operator is not built in, or the masks differ from the Keras
             model's by more than the mode's limit. Nothing is written then.
     """
-    from layered_segmentation.data import folder
-    from layered_segmentation.export import compare, metadata
-    from layered_segmentation.export import quantize as quantization
-    from layered_segmentation.images import to_square
-
     side = input_size or segmenter.resolution
     _require_writable(segmenter, out, side, overwrite)
     if quantize not in quantization.MODES:
@@ -166,17 +171,12 @@ def export_tflite(
 
 
 def convert(
-    segmenter: "LayeredSegmenter",
+    segmenter: LayeredSegmenter,
     side: int,
     quantize: str = "none",
-    samples: "Sequence[np.ndarray]" = (),
+    samples: Sequence[np.ndarray] = (),
 ) -> bytes:
     """Returns the segmenter as a TFLite flatbuffer, unchecked; see `quantize.configure`."""
-    import keras
-    import tensorflow as tf
-
-    from layered_segmentation.export.quantize import configure
-
     scale = segmenter.preprocessor.image_converter.scale
     offset = segmenter.preprocessor.image_converter.offset
 
@@ -193,16 +193,13 @@ def convert(
             directory, signature_keys=["serving_default"]
         )
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        configure(converter, quantize, samples)
+        quantization.configure(converter, quantize, samples)
         content: bytes = converter.convert()
     return content
 
 
-def interpreter(content: bytes, threads: int) -> "Run":
+def interpreter(content: bytes, threads: int) -> compare.Run:
     """Returns a function that runs a flatbuffer, [1, S, S, 3] of 0 to 255 -> float [1, S, S, 1]."""
-    import numpy as np
-    from ai_edge_litert.interpreter import Interpreter
-
     runtime = Interpreter(model_content=content, num_threads=threads)
     signature = runtime.get_signature_runner("serving_default")
     dtype = signature.get_input_details()["images"]["dtype"]
@@ -218,11 +215,8 @@ def interpreter(content: bytes, threads: int) -> "Run":
     return run
 
 
-def keras_masks(segmenter: "LayeredSegmenter", images: "np.ndarray") -> "np.ndarray":
+def keras_masks(segmenter: LayeredSegmenter, images: np.ndarray) -> np.ndarray:
     """Returns the Keras model's masks, uint8 [B, S, S, 3] -> float [B, S, S, 1]."""
-    import keras
-    import numpy as np
-
     converter = segmenter.preprocessor.image_converter
     scaled = images.astype(np.float32) * converter.scale + converter.offset
     masks: np.ndarray = keras.ops.convert_to_numpy(segmenter(scaled, training=False))
@@ -235,8 +229,6 @@ def builtin_operators(content: bytes) -> list[str]:
     Raises:
         UserError: One of them is not built into every TFLite runtime (a Flex or custom operator).
     """
-    from ai_edge_litert import schema_py_generated as schema
-
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if name[0] != "_"}
     model = schema.Model.GetRootAs(content, 0)
     operators = set()
@@ -254,13 +246,11 @@ def builtin_operators(content: bytes) -> list[str]:
 
 
 def _count_operations(content: bytes) -> int:
-    from ai_edge_litert import schema_py_generated as schema
-
     model = schema.Model.GetRootAs(content, 0)
     return sum(model.Subgraphs(i).OperatorsLength() for i in range(model.SubgraphsLength()))
 
 
-def _require_writable(segmenter: "LayeredSegmenter", out: str, side: int, overwrite: bool) -> None:
+def _require_writable(segmenter: LayeredSegmenter, out: str, side: int, overwrite: bool) -> None:
     stride = segmenter.backbone.stride
     if side < stride or side % stride:
         raise UserError(f"--input_size={side}: it must be a multiple of {stride}")
@@ -270,9 +260,3 @@ def _require_writable(segmenter: "LayeredSegmenter", out: str, side: int, overwr
         raise UserError(f"--out={out}: a directory has this name; name a file")
     if os.path.lexists(out) and not overwrite:
         raise UserError(f"--out={out}: already exists; remove it or add --overwrite")
-
-
-if __name__ == "__main__":
-    from layered_segmentation.cli import export
-
-    export.run_format("tflite")

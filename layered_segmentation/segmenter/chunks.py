@@ -84,21 +84,6 @@ class ChunkJob:
         return has_encoder and os.path.exists(self.record(number))
 
 
-def require_chunk_directory(out: str) -> None:
-    """Refuses a directory that is neither empty nor an output directory of chunks.
-
-    Raises:
-        UserError: The directory holds something else, or is a file.
-    """
-    if os.path.exists(out) and not os.path.isdir(out):
-        raise UserError(f"--out={out}: a file has this name; name a directory")
-    if os.path.isdir(out) and os.listdir(out) and not os.path.exists(os.path.join(out, INPUTS)):
-        raise UserError(
-            f"--out={out}: the directory is not empty and holds no chunks (it holds "
-            f"{sorted(os.listdir(out))[0]!r}); name an empty or a new one"
-        )
-
-
 def begin(job: ChunkJob, inputs: Mapping[str, Any], overwrite: bool = False) -> None:
     """Records the inputs that the chunks depend on, or checks that they are unchanged.
 
@@ -195,11 +180,7 @@ def encode(
             for first in range(0, len(left), job.together):
                 group = left[first : first + job.together]
                 _encode_group(job, {number: chunks[number] for number in group}, trainer, bar)
-    records = []
-    for number in range(len(chunks)):
-        with open(job.record(number), encoding="utf-8") as file:
-            records.append(json.load(file))
-    return records
+    return [files.read_json(job.record(number)) for number in range(len(chunks))]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ A pool of scenes is drawn once, because drawing a scene costs more than learning
 """
 
 import dataclasses
+import os
 import time
 from typing import Any
 
@@ -12,11 +13,13 @@ import tensorflow as tf
 from keras import ops
 
 from layered_segmentation.config import Config
+from layered_segmentation.gan import networks
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.gan.sampling import sampler
 from layered_segmentation.progress import Bar
-from layered_segmentation.segmenter import fit, self_training
+from layered_segmentation.run_directory import RunDirectory
+from layered_segmentation.segmenter import fit, model_card, presets, self_training
 from layered_segmentation.segmenter.fit import FitSummary, Pool
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter, create_segmenter
 
@@ -77,6 +80,35 @@ def distill(
         rounds = self_training.self_train(segmenter, photos, config.student, seed, progress)
     fields = {**dataclasses.asdict(summary), "seconds": time.perf_counter() - start}
     return segmenter, DistillSummary(**fields, draw_seconds=drawn, self_training_rounds=len(rounds))
+
+
+def distill_run(
+    run: RunDirectory, config: Config, out: str, overwrite: bool
+) -> tuple[LayeredSegmenter, DistillSummary]:
+    """Distils a run's generator and writes the student's preset with a drafted model card.
+
+    Args:
+        run: The run.
+        config: Its config, perhaps with other settings of the student.
+        out: The preset.
+        overwrite: Whether to replace an existing preset.
+
+    Returns:
+        As for `distill`.
+
+    Raises:
+        UserError: The run has no generator, its photos cannot be read, the loss is not finite, or
+            the preset exists and `overwrite` is off.
+    """
+    generator = networks.load_generator(run)
+    side = config.student.resolution or generator.resolution
+    photos = self_training.training_photos(config, side)
+    segmenter, summary = distill(generator, config, photos=photos)
+    facts = {"steps": summary.steps, "seed": config.train.seed}
+    card = model_card.draft(config, side, segmenter.count_params(), facts)
+    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+    presets.save(segmenter, out, overwrite, card)
+    return segmenter, summary
 
 
 def draw_pool(

@@ -121,14 +121,13 @@ def _replace(card: str, section: str, text: str) -> str:
 
 
 def _changed_settings(config: Config) -> list[str]:
-    lines = []
-    for section in dataclasses.fields(Config):
-        settings, default = getattr(config, section.name), getattr(Config(), section.name)
-        for field in dataclasses.fields(settings):
-            value = getattr(settings, field.name)
-            if value != getattr(default, field.name) and field.name not in _PATHS:
-                lines.append(f"{section.name}.{field.name}={value}")
-    return lines
+    defaults = dataclasses.asdict(Config())
+    return [
+        f"{section}.{name}={value}"
+        for section, settings in dataclasses.asdict(config).items()
+        for name, value in settings.items()
+        if value != defaults[section][name] and name not in _PATHS
+    ]
 
 
 def _short(value: Any) -> str:

@@ -46,8 +46,7 @@ def catalogue() -> dict[str, dict[str, Any]]:
     presets = {}
     for name in names():
         directory = os.path.join(_PACKAGED, name)
-        with open(os.path.join(directory, "metadata.json"), encoding="utf-8") as file:
-            parameters = json.load(file)["parameter_count"]
+        parameters = files.read_json(os.path.join(directory, "metadata.json"))["parameter_count"]
         with open(os.path.join(directory, CARD), encoding="utf-8") as file:
             description = _first_paragraph(file.read())
         presets[name] = {
@@ -107,12 +106,8 @@ def keep_edited_card(before: str, after: str) -> None:
     card = os.path.join(before, CARD)
     if not os.path.isfile(card):
         return
-    try:
-        with open(os.path.join(before, CHECKSUMS), encoding="utf-8") as file:
-            written = json.load(file).get(CARD)
-    except (OSError, ValueError, AttributeError):
-        written = None
-    if _checksums(before)[CARD] != written:
+    written = files.read_json(os.path.join(before, CHECKSUMS))
+    if not isinstance(written, dict) or _checksums(before)[CARD] != written.get(CARD):
         shutil.copyfile(card, os.path.join(after, _OLD_CARD))
         write_checksums(after)
 

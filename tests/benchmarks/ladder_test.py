@@ -56,7 +56,7 @@ def test_the_verb(layerseg, album, tmp_path):
     assert "| w8_16 | 16 px |" in result.stdout
     assert [row["name"] for row in json.loads((out / "ladder.json").read_text())] == ["w8_16"] * 2
     result = layerseg("ladder", f"--segmenters={preset}", *flags)
-    assert result.status == 2 and "ladder.md: already exists" in result.stderr
+    assert result.status == 2 and "ladder.md, ladder.json already exist" in result.stderr
     same = ["--overwrite", f"--segmenters={preset},{preset}/"]
     result = layerseg("ladder", *same, *flags)
     assert result.status == 2 and "two of them have the same name" in result.stderr

@@ -56,7 +56,7 @@ def test_results_table_and_sheet(layerseg, preset, test_set, refine):
 
 def test_the_score_is_that_of_the_segmenters_masks(layerseg, preset, test_set):
     from layered_segmentation.data import folder
-    from layered_segmentation.evaluation.iou import iou
+    from layered_segmentation.evaluation.scoring import iou
     from layered_segmentation.segmenter import presets
 
     pairs = folder.PairFolder(str(test_set / "photos"), str(test_set / "masks"))

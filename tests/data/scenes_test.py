@@ -4,7 +4,7 @@ import pytest
 from layered_segmentation.data.scenes import KINDS, Scenes, render
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import baselines
-from layered_segmentation.evaluation.iou import iou
+from layered_segmentation.evaluation.scoring import iou
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.evaluation import baselines
-from layered_segmentation.evaluation.iou import iou
+from layered_segmentation.evaluation.scoring import iou
 
 
 def disc(side, noise=6):

@@ -13,7 +13,7 @@ from PIL import Image
 from layered_segmentation import sheets
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import fid, generated, inception
-from layered_segmentation.evaluation.iou import iou
+from layered_segmentation.evaluation.scoring import iou
 from layered_segmentation.gan import networks, sampling
 from layered_segmentation.gan.composite import compose
 

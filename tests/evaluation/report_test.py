@@ -119,7 +119,7 @@ def full_page(run):
             report.Score("centre box", 0.46, is_reference=True),
             report.Score("full mask", 0.27, is_reference=True),
         ],
-        curves=report.curves_of(run.read_log(), run.config()),
+        curves=report.draw_curves(run.read_log(), 0.25),
         exports=[{"file": "student.tflite", "greatest difference": "3.1e-07", "size": "0.6 MB"}],
         settings=report.settings_of(run.config()),
         phases={"Training the layered GAN": 812.0, "Training the student": 95.0, "Scoring": 4.2},
@@ -180,9 +180,9 @@ def test_sheets_are_evenly_spaced_with_first_and_last(run):
 
 def test_curves_leave_out_values_that_are_not_finite():
     records = [{"images_seen": 1, "d_loss": 1.0, "wasserstein": None}, {"images_seen": 2}]
-    assert report.draw_curves(records) == {}
+    assert report.draw_curves(records, 0.25) == []
     records.append({"images_seen": 3, "wasserstein": 2.0, "coverage": 0.2})
-    assert list(report.draw_curves(records)) == ["Losses", "Masks"]
+    assert [curve.caption for curve in report.draw_curves(records, 0.25)] == ["Losses", "Masks"]
 
 
 @pytest.mark.parametrize(("value", "text"), [(3.21, "3.2 s"), (48.0, "48 s"), (485, "8 min 05 s")])

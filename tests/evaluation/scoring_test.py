@@ -9,7 +9,7 @@ from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import scoring
 from layered_segmentation.evaluation.baselines import GrabCutSettings
-from layered_segmentation.evaluation.scoring import score
+from layered_segmentation.evaluation.scoring import iou, score
 
 
 def pair(name, truth, ignore=None):
@@ -54,6 +54,41 @@ def test_hand_computed_scores(tmp_path):
     assert [float(row["iou"]) for row in rows] == pytest.approx(expected, abs=1e-6)
     assert set(rows[0]) == {"name", "iou", "full_mask", "centre_box", "grabcut", "found"}
     assert "detected" not in results and "detected" not in results["protocol"]
+
+
+def mask(text):
+    return np.array([[character == "#" for character in row] for row in text.split()])
+
+
+def test_hand_computed_ious():
+    assert iou(mask("##. ##. ..."), mask(".## .## ...")) == pytest.approx(2 / 6)
+    assert iou(mask("##. ##."), mask("##. ##.")) == 1.0
+    assert iou(mask("##. ..."), mask("... .##")) == 0.0
+
+
+def test_iou_of_empty_masks():
+    empty = mask("... ...")
+    assert iou(empty, empty) == 1.0
+    assert iou(empty, mask("#.. ...")) == 0.0
+    assert iou(mask("#.. ..."), empty) == 0.0
+
+
+def test_ignored_pixels_count_neither_way():
+    prediction, truth = mask("##. ##."), mask(".## .##")
+    assert iou(prediction, truth, mask("#.. ...")) == pytest.approx(2 / 5)
+    assert iou(prediction, truth, mask(".#. .#.")) == 0.0
+    assert iou(prediction, truth, mask("### ###")) == 1.0
+    assert iou(prediction, truth, mask("... ...")) == iou(prediction, truth)
+
+
+def test_only_binary_masks_of_one_shape():
+    truth = mask("##. ...")
+    with pytest.raises(ValueError, match="float"):
+        iou(truth.astype(float), truth)
+    with pytest.raises(ValueError, match=r"\[2, 2\]"):
+        iou(truth, truth[:, :2])
+    with pytest.raises(ValueError, match=r"\[2, 2\]"):
+        iou(truth, truth, truth[:, :2])
 
 
 def test_small_predictions_are_enlarged_bilinearly():

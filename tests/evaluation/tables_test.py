@@ -209,7 +209,7 @@ def test_the_command(layerseg, tmp_path):
     assert row["ours: student"] == "0.8" and row["ours: student, runs"] == "2"
     assert "missing: b: no run given" in result.stderr
     again = layerseg("table", *flags)
-    assert again.status == 2 and "table1.md already exists" in again.stderr
+    assert again.status == 2 and "table1.md, table1.csv, table1.png already exist" in again.stderr
     assert layerseg("table", *flags, "--overwrite").status == 0
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from layered_segmentation import images
 from layered_segmentation.data.folder import Folder
 from layered_segmentation.data.scenes import Scenes
-from layered_segmentation.evaluation.iou import iou
+from layered_segmentation.evaluation.scoring import iou
 from layered_segmentation.export import quantize, signatures
 from layered_segmentation.segmenter import distill, presets, self_training
 from layered_segmentation.segmenter.segmenter import create_segmenter

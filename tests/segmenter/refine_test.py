@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from layered_segmentation.config import Refinement
-from layered_segmentation.evaluation.iou import iou
+from layered_segmentation.evaluation.scoring import iou
 from layered_segmentation.segmenter.refine import refine
 
 

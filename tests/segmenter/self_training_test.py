@@ -4,7 +4,7 @@ import pytest
 from layered_segmentation import config as configs
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
-from layered_segmentation.evaluation.iou import iou
+from layered_segmentation.evaluation.scoring import iou
 from layered_segmentation.images import to_square, write
 from layered_segmentation.segmenter import fit, self_training
 from layered_segmentation.segmenter.segmenter import create_segmenter

@@ -329,17 +329,15 @@ def _require_apart(out: str, masks_out: str) -> None:
 
 def _require_same(flag: str, path: str, stamp: dict[str, Any]) -> None:
     """Requires that a directory is new, empty, or was written by the same command."""
-    if os.path.lexists(path) and not os.path.isdir(path):
-        raise UserError(f"{flag}={path}: a file has this name; name a directory")
+    files.require_directory(path, flag)
     unfinished = files.partial_path(STAMP)  # by a run that was killed
     entries = sorted({*os.listdir(path)} - {unfinished, _LOCK}) if os.path.isdir(path) else []
     if not entries:
         return
+    found = files.read_json(os.path.join(path, STAMP))
     try:
-        with open(os.path.join(path, STAMP), encoding="utf-8") as file:
-            found = json.load(file)
         differing = [name for name in stamp if found[name] != stamp[name]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         raise UserError(
             f"{flag}={path}: the directory is not empty (it holds {entries[0]!r}), and not of a "
             "stopped extraction; name an empty or a new one"
