@@ -2,9 +2,10 @@
 
 import sys
 import time
-from typing import TextIO
 
 from tqdm import tqdm
+
+_INTERVAL = 60.0  # seconds between lines without a terminal
 
 
 class Bar:
@@ -15,8 +16,6 @@ class Bar:
         description: Name of the work.
         unit: Name of one item.
         visible: Whether to show anything.
-        stream: Output; stderr if None.
-        interval: Seconds between lines without a terminal.
         initial: Count that an earlier run reached; it is left out of the speed.
     """
 
@@ -26,16 +25,13 @@ class Bar:
         description: str,
         unit: str,
         visible: bool = True,
-        stream: TextIO | None = None,
-        interval: float = 60.0,
         initial: int = 0,
     ):
         self._total = total
         self._description = description
         self._unit = unit
-        self._stream = stream or sys.stderr
+        self._stream = sys.stderr
         self._visible = visible
-        self._interval = interval
         self._initial = self._count = initial
         self._note = ""
         self._start = self._last_line = time.monotonic()
@@ -69,7 +65,7 @@ class Bar:
             self._bar.update(count)
             return
         now = time.monotonic()
-        if self._visible and now - self._last_line >= self._interval:
+        if self._visible and now - self._last_line >= _INTERVAL:
             self._last_line = now
             print(self._line(now - self._start), file=self._stream, flush=True)
 

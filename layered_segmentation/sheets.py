@@ -1,7 +1,7 @@
 """Sheets: grids of arrays for a person to look at. Pure NumPy and Pillow; no networks."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,6 @@ from layered_segmentation import files
 # `gan.composite.Layers` is one.
 LayerArrays = tuple[Any, Any, Any]
 
-_LAYER_ROWS = ("background", "foreground", "mask", "masked foreground", "composite")
-_RECONSTRUCTION_ROWS = (
-    "photo", "reconstruction", "background", "foreground", "mask", "cut-out",
-)  # fmt: skip
 _PAPER = 255
 _INK = (60, 60, 60)
 _GAP = 3
@@ -38,19 +34,18 @@ def layers_sheet(layers: LayerArrays, columns: int = 10, scale: int = 0) -> np.n
     background, foreground, mask = _arrays(layers)
     composite = background * (1 - mask) + foreground * mask
     scale = scale or _scale(background)
-    bands = []
-    for start in range(0, len(background), columns):
-        part = slice(start, start + columns)
+
+    def rows(part: slice) -> dict[str, np.ndarray]:
         drawn = to_uint8(foreground[part])
-        rows = [
-            _enlarged(to_uint8(background[part]), scale),
-            _enlarged(drawn, scale),
-            _enlarged(grey(mask[part]), scale),
-            _cut_outs(drawn, mask[part], scale),
-            _enlarged(to_uint8(composite[part]), scale),
-        ]
-        bands.append(grid(rows, _LAYER_ROWS, columns=min(columns, len(background))))
-    return np.concatenate(bands)
+        return {
+            "background": enlarge(to_uint8(background[part]), scale),
+            "foreground": enlarge(drawn, scale),
+            "mask": enlarge(grey(mask[part]), scale),
+            "masked foreground": _cut_outs(drawn, mask[part], scale),
+            "composite": enlarge(to_uint8(composite[part]), scale),
+        }
+
+    return _bands(rows, len(background), columns)
 
 
 def reconstruction_sheet(photos: np.ndarray, layers: LayerArrays, columns: int = 10) -> np.ndarray:
@@ -67,17 +62,18 @@ def reconstruction_sheet(photos: np.ndarray, layers: LayerArrays, columns: int =
     background, foreground, mask = _arrays(layers)
     composite = background + mask * (foreground - background)
     scale = _scale(photos)
-    bands = []
-    for start in range(0, len(photos), columns):
-        part = slice(start, start + columns)
-        rows = [
-            _enlarged(photos[part], scale),
-            *(_enlarged(to_uint8(one[part]), scale) for one in (composite, background, foreground)),
-            _enlarged(grey(mask[part]), scale),
-            _cut_outs(photos[part], mask[part], scale),
-        ]
-        bands.append(grid(rows, _RECONSTRUCTION_ROWS, columns=min(columns, len(photos))))
-    return np.concatenate(bands)
+
+    def rows(part: slice) -> dict[str, np.ndarray]:
+        return {
+            "photo": enlarge(photos[part], scale),
+            "reconstruction": enlarge(to_uint8(composite[part]), scale),
+            "background": enlarge(to_uint8(background[part]), scale),
+            "foreground": enlarge(to_uint8(foreground[part]), scale),
+            "mask": enlarge(grey(mask[part]), scale),
+            "cut-out": _cut_outs(photos[part], mask[part], scale),
+        }
+
+    return _bands(rows, len(photos), columns)
 
 
 def segmentation_sheet(
@@ -103,26 +99,24 @@ def segmentation_sheet(
     Returns:
         uint8 [height, width, 3].
     """
-    bands = []
-    for start in range(0, len(images), columns):
-        part = slice(start, start + columns)
-        photos = [fit(image, side) for image in images[part]]
+    photo, true_mask, predicted_mask, cut_out = labels
+
+    def rows(part: slice) -> dict[str, list[np.ndarray]]:
         masks = [np.asarray(mask, np.float32) for mask in predictions[part]]
-        cut_outs = []
-        for image, mask in zip(images[part], masks, strict=True):
-            height, width = image.shape[:2]
-            board = checkerboard(height, width, cell=max(1, max(height, width) // 18))
-            cut_outs.append(fit(over(image, mask[..., None], board), side))
-        rows = [photos]
-        shown = [labels[0]]
+        shown = {photo: [fit(image, side) for image in images[part]]}
         if truths is not None:
-            rows.append([fit(grey(np.asarray(truth, np.float32)), side) for truth in truths[part]])
-            shown.append(labels[1])
-        rows += [[fit(grey(mask), side) for mask in masks], cut_outs]
-        shown += labels[2:]
-        captions = None if ious is None else [f"IoU {iou:.2f}" for iou in ious[part]]
-        bands.append(grid(rows, shown, min(columns, len(images)), captions))
-    return np.concatenate(bands)
+            shown[true_mask] = [
+                fit(grey(np.asarray(one, np.float32)), side) for one in truths[part]
+            ]
+        shown[predicted_mask] = [fit(grey(mask), side) for mask in masks]
+        shown[cut_out] = [
+            fit(over(image, mask[..., None], checkerboard(image, max(image.shape[:2]) // 18)), side)
+            for image, mask in zip(images[part], masks, strict=True)
+        ]
+        return shown
+
+    captions = None if ious is None else [f"IoU {iou:.2f}" for iou in ious]
+    return _bands(rows, len(images), columns, captions)
 
 
 def grid(
@@ -177,9 +171,9 @@ def grey(masks: np.ndarray) -> np.ndarray:
     return np.repeat(values, 3, axis=-1)
 
 
-def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
-    """Returns [H, W, C] with every pixel repeated `scale` times both ways."""
-    return image.repeat(scale, axis=0).repeat(scale, axis=1)
+def enlarge(images: np.ndarray, scale: int) -> np.ndarray:
+    """Returns images, [..., H, W, C], with every pixel repeated `scale` times both ways."""
+    return images.repeat(scale, axis=-3).repeat(scale, axis=-2)
 
 
 def fit(image: np.ndarray, side: int) -> np.ndarray:
@@ -194,16 +188,16 @@ def fit(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(square)
 
 
-def over(image: np.ndarray, mask: np.ndarray, board: np.ndarray) -> np.ndarray:
-    """Returns a uint8 image composited over a board by its mask in [0, 1], [H, W, 1]."""
-    mask = np.clip(np.asarray(mask, np.float32), 0, 1)
-    result: np.ndarray = np.rint(board * (1 - mask) + image * mask).astype(np.uint8)
+def over(images: np.ndarray, masks: np.ndarray, board: np.ndarray) -> np.ndarray:
+    """Composites uint8 images, [..., H, W, 3], over a board by masks in [0, 1], [..., H, W, 1]."""
+    masks = np.clip(np.asarray(masks, np.float32), 0, 1)
+    result: np.ndarray = np.rint(board * (1 - masks) + images * masks).astype(np.uint8)
     return result
 
 
-def checkerboard(height: int, width: int, cell: int = 8) -> np.ndarray:
-    """Returns the grey board that stands for transparency, uint8 [H, W, 3]."""
-    rows, columns = np.indices((height, width)) // cell
+def checkerboard(images: np.ndarray, cell: int = 8) -> np.ndarray:
+    """Returns the grey board that stands for transparency behind images, uint8 [H, W, 3]."""
+    rows, columns = np.indices(images.shape[-3:-1]) // max(1, cell)
     values = np.where((rows + columns) % 2, *_CHECKS).astype(np.uint8)
     return np.repeat(values[..., None], 3, axis=-1)
 
@@ -230,17 +224,25 @@ def _scale(images: np.ndarray) -> int:
     return max(1, _TARGET_SIDE // side)
 
 
-def _enlarged(images: np.ndarray, scale: int) -> list[np.ndarray]:
-    return [enlarge(image, scale) for image in images]
+def _cut_outs(images: np.ndarray, masks: np.ndarray, scale: int) -> np.ndarray:
+    enlarged = enlarge(images, scale)
+    return over(enlarged, enlarge(masks, scale), checkerboard(enlarged))
 
 
-def _cut_outs(images: np.ndarray, masks: np.ndarray, scale: int) -> list[np.ndarray]:
-    side = scale * images.shape[1]
-    board = checkerboard(side, side)
-    return [
-        over(image, mask, board)
-        for image, mask in zip(_enlarged(images, scale), _enlarged(masks, scale), strict=True)
-    ]
+def _bands(
+    rows: Callable[[slice], Mapping[str, Sequence[np.ndarray]]],
+    count: int,
+    columns: int,
+    captions: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Lays out `count` columns in bands; `rows` returns the rows of a band by their labels."""
+    bands = []
+    for start in range(0, count, columns):
+        part = slice(start, start + columns)
+        shown = rows(part)
+        below = captions and captions[part]
+        bands.append(grid(list(shown.values()), list(shown), min(columns, count), below))
+    return np.concatenate(bands)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -169,7 +169,7 @@ def test_one_module_renames_and_locks():
     assert not found, "\n".join(found)
 
 
-def test_modules_of_unix_are_not_needed_to_import_ours():
+def test_the_package_imports_without_modules_of_unix():
     found = [
         f"{path}:{line}: import {module} inside the function that needs it"
         for path, tree in TREES.values()

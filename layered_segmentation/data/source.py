@@ -203,12 +203,9 @@ class PhotoSource(Source):
         unreadable: list[str] = []
         small: list[str] = []
         total = len(self)
-        most = max(int(MOST_SKIPPED * total), _NAMED)
-        with (
-            Bar(total, "decoding photos", "photo", visible=total >= _PROGRESS_FROM) as bar,
-            concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
-        ):
-            for name, squares in in_order(pool, decode, self.encoded(), AHEAD):
+        most = most_skipped(total)
+        with Bar(total, "decoding photos", "photo", visible=total >= _PROGRESS_FROM) as bar:
+            for name, squares in in_order(decode, self.encoded()):
                 bar.update()
                 if isinstance(squares, tuple):
                     yield squares
@@ -243,24 +240,25 @@ class PhotoSource(Source):
             raise UserError(f"{self.origin}: no photo is usable: {first_few(unreadable + small)}")
 
 
-def in_order(
-    pool: concurrent.futures.Executor,
-    function: Callable[[_Item], _Result],
-    items: Iterable[_Item],
-    ahead: int,
-) -> Iterator[_Result]:
-    """Maps in parallel and in order, as `pool.map` does, but at most `ahead` items ahead."""
+def in_order(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """Maps in threads and in order, at most `AHEAD` items ahead of the caller."""
     pending: collections.deque[concurrent.futures.Future[_Result]] = collections.deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) >= ahead:
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= AHEAD:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:  # a caller that stops early does not wait for them
-            future.cancel()
+        finally:
+            for future in pending:  # a caller that stops early does not wait for them
+                future.cancel()
+
+
+def most_skipped(total: int) -> int:
+    """Returns how many of `total` photos are read although they are unusable: enough to name."""
+    return max(int(MOST_SKIPPED * total), _NAMED)
 
 
 def first_few(names: Sequence[str]) -> str:

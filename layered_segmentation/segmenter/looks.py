@@ -42,20 +42,18 @@ def predict_masks(predict: Predict, images: Sequence[np.ndarray], looks: int) ->
     masks = [np.array(mask, np.float32) for mask in predict(list(images))]
     if looks == 1:
         return masks
-    boxes = {}
-    for index, mask in enumerate(masks):
-        box = crop_box(mask)
-        if box is not None:
-            boxes[index] = box
+    boxes = {index: box for index, mask in enumerate(masks) if (box := crop_box(mask)) is not None}
     if not boxes:
         return masks
-    crops = [_crop(np.asarray(images[index]), box) for index, box in boxes.items()]
+    crops = [
+        np.asarray(images[index])[top:bottom, left:right]
+        for index, (left, top, right, bottom) in boxes.items()
+    ]
     for (index, box), second in zip(boxes.items(), predict(crops), strict=True):
-        left, top, right, bottom = box
-        if not (second >= 0.5).any():
-            continue
-        masks[index] = np.zeros_like(masks[index])
-        masks[index][top:bottom, left:right] = second
+        if (second >= 0.5).any():
+            left, top, right, bottom = box
+            masks[index] = np.zeros_like(masks[index])
+            masks[index][top:bottom, left:right] = second
     return masks
 
 
@@ -83,13 +81,7 @@ def crop_box(mask: np.ndarray) -> Box | None:
     margin = max(1, round(MARGIN * max(right - left, bottom - top)))
     left, top = max(0, left - margin), max(0, top - margin)
     right, bottom = min(width, right + margin), min(height, bottom + margin)
-    if (right - left) * (bottom - top) > _FULL * height * width:
-        return None
-    if min(right - left, bottom - top) < LEAST:
+    is_full = (right - left) * (bottom - top) > _FULL * height * width
+    if is_full or min(right - left, bottom - top) < LEAST:
         return None
     return int(left), int(top), int(right), int(bottom)
-
-
-def _crop(image: np.ndarray, box: Box) -> np.ndarray:
-    left, top, right, bottom = box
-    return image[top:bottom, left:right]

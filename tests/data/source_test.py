@@ -1,4 +1,3 @@
-import concurrent.futures
 import io
 import threading
 
@@ -146,5 +145,4 @@ def test_results_keep_their_order_whichever_is_ready_first():
             first_may_end.set()
         return item
 
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        assert list(in_order(pool, work, range(50), ahead=6)) == list(range(50))
+    assert list(in_order(work, range(50))) == list(range(50))

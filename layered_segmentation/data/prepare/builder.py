@@ -1,7 +1,6 @@
 """The base of the TensorFlow Datasets builders: keeps order, streams, counts damaged photos."""
 
 import abc
-import concurrent.futures
 import functools
 import itertools
 import math
@@ -15,13 +14,11 @@ import tensorflow_datasets as tfds
 
 from layered_segmentation import images
 from layered_segmentation.data.prepare.kept_shards import PREFIX, KeptShards, Shard, Writer
-from layered_segmentation.data.source import AHEAD, MOST_SKIPPED, THREADS, first_few, in_order
+from layered_segmentation.data.source import MOST_SKIPPED, first_few, in_order, most_skipped
 from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
 
 SHARD_BYTES = 64 << 20  # of a shard's source; TFDS's writer holds as much in memory
-
-_NAMED = 10  # entries that may be unusable before their share counts
 
 
 class Photo(tfds.features.Image):
@@ -257,18 +254,15 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             usable: How many of them kept shards have.
         """
         skipped = self._skipped[split]
-        most = max(int(MOST_SKIPPED * count), _NAMED)
+        most = most_skipped(count)
         what = f"preparing {self.name}, {split}"
         taken = self._entries[split]
-        with (
-            Bar(count, what, "image", self._show_progress, initial=usable) as bar,
-            concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
-        ):
+        with Bar(count, what, "image", self._show_progress, initial=usable) as bar:
             # Reads on only as far as entries were left out; the rest may be damaged.
             while usable < count and taken < entries.total:
                 end = min(taken + count - usable, entries.total)
                 rest = itertools.islice(entries.read(end), taken, None)
-                for result in in_order(pool, entries.to_example, rest, AHEAD):
+                for result in in_order(entries.to_example, rest):
                     taken += 1
                     self._entries[split] = taken
                     if isinstance(result, Unusable):

@@ -17,7 +17,7 @@ import numpy as np
 
 from layered_segmentation import files, images
 from layered_segmentation.data.folder import MASKS
-from layered_segmentation.data.source import MOST_SKIPPED, first_few
+from layered_segmentation.data.source import MOST_SKIPPED, first_few, most_skipped
 from layered_segmentation.data.tfds import SPLIT, Part, TFDSSource
 from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
@@ -29,7 +29,6 @@ MASK_FEATURES = ("mask", "segmentation_mask")
 
 _LOCK = ".extract.lock"
 _DIGITS = 6
-_NAMED = 10  # photos that may be unusable before their share counts
 _EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",),
     "BMP": (".bmp",), "GIF": (".gif",), "TIFF": (".tif", ".tiff"),
@@ -123,7 +122,7 @@ def _write_all(
     files: Iterator[_Files], source: TFDSSource, out: str, masks_out: str, bar: Bar
 ) -> Extracted:
     total = len(source)
-    most = max(int(MOST_SKIPPED * total), _NAMED)
+    most = most_skipped(total)
     count = masks = written = 0
     skipped: list[str] = []
     for file in files:

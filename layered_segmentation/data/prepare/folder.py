@@ -65,11 +65,6 @@ class PhotoFolder(PhotoBuilder, skip_registration=True):  # type: ignore[call-ar
         return {"train": Entries(len(files), size, read, example)}
 
 
-def name_of(directory: str) -> str:
-    """Returns a name for the dataset of a directory: its own, with safe characters only."""
-    return safe_name(epath.Path(directory).resolve().name) or "photos"
-
-
 def safe_name(name: str) -> str:
     """Returns a name in which `_` replaces what a dataset's name may not hold."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip(".")

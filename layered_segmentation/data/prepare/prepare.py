@@ -67,10 +67,15 @@ def prepare(
     """
     if not os.path.exists(source):
         raise UserError(f"--source={source}: there is no such file or directory")
-    kind = _kind(dataset, source)
+    kind, config, argument = _kind(dataset, source)
+
+    def open_builder() -> PhotoBuilder:
+        options: dict[str, Any] = {argument: config, "source": source, "show_progress": True}
+        return kind(data_dir=data_dir or None, **options)
+
     data_root = data_dir or os.path.expanduser(tfds.core.constants.DATA_DIR)
-    root = os.path.join(data_root, kind.builder.name)
-    path = os.path.join(root, kind.config, str(kind.builder.VERSION))
+    root = os.path.join(data_root, kind.name)
+    path = os.path.join(root, config, str(kind.VERSION))
     os.makedirs(root, exist_ok=True)
     message = f"{root}: another process is preparing it; wait for it"
     with files.Lock(os.path.join(root, _LOCK), message):
@@ -78,19 +83,19 @@ def prepare(
         is_finished = os.path.exists(path) and not overwrite
         if is_finished:
             _require_undamaged(path)
-            builder = kind.open(source, data_dir)
+            builder = open_builder()
             _require_same(builder, source, limit)
             _verify(builder)
         else:
             with files.setting_aside(path):  # TFDS renames the one it builds
-                builder = kind.open(source, data_dir)
+                builder = open_builder()
                 _build(builder, limit)
                 _verify(builder)
     metadata, splits = builder.info.metadata, builder.info.splits
     unpacked = os.path.join(builder.data_dir_root, "downloads", "unpacked", builder.name)
     has_more = limit and any(info.num_examples > limit for info in splits.values())
     return Prepared(
-        dataset=f"{kind.builder.name}/{kind.config}{f'[:{limit}]' if has_more else ''}",
+        dataset=f"{kind.name}/{config}{f'[:{limit}]' if has_more else ''}",
         path=str(builder.data_dir),
         images={split: info.num_examples for split, info in splits.items()},
         skipped={split: len(metadata["skipped"][split]) for split in splits},
@@ -100,30 +105,14 @@ def prepare(
     )
 
 
-class _Kind(NamedTuple):
-    """A builder and which of its configs."""
-
-    builder: type[PhotoBuilder]
-    config: str
-
-    def open(self, source: str, data_dir: str) -> PhotoBuilder:
-        name = "name" if self.builder is folder.PhotoFolder else "config"
-        options: dict[str, Any] = {
-            name: self.config,
-            "source": source,
-            "data_dir": data_dir or None,
-            "show_progress": True,
-        }
-        return self.builder(**options)
-
-
-def _kind(dataset: str, source: str) -> _Kind:
+def _kind(dataset: str, source: str) -> tuple[type[PhotoBuilder], str, str]:
+    """Returns a builder, which of its configs, and the argument that takes it."""
     name, _, config = dataset.partition("/")
     if name in (FOLDER, folder.NAME):
-        config = config or folder.name_of(source)
+        config = config or folder.safe_name(os.path.basename(os.path.realpath(source))) or "photos"
         if config != folder.safe_name(config):
             raise UserError(f"--dataset={dataset}: a name has letters, digits, _, - and . only")
-        return _Kind(folder.PhotoFolder, config)
+        return folder.PhotoFolder, config, "name"
     for builder in (lsun.LsunObjects, cub.Cub200Segmentation):
         if name == builder.name:
             configs = list(builder.builder_configs)
@@ -134,7 +123,7 @@ def _kind(dataset: str, source: str) -> _Kind:
                     f"--dataset={dataset}: {name} has no {config!r}{_hint(config, configs)}; "
                     f"it has {', '.join(configs)}"
                 )
-            return _Kind(builder, config)
+            return builder, config, "config"
     names = ["lsun_objects", "cub200_segmentation", FOLDER]
     raise UserError(
         f"--dataset={dataset}: is unknown{_hint(name, names)}; there are {', '.join(DATASETS)}"
