@@ -8,27 +8,16 @@ from layered_segmentation.config import Config, ScheduleConfig
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One resolution's share of the training.
+    """One resolution's share of the training."""
 
-    Attributes:
-        index: 0 for the initial resolution.
-        resolution: Image side, pixels.
-        batch: Global batch size, images.
-        first_image: Images seen before the stage.
-        steps: Training steps of the stage.
-        first_step: Training steps before the stage.
-        fade_images: Images over which the resolution fades in; 0 in the first stage.
-        learning_rate: Of both optimisers.
-    """
-
-    index: int
-    resolution: int
-    batch: int
-    first_image: int
-    steps: int
-    first_step: int
-    fade_images: int
-    learning_rate: float
+    index: int  # 0 for the initial resolution
+    resolution: int  # image side, pixels
+    batch: int  # global batch size, images
+    first_image: int  # images seen before the stage
+    steps: int  # training steps of the stage
+    first_step: int  # training steps before the stage
+    fade_images: int  # images over which the resolution fades in; 0 in the first stage
+    learning_rate: float  # of both optimisers
 
     @property
     def images(self) -> int:

@@ -41,27 +41,16 @@ _opened: "list[PhotoCache]" = []  # in the process that reads photos
 
 @dataclasses.dataclass(frozen=True)
 class CacheReport:
-    """The cost of decoding and resizing the photos for all stages.
+    """The cost of decoding and resizing the photos for all stages."""
 
-    Attributes:
-        dataset: As in `data.dataset`.
-        images: Number of photos.
-        sides: Sides of the cached squares, pixels.
-        bytes: Size of the cache.
-        place: `memory` or `disk`.
-        seconds: Time to decode and resize all photos.
-        megabytes_before: Resident memory of the process before, libraries included.
-        megabytes_most: Peak resident memory of the process until all photos were cached.
-    """
-
-    dataset: str
-    images: int
-    sides: list[int]
-    bytes: int
-    place: str
-    seconds: float
-    megabytes_before: float
-    megabytes_most: float
+    dataset: str  # as in `data.dataset`
+    images: int  # number of photos
+    sides: list[int]  # sides of the cached squares, pixels
+    bytes: int  # size of the cache
+    place: str  # `memory` or `disk`
+    seconds: float  # time to decode and resize all photos
+    megabytes_before: float  # resident memory of the process before, libraries included
+    megabytes_most: float  # peak resident memory of the process until all photos were cached
 
     def line(self) -> str:
         """Returns the report as a sentence."""
@@ -76,21 +65,14 @@ class CacheReport:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One stage.
+    """One stage."""
 
-    Attributes:
-        resolution: Image side, pixels.
-        batch: Images per step.
-        pipeline: Images per second of the pipeline alone, median over the rounds.
-        training: Images per second of the training step alone, median over the rounds or as given.
-        ratio: Median over the rounds of pipeline over training.
-    """
-
-    resolution: int
-    batch: int
-    pipeline: float
+    resolution: int  # image side, pixels
+    batch: int  # images per step
+    pipeline: float  # images per second of the pipeline alone, median over the rounds
+    # images per second of the training step alone, median over the rounds or as given
     training: float
-    ratio: float
+    ratio: float  # median over the rounds of pipeline over training
 
     def line(self) -> str:
         """Returns the row of the table under `HEADER`."""

@@ -20,27 +20,17 @@ _ROUNDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A student in one quantization.
+    """A student in one quantization."""
 
-    Attributes:
-        name: The student's name.
-        resolution: Side of its input, pixels.
-        parameters: Number of parameters.
-        quantize: `none` or `int8`.
-        megabytes: Size of the file.
-        miou: Mean IoU of the file's masks with the true ones.
-        milliseconds: Time of one image on one thread: the median over rounds of each's median.
-        spread: Difference between the slowest and the fastest round, milliseconds.
-    """
-
-    name: str
-    resolution: int
+    name: str  # the student's name
+    resolution: int  # side of its input, pixels
     parameters: int
-    quantize: str
-    megabytes: float
-    miou: float
+    quantize: str  # `none` or `int8`
+    megabytes: float  # size of the file
+    miou: float  # mean IoU of the file's masks with the true ones
+    # time of one image on one thread: the median over rounds of each's median
     milliseconds: float = 0.0
-    spread: float = 0.0
+    spread: float = 0.0  # difference between the slowest and the fastest round, milliseconds
 
 
 def measure(

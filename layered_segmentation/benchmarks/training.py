@@ -31,28 +31,17 @@ _SLOW = 0.3
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One variant of one stage.
+    """One variant of one stage."""
 
-    Attributes:
-        resolution: Image side, pixels.
-        convolutions: `plain` (unfused, TensorFlow's own threads and kernels), `unfused`, `fused`.
-        precision: Keras dtype policy.
-        images_per_second: Median over the rounds.
-        slowest: Images per second of the slowest round.
-        fastest: Images per second of the fastest round.
-        ratio: Speed relative to the plain variant, median over the rounds.
-        gflop_per_image: Floating-point operations of a step per image, in 1e9.
-        peak_share: Operations per second relative to the machine's float32 matrix-multiply peak.
-    """
-
-    resolution: int
-    convolutions: str
-    precision: str
-    images_per_second: float
-    slowest: float
-    fastest: float
-    ratio: float
-    gflop_per_image: float
+    resolution: int  # image side, pixels
+    convolutions: str  # `plain` (unfused, TensorFlow's own threads and kernels), `unfused`, `fused`
+    precision: str  # Keras dtype policy
+    images_per_second: float  # median over the rounds
+    slowest: float  # images per second of the slowest round
+    fastest: float  # images per second of the fastest round
+    ratio: float  # speed relative to the plain variant, median over the rounds
+    gflop_per_image: float  # floating-point operations of a step per image, in 1e9
+    # operations per second relative to the machine's float32 matrix-multiply peak
     peak_share: float
 
     def line(self) -> str:
@@ -67,19 +56,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The sizes of the networks and of the batch that a step is timed with.
+    """The sizes of the networks and of the batch that a step is timed with."""
 
-    Attributes:
-        resolution: The stage, pixels.
-        max_channels: Cap on channels.
-        batch: Images per step.
-        latent_dim: Length of latents.
-    """
-
-    resolution: int
-    max_channels: int
-    batch: int
-    latent_dim: int
+    resolution: int  # the stage, pixels
+    max_channels: int  # cap on channels
+    batch: int  # images per step
+    latent_dim: int  # length of latents
 
 
 def time_stage(

@@ -38,29 +38,18 @@ PHASES = {
 
 @dataclasses.dataclass(frozen=True)
 class TestSet:
-    """The photos that the student is tested on; masks are only ever used for scoring.
+    """The photos that the student is tested on; masks are only ever used for scoring."""
 
-    Attributes:
-        images: Directory of photos. If empty, a chain on procedural scenes is scored on the
-            held-out ones, and one on photos shows some of its training photos.
-        masks: Directory of their true masks; without masks there is no score.
-        ignore: Directory of masks of the pixels to leave out; may be empty.
-    """
-
+    # Directory of photos. If empty, a chain on procedural scenes is scored on the held-out ones,
+    # and one on photos shows some of its training photos.
     images: str = ""
-    masks: str = ""
-    ignore: str = ""
+    masks: str = ""  # directory of their true masks; without masks there is no score
+    ignore: str = ""  # directory of masks of the pixels to leave out; may be empty
 
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """A chain and its directory.
-
-    Attributes:
-        out: The directory of all files.
-        config: The config of the run.
-        test: The photos to test on.
-    """
+    """A chain and its directory."""
 
     out: str
     config: configs.Config

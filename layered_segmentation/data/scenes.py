@@ -45,31 +45,21 @@ _ROUND = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One scene's description, before any pixel is drawn.
+    """One scene's description, before any pixel is drawn."""
 
-    Attributes:
-        kind: Outline of the object, one of `KINDS`.
-        outline: float64 [V, 2], the object's vertices (x, y) in frame coordinates.
-        background: Texture of the background, one of `BACKGROUNDS`.
-        background_wave: float [5]: frequency x and y (cycles a frame), phase, warp, sharpness.
-        background_colours: uint8 [2, 3] RGB.
-        surface: Texture of the object, one of `SURFACES`.
-        surface_wave: float [4]: frequency x and y (cycles a frame), phase, threshold in [0, 1].
-        surface_colours: uint8 [2, 3] RGB: body, and the colour borrowed from the background.
-        light: float [2], change of brightness across the object, in levels a frame side.
-        noise: float32 [2, L, L] in [0, 1], coarse noise of background and object.
-    """
-
-    kind: str
-    outline: np.ndarray
-    background: str
+    kind: str  # outline of the object, one of `KINDS`
+    outline: np.ndarray  # float64 [V, 2], the object's vertices (x, y) in frame coordinates
+    background: str  # texture of the background, one of `BACKGROUNDS`
+    # float [5]: frequency x and y (cycles a frame), phase, warp, sharpness
     background_wave: np.ndarray
-    background_colours: np.ndarray
-    surface: str
+    background_colours: np.ndarray  # uint8 [2, 3] RGB
+    surface: str  # texture of the object, one of `SURFACES`
+    # float [4]: frequency x and y (cycles a frame), phase, threshold in [0, 1]
     surface_wave: np.ndarray
+    # uint8 [2, 3] RGB: body, and the colour borrowed from the background
     surface_colours: np.ndarray
-    light: np.ndarray
-    noise: np.ndarray
+    light: np.ndarray  # float [2], change of brightness across the object, in levels a frame side
+    noise: np.ndarray  # float32 [2, L, L] in [0, 1], coarse noise of background and object
 
 
 @register

@@ -32,19 +32,12 @@ _Result = TypeVar("_Result")
 
 
 class Pair(NamedTuple):
-    """A photo and its true mask.
+    """A photo and its true mask."""
 
-    Attributes:
-        name: Its name in tables.
-        image: uint8 [H, W, 3] RGB.
-        mask: bool [H, W], true on the object.
-        ignore: bool [H, W], true on pixels that are not scored; or None.
-    """
-
-    name: str
-    image: np.ndarray
-    mask: np.ndarray
-    ignore: np.ndarray | None
+    name: str  # its name in tables
+    image: np.ndarray  # uint8 [H, W, 3] RGB
+    mask: np.ndarray  # bool [H, W], true on the object
+    ignore: np.ndarray | None  # bool [H, W], true on pixels that are not scored; or None
 
 
 class Source(abc.ABC):
@@ -141,15 +134,10 @@ def open_source(config: DataConfig, seed: int) -> Source:
 
 
 class Encoded(NamedTuple):
-    """A photo as it is stored.
+    """A photo as it is stored."""
 
-    Attributes:
-        name: Its name in messages.
-        file: Its path, or the bytes of its file.
-    """
-
-    name: str
-    file: str | bytes
+    name: str  # its name in messages
+    file: str | bytes  # its path, or the bytes of its file
 
 
 class PhotoSource(Source):

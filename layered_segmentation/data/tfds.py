@@ -40,17 +40,11 @@ _SLICE = re.compile(r"-?\d*(%|shard)?:-?\d*(%|shard)?")
 
 
 class Part(NamedTuple):
-    """One dataset of `data.dataset`.
+    """One dataset of `data.dataset`."""
 
-    Attributes:
-        name: As TFDS takes it, with config and version if they were given.
-        split: Its split.
-        slice: `FROM:TO`, or empty for all of the split.
-    """
-
-    name: str
-    split: str
-    slice: str
+    name: str  # as TFDS takes it, with config and version if they were given
+    split: str  # its split
+    slice: str  # `FROM:TO`, or empty for all of the split
 
     @property
     def instruction(self) -> str:

@@ -102,23 +102,14 @@ class Moments:
 
 @dataclasses.dataclass(frozen=True)
 class FID:
-    """A Fréchet inception distance.
+    """A Fréchet inception distance."""
 
-    Attributes:
-        value: The distance; smaller is better.
-        images: Number of generated images.
-        real_images: Number of real images.
-        size: Length of a feature vector.
-        features: Name of the features; only distances with the same name are comparable.
-        seconds: Time it took.
-    """
-
-    value: float
-    images: int
-    real_images: int
-    size: int
-    features: str
-    seconds: float
+    value: float  # the distance; smaller is better
+    images: int  # number of generated images
+    real_images: int  # number of real images
+    size: int  # length of a feature vector
+    features: str  # name of the features; only distances with the same name are comparable
+    seconds: float  # time it took
 
     @property
     def warning(self) -> str:

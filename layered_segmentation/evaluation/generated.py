@@ -39,34 +39,22 @@ _BATCH = 16  # scenes per call of the detector
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One generated scene.
+    """One generated scene."""
 
-    Attributes:
-        name: The name that `layerseg sample --images_out` gives its files, without the extension.
-        image: The composite, uint8 [R, R, 3].
-        mask: Float32 [R, R] in [0, 1].
-    """
-
-    name: str
-    image: np.ndarray
-    mask: np.ndarray
+    name: str  # the name that `layerseg sample --images_out` gives its files, without the extension
+    image: np.ndarray  # the composite, uint8 [R, R, 3]
+    mask: np.ndarray  # float32 [R, R] in [0, 1]
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneratedScenes:
-    """The numbered scenes of a generator: a pure function of weights, seed and truncation.
+    """The numbered scenes of a generator: a pure function of weights, seed and truncation."""
 
-    Attributes:
-        generator: A `LayeredGenerator`, usually the averaged one.
-        seed: Seed of the scenes.
-        truncation: ψ in [0, 1]; 1 draws from the whole distribution.
-        size: Side in pixels that composites and masks are resized to, bilinearly; 0 for the
-            generator's resolution. For a detector that needs larger images.
-    """
-
-    generator: Any
-    seed: int
-    truncation: float = 1.0
+    generator: Any  # a `LayeredGenerator`, usually the averaged one
+    seed: int  # seed of the scenes
+    truncation: float = 1.0  # ψ in [0, 1]; 1 draws from the whole distribution
+    # Side in pixels that composites and masks are resized to, bilinearly; 0 for the generator's
+    # resolution. For a detector that needs larger images.
     size: int = 0
 
     @property

@@ -34,15 +34,10 @@ _PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture of the page.
+    """A picture of the page."""
 
-    Attributes:
-        caption: Text below the picture, also its alternative text.
-        data: The bytes of a PNG or SVG file.
-    """
-
-    caption: str
-    data: bytes
+    caption: str  # text below the picture, also its alternative text
+    data: bytes  # the bytes of a PNG or SVG file
 
     @property
     def source(self) -> str:
@@ -53,32 +48,19 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A row of the table of scores.
+    """A row of the table of scores."""
 
-    Attributes:
-        name: The method.
-        miou: Mean IoU, in [0, 1].
-        std: Standard deviation over images, or None if unknown.
-        is_reference: Whether it is a reference method, not the student.
-    """
-
-    name: str
-    miou: float
-    std: float | None = None
-    is_reference: bool = False
+    name: str  # the method
+    miou: float  # mean IoU, in [0, 1]
+    std: float | None = None  # standard deviation over images, or None if unknown
+    is_reference: bool = False  # whether it is a reference method, not the student
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A setting of the run.
+    """A setting of the run."""
 
-    Attributes:
-        name: `section.field`.
-        value: Its value.
-        default: Its default.
-    """
-
-    name: str
+    name: str  # `section.field`
     value: Any
     default: Any
 
@@ -90,12 +72,7 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command to run next.
-
-    Attributes:
-        purpose: What it does.
-        line: The command itself.
-    """
+    """A command to run next."""
 
     purpose: str
     line: str
@@ -109,40 +86,22 @@ class Command:
 
 @dataclasses.dataclass
 class Page:
-    """The content of the page; empty sections are left out.
+    """The content of the page; empty sections are left out."""
 
-    Attributes:
-        title: Heading.
-        verdict: The outcome in a sentence.
-        facts: Short (name, value) pairs under the verdict.
-        warnings: Warnings of the run.
-        examples: Segmented photos.
-        examples_title: Heading above the examples.
-        examples_note: A sentence on the examples.
-        sheets: Generated layers, the latest first.
-        scores: The scores of the student and of the references.
-        scores_note: The protocol.
-        curves: Curves of the log.
-        exports: One row per exported file, by column name.
-        settings: All settings of the run.
-        phases: Seconds by phase.
-        commands: Commands to run next.
-    """
-
-    title: str
-    verdict: str
-    facts: Sequence[tuple[str, str]] = ()
+    title: str  # heading
+    verdict: str  # the outcome in a sentence
+    facts: Sequence[tuple[str, str]] = ()  # short (name, value) pairs under the verdict
     warnings: Sequence[str] = ()
-    examples: Sequence[Picture] = ()
-    examples_title: str = "Unseen images"
-    examples_note: str = ""
-    sheets: Sequence[Picture] = ()
-    scores: Sequence[Score] = ()
-    scores_note: str = ""
-    curves: Sequence[Picture] = ()
-    exports: Sequence[Mapping[str, str]] = ()
+    examples: Sequence[Picture] = ()  # segmented photos
+    examples_title: str = "Unseen images"  # heading above the examples
+    examples_note: str = ""  # a sentence on the examples
+    sheets: Sequence[Picture] = ()  # generated layers, the latest first
+    scores: Sequence[Score] = ()  # the scores of the student and of the references
+    scores_note: str = ""  # the protocol
+    curves: Sequence[Picture] = ()  # curves of the log
+    exports: Sequence[Mapping[str, str]] = ()  # one row per exported file, by column name
     settings: Sequence[Setting] = ()
-    phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    phases: Mapping[str, float] = dataclasses.field(default_factory=dict)  # seconds by phase
     commands: Sequence[Command] = ()
 
 

@@ -44,42 +44,24 @@ PredictPairs = Callable[[list[Pair]], Sequence[np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The IoUs of one image with its true mask; None for a reference that was not requested.
+    """The IoUs of one image with its true mask; None for a reference that was not requested."""
 
-    Attributes:
-        name: Name of the image.
-        iou: IoU of the prediction.
-        full_mask: IoU of a mask of every pixel.
-        centre_box: IoU of a centred box.
-        grabcut: IoU of GrabCut.
-        found: Whether the true mask has any pixel.
-        other_scene: IoU of the prediction with the true mask of another scene.
-    """
-
-    name: str
-    iou: float
-    full_mask: float | None = None
-    centre_box: float | None = None
-    grabcut: float | None = None
-    found: bool = True
-    other_scene: float | None = None
+    name: str  # name of the image
+    iou: float  # IoU of the prediction
+    full_mask: float | None = None  # IoU of a mask of every pixel
+    centre_box: float | None = None  # IoU of a centred box
+    grabcut: float | None = None  # IoU of GrabCut
+    found: bool = True  # whether the true mask has any pixel
+    other_scene: float | None = None  # IoU of the prediction with the true mask of another scene
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """The scores of one method on one set of images.
+    """The scores of one method on one set of images."""
 
-    Attributes:
-        rows: One per image, in the order of the pairs.
-        seconds: Total time: reading, prediction, refinement, references.
-        predict_seconds: Time of prediction and refinement alone.
-        refine: The refinement that was applied.
-        grabcut: Settings of the GrabCut reference.
-    """
-
-    rows: list[Row]
-    seconds: float
-    predict_seconds: float
+    rows: list[Row]  # one per image, in the order of the pairs
+    seconds: float  # total time: reading, prediction, refinement, references
+    predict_seconds: float  # time of prediction and refinement alone
     refine: str
     grabcut: GrabCutSettings = DEFAULT_GRABCUT
 

@@ -37,15 +37,10 @@ Runs = Mapping[str, Sequence[Mapping[str, Results]]]
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """An entry of a table: the mean over runs, and the standard deviation if there are several.
+    """An entry of a table: the mean over runs, and the standard deviation if there are several."""
 
-    Attributes:
-        values: One per run; may be empty.
-        digits: Decimal places.
-    """
-
-    values: tuple[float, ...] = ()
-    digits: int = 3
+    values: tuple[float, ...] = ()  # one per run; may be empty
+    digits: int = 3  # decimal places
 
     @property
     def text(self) -> str:
@@ -60,21 +55,13 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table, ready to be rendered.
+    """A table, ready to be rendered."""
 
-    Attributes:
-        title: Title above the table.
-        columns: Headings; the first is the heading of the row names.
-        rows: Names and entries.
-        notes: Paragraphs below the table.
-        missing: A sentence for each result that was not found.
-    """
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[Cell]]]
-    notes: Sequence[str] = ()
-    missing: Sequence[str] = ()
+    title: str  # title above the table
+    columns: Sequence[str]  # headings; the first is the heading of the row names
+    rows: Sequence[tuple[str, Sequence[Cell]]]  # names and entries
+    notes: Sequence[str] = ()  # paragraphs below the table
+    missing: Sequence[str] = ()  # a sentence for each result that was not found
 
     def markdown(self) -> str:
         """Returns the table as Markdown."""

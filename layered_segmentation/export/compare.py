@@ -30,23 +30,14 @@ Run = Callable[[np.ndarray], np.ndarray]  # uint8 [1, H, W, 3] -> float [1, h, w
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How closely an exported model follows the Keras model.
+    """How closely an exported model follows the Keras model."""
 
-    Attributes:
-        images: Number of images compared.
-        largest: Largest difference of a mask value; inf if one is not finite.
-        mean: Mean absolute difference.
-        agreement: mIoU between the masks of the two models, both at 0.5.
-        keras_miou: mIoU of the Keras model against true masks; None without them.
-        file_miou: The same of the exported model.
-    """
-
-    images: int
-    largest: float
-    mean: float
-    agreement: float
-    keras_miou: float | None = None
-    file_miou: float | None = None
+    images: int  # number of images compared
+    largest: float  # largest difference of a mask value; inf if one is not finite
+    mean: float  # mean absolute difference
+    agreement: float  # mIoU between the masks of the two models, both at 0.5
+    keras_miou: float | None = None  # mIoU of the Keras model against true masks; None without them
+    file_miou: float | None = None  # the same of the exported model
 
     @property
     def miou_loss(self) -> float:

@@ -35,27 +35,16 @@ _NOT_SERVED = ("PyFunc", "EagerPyFunc", "Xla", "TPU", "Tpu", "Trt")
 
 @dataclasses.dataclass(frozen=True)
 class SavedModelExport:
-    """A SavedModel that was written and checked.
+    """A SavedModel that was written and checked."""
 
-    Attributes:
-        path: The version's directory.
-        megabytes: Its size.
-        difference: Largest difference of its outputs from the Keras model's.
-        images: Number of images compared.
-        milliseconds: Median time of one image at the network's resolution, in this process.
-        signatures: Their names.
-        operators: The TensorFlow operators it runs, sorted.
-        warmup: Number of warm-up requests it carries.
-    """
-
-    path: str
-    megabytes: float
-    difference: float
-    images: int
-    milliseconds: float
-    signatures: list[str]
-    operators: list[str]
-    warmup: int
+    path: str  # the version's directory
+    megabytes: float  # its size
+    difference: float  # largest difference of its outputs from the Keras model's
+    images: int  # number of images compared
+    milliseconds: float  # median time of one image at the network's resolution, in this process
+    signatures: list[str]  # their names
+    operators: list[str]  # the TensorFlow operators it runs, sorted
+    warmup: int  # number of warm-up requests it carries
 
     def summary(self) -> str:
         """Returns the export as lines of text."""

@@ -18,15 +18,10 @@ _OVERSAMPLING = 4
 
 
 class Signature(NamedTuple):
-    """One signature.
+    """One signature."""
 
-    Attributes:
-        function: Maps the input to a dictionary of outputs.
-        specification: The input's shape, type and name.
-    """
-
-    function: Callable[[Any], dict[str, Any]]
-    specification: Any
+    function: Callable[[Any], dict[str, Any]]  # maps the input to a dictionary of outputs
+    specification: Any  # the input's shape, type and name
 
 
 def build(segmenter: LayeredSegmenter) -> dict[str, Signature]:

@@ -32,36 +32,21 @@ from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
 @dataclasses.dataclass(frozen=True)
 class TFLiteExport:
-    """A TFLite file that was written and checked.
+    """A TFLite file that was written and checked."""
 
-    Attributes:
-        path: The file.
-        megabytes: Its size.
-        operators: The built-in operators it uses, sorted.
-        difference: Largest difference of a mask value from the Keras model's.
-        images: Number of images compared.
-        milliseconds: Median time of one image on one thread, with XNNPACK.
-        quantize: Its quantization.
-        operations: Number of operators it runs.
-        mean_difference: Mean absolute difference of its masks from the Keras model's.
-        agreement: mIoU of its masks with the Keras model's, both at 0.5.
-        keras_miou: mIoU of the Keras model's masks with true masks; None without them.
-        file_miou: mIoU of the file's masks with true masks; None without them.
-        latency: Milliseconds an image, [median, 90th percentile], by number of threads.
-    """
-
-    path: str
-    megabytes: float
-    operators: list[str]
-    difference: float
-    images: int
-    milliseconds: float
-    quantize: str
-    operations: int
-    mean_difference: float
-    agreement: float
-    keras_miou: float | None
-    file_miou: float | None
+    path: str  # the file
+    megabytes: float  # its size
+    operators: list[str]  # the built-in operators it uses, sorted
+    difference: float  # largest difference of a mask value from the Keras model's
+    images: int  # number of images compared
+    milliseconds: float  # median time of one image on one thread, with XNNPACK
+    quantize: str  # its quantization
+    operations: int  # number of operators it runs
+    mean_difference: float  # mean absolute difference of its masks from the Keras model's
+    agreement: float  # mIoU of its masks with the Keras model's, both at 0.5
+    keras_miou: float | None  # mIoU of the Keras model's masks with true masks; None without them
+    file_miou: float | None  # mIoU of the file's masks with true masks; None without them
+    # milliseconds an image, [median, 90th percentile], by number of threads
     latency: dict[str, list[float]]
 
     def summary(self) -> str:

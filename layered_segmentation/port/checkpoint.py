@@ -36,23 +36,15 @@ _SIZES = ("variant", "resolution", "latent_dim", "mapping_layers", "max_channels
 
 @dataclasses.dataclass(frozen=True)
 class ReleaseCheckpoint:
-    """The parts of a checkpoint that a run directory needs.
+    """The parts of a checkpoint that a run directory needs."""
 
-    Attributes:
-        generator: State dict of the generator, the averaged one if there is one.
-        generator_name: Its key in the checkpoint.
-        is_average: Whether its key names an average.
-        discriminator: State dict of the discriminator; empty without one.
-        step: The stage that was training; None if not stated.
-        alpha: Weight of that stage's own image; 1 once it has faded in.
-    """
-
+    # state dict of the generator, the averaged one if there is one
     generator: dict[str, np.ndarray]
-    generator_name: str
-    is_average: bool
-    discriminator: dict[str, np.ndarray]
-    step: int | None
-    alpha: float
+    generator_name: str  # its key in the checkpoint
+    is_average: bool  # whether its key names an average
+    discriminator: dict[str, np.ndarray]  # state dict of the discriminator; empty without one
+    step: int | None  # the stage that was training; None if not stated
+    alpha: float  # weight of that stage's own image; 1 once it has faded in
 
     @property
     def resolution(self) -> int | None:

@@ -38,17 +38,11 @@ State = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class _Weight:
-    """One array of a state dict.
+    """One array of a state dict."""
 
-    Attributes:
-        key: Its name in the state dict.
-        find: Returns the variable of the Keras network that takes it.
-        convert: Converts its layout.
-    """
-
-    key: str
-    find: Callable[[Any], Any]
-    convert: Callable[[np.ndarray], np.ndarray]
+    key: str  # its name in the state dict
+    find: Callable[[Any], Any]  # returns the variable of the Keras network that takes it
+    convert: Callable[[np.ndarray], np.ndarray]  # converts its layout
 
 
 def generator_from_state_dict(state: State, resolution: int | None = None) -> LayeredGenerator:

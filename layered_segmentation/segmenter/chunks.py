@@ -37,25 +37,15 @@ _NUMBERED = re.compile(r"\d{5}(\.json|\.png)?")
 
 @dataclasses.dataclass(frozen=True)
 class ChunkJob:
-    """Which photos to segment, and where to write the results.
+    """Which photos to segment, and where to write the results."""
 
-    Attributes:
-        images: Directory of the photos.
-        names: Their paths relative to it; no two may differ only in their extension.
-        out: Directory of the results.
-        chunk: Most photos per chunk.
-        iterations: Training steps per chunk.
-        together: Chunks whose encoders train at once; an interruption loses at most these.
-        save_encoders: Whether to save each chunk's segmenter as a preset.
-    """
-
-    images: str
-    names: list[str]
-    out: str
-    chunk: int
-    iterations: int
-    together: int = 1
-    save_encoders: bool = False
+    images: str  # directory of the photos
+    names: list[str]  # their paths relative to it; no two may differ only in their extension
+    out: str  # directory of the results
+    chunk: int  # most photos per chunk
+    iterations: int  # training steps per chunk
+    together: int = 1  # chunks whose encoders train at once; an interruption loses at most these
+    save_encoders: bool = False  # whether to save each chunk's segmenter as a preset
 
     def chunks(self) -> list[list[str]]:
         """Returns the photos of each chunk in order. The chunks are of about equal size."""
@@ -185,21 +175,13 @@ def encode(
 
 @dataclasses.dataclass(frozen=True)
 class _Chunk:
-    """The readable photos of a chunk.
+    """The readable photos of a chunk."""
 
-    Attributes:
-        number: The chunk's number.
-        names: The photos that were read.
-        sizes: Their heights and widths.
-        squares: The photos as the network sees them, uint8 [N, R, R, 3].
-        unreadable: An error message for each of the other photos.
-    """
-
-    number: int
-    names: list[str]
-    sizes: list[tuple[int, int]]
-    squares: np.ndarray
-    unreadable: list[str]
+    number: int  # the chunk's number
+    names: list[str]  # the photos that were read
+    sizes: list[tuple[int, int]]  # their heights and widths
+    squares: np.ndarray  # the photos as the network sees them, uint8 [N, R, R, 3]
+    unreadable: list[str]  # an error message for each of the other photos
 
 
 def _encode_group(

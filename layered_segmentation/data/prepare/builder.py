@@ -60,30 +60,19 @@ def damage(file: bytes) -> str:
 
 
 class Unusable(NamedTuple):
-    """An entry of the source that cannot become an example.
+    """An entry of the source that cannot become an example."""
 
-    Attributes:
-        name: Its key or file.
-        reason: Why.
-    """
-
-    name: str
+    name: str  # its key or file
     reason: str
 
 
 class Entries(NamedTuple):
-    """One split of a source.
+    """One split of a source."""
 
-    Attributes:
-        total: How many entries it has.
-        size: Their approximate bytes.
-        read: Returns the given number of first entries, in order.
-        to_example: Turns an entry into an example, or into why it is none; called in threads.
-    """
-
-    total: int
-    size: int
-    read: Callable[[int], Iterable[Any]]
+    total: int  # how many entries it has
+    size: int  # their approximate bytes
+    read: Callable[[int], Iterable[Any]]  # returns the given number of first entries, in order
+    # turns an entry into an example, or into why it is none; called in threads
     to_example: Callable[[Any], dict[str, Any] | Unusable]
 
 

@@ -38,35 +38,21 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
 class Extracted(NamedTuple):
-    """What the directories hold.
-
-    Attributes:
-        photos: How many.
-        masks: How many.
-        written: Files of both that were not there before.
-        skipped: Photos left out, with reasons.
-    """
+    """What the directories hold."""
 
     photos: int
     masks: int
-    written: int
-    skipped: list[str]
+    written: int  # files of both that were not there before
+    skipped: list[str]  # photos left out, with reasons
 
 
 class _Files(NamedTuple):
-    """The files of a photo, or why it has none.
+    """The files of a photo, or why it has none."""
 
-    Attributes:
-        name: Its path in its directory; where it is left out, its name in the dataset.
-        photo: The bytes.
-        mask: Of a PNG, or None if masks are not wanted.
-        unusable: Why it is left out, or empty.
-    """
-
-    name: str
+    name: str  # its path in its directory; where it is left out, its name in the dataset
     photo: bytes = b""
-    mask: bytes | None = None
-    unusable: str = ""
+    mask: bytes | None = None  # of a PNG, or None if masks are not wanted
+    unusable: str = ""  # why it is left out, or empty
 
 
 def extract(

@@ -21,17 +21,11 @@ _PLAN = "plan.json"
 
 
 class Shard(NamedTuple):
-    """A shard that was written.
+    """A shard that was written."""
 
-    Attributes:
-        images: How many records it has.
-        taken: Entries of the split's source that were read when it was complete.
-        skipped: Of those, the ones left out of this shard: name and reason.
-    """
-
-    images: int
-    taken: int
-    skipped: list[tuple[str, str]]
+    images: int  # how many records it has
+    taken: int  # entries of the split's source that were read when it was complete
+    skipped: list[tuple[str, str]]  # of those, the ones left out of this shard: name and reason
 
 
 class KeptShards:

@@ -26,15 +26,10 @@ FILE = "data.mdb"  # in the directory that is the database
 
 
 class Summary(NamedTuple):
-    """Statistics of an LMDB.
+    """Statistics of an LMDB."""
 
-    Attributes:
-        entries: How many there are.
-        size: Bytes of its data file.
-    """
-
-    entries: int
-    size: int
+    entries: int  # how many there are
+    size: int  # bytes of its data file
 
 
 def summary(directory: str) -> Summary:

@@ -25,25 +25,15 @@ _UNFINISHED = "incomplete."  # TFDS's prefix of a directory that it has not rena
 
 
 class Prepared(NamedTuple):
-    """A dataset on disk.
+    """A dataset on disk."""
 
-    Attributes:
-        dataset: Its name, as in `data.dataset`, cut to the limit where it has more.
-        path: Its directory.
-        images: How many it has, by split.
-        skipped: How many of the source's are left out, by split.
-        size: Bytes.
-        unpacked: Directory of the unpacked archive, no longer needed; empty if there is none.
-        was_finished: Whether it was there already.
-    """
-
-    dataset: str
-    path: str
-    images: dict[str, int]
-    skipped: dict[str, int]
-    size: int
-    unpacked: str
-    was_finished: bool
+    dataset: str  # its name, as in `data.dataset`, cut to the limit where it has more
+    path: str  # its directory
+    images: dict[str, int]  # how many it has, by split
+    skipped: dict[str, int]  # how many of the source's are left out, by split
+    size: int  # bytes
+    unpacked: str  # directory of the unpacked archive, no longer needed; empty if there is none
+    was_finished: bool  # whether it was there already
 
 
 def prepare(
