@@ -1,7 +1,7 @@
 """Sheets: grids of arrays for a person to look at. Pure NumPy and Pillow; no networks."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,24 +16,24 @@ LayerArrays = tuple[Any, Any, Any]
 _PAPER = 255
 _INK = (60, 60, 60)
 _GAP = 3
+_SIDE = 144  # of the square that a photo is fitted into, pixels
 _TARGET_SIDE = 96  # small images are enlarged to about this side
 _CHECKS = (200, 232)
 
 
-def layers_sheet(layers: LayerArrays, columns: int = 10, scale: int = 0) -> np.ndarray:
+def layers_sheet(layers: LayerArrays, columns: int = 10) -> np.ndarray:
     """Shows scenes as columns: background, foreground, mask, masked foreground, composite.
 
     Args:
         layers: The layers of B scenes.
         columns: Scenes in a band; more scenes go below, in further bands.
-        scale: Integer factor by which pixels are enlarged; 0 chooses one that makes them visible.
 
     Returns:
         uint8 [height, width, 3].
     """
     background, foreground, mask = _arrays(layers)
     composite = background * (1 - mask) + foreground * mask
-    scale = scale or _scale(background)
+    scale = _scale(background)
 
     def rows(part: slice) -> dict[str, np.ndarray]:
         drawn = to_uint8(foreground[part])
@@ -81,7 +81,6 @@ def segmentation_sheet(
     truths: Sequence[np.ndarray] | None,
     predictions: Sequence[np.ndarray],
     ious: Sequence[float] | None = None,
-    side: int = 144,
     columns: int = 8,
     labels: tuple[str, str, str, str] = ("photo", "true mask", "predicted mask", "cut-out"),
 ) -> np.ndarray:
@@ -92,7 +91,6 @@ def segmentation_sheet(
         truths: Masks in [0, 1] or bool, [H, W]; None leaves the row out.
         predictions: Masks in [0, 1], [H, W].
         ious: Score of each photo, written below it.
-        side: Side of the square that each photo is fitted into, pixels.
         columns: Photos in a band; more photos go below, in further bands.
         labels: Labels of the rows: photos, true masks, predictions, cut-outs.
 
@@ -103,16 +101,16 @@ def segmentation_sheet(
 
     def rows(part: slice) -> dict[str, list[np.ndarray]]:
         masks = [np.asarray(mask, np.float32) for mask in predictions[part]]
-        shown = {photo: [fit(image, side) for image in images[part]]}
+        shown = {photo: [fit(image, _SIDE) for image in images[part]]}
         if truths is not None:
             shown[true_mask] = [
-                fit(grey(np.asarray(one, np.float32)), side) for one in truths[part]
+                fit(grey(np.asarray(one, np.float32)), _SIDE) for one in truths[part]
             ]
-        shown[predicted_mask] = [fit(grey(mask), side) for mask in masks]
-        shown[cut_out] = [
-            fit(over(image, mask[..., None], checkerboard(image, max(image.shape[:2]) // 18)), side)
-            for image, mask in zip(images[part], masks, strict=True)
-        ]
+        shown[predicted_mask] = [fit(grey(mask), _SIDE) for mask in masks]
+        shown[cut_out] = []
+        for image, mask in zip(images[part], masks, strict=True):
+            board = checkerboard(image, max(image.shape[:2]) // 18)
+            shown[cut_out].append(fit(over(image, mask[..., None], board), _SIDE))
         return shown
 
     captions = None if ious is None else [f"IoU {iou:.2f}" for iou in ious]
@@ -230,7 +228,7 @@ def _cut_outs(images: np.ndarray, masks: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _bands(
-    rows: Callable[[slice], Mapping[str, Sequence[np.ndarray]]],
+    rows: Callable[[slice], dict[str, Any]],
     count: int,
     columns: int,
     captions: Sequence[str] | None = None,

@@ -45,7 +45,7 @@ def test_the_sheets_composite_is_equation_1():
     random = np.random.default_rng(0)
     layers = Layers(*(random.uniform(-1, 1, (1, 8, 8, 3)) for _ in range(2)),
                     random.uniform(0, 1, (1, 8, 8, 1)))  # fmt: skip
-    sheet = sheets.layers_sheet(layers, scale=12)
+    sheet = sheets.layers_sheet(layers)
     shown = cell(sheet, 4, 0)[6::12, 6::12].astype(int)
     expected = sheets.to_uint8(np.asarray(compose(layers)))[0].astype(int)
     assert np.abs(shown - expected).max() <= 1

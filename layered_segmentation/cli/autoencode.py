@@ -34,9 +34,8 @@ RESULTS, SHEET = "encoder_results.json", "encoder_reconstructions.png"
 _SHOWN = 20  # photos on the sheet
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Trains one encoder."""
-    del argv
     run = shared.open_run(_RUN_DIR.value, _STAGE.value)
     config = run.config_with("encoder", _SET.value)
     if _IMAGES.value and not os.path.isdir(_IMAGES.value):

@@ -52,9 +52,8 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Train finished chunks again.
 RESUME = "finished chunks are kept; the same command resumes with the next one"
 
 
-def main(argv: list[str]) -> int:
+def main(_: list[str]) -> int:
     """Segments the photos that are left."""
-    del argv
     run = shared.open_run(_RUN_DIR.value, _STAGE.value)
     config = run.config_with("encoder", _SET.value)
     if _IMAGES.value and not os.path.isdir(_IMAGES.value):

@@ -34,9 +34,8 @@ _OUT = flags.DEFINE_string("out", "", "JSON file to write the results to.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Times every stage and prints a table."""
-    del argv
     resolutions = shared.parse_resolutions(_RESOLUTIONS.value)
     shared.require_new_file(_OUT.value, _OVERWRITE.value)
     quiet.import_tensorflow()

@@ -59,9 +59,8 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
 _DRAWN = 10_000  # photos
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Times every stage and prints a table."""
-    del argv
     resolutions = shared.parse_resolutions(_RESOLUTIONS.value)
     speeds = _speeds(resolutions)
     shared.require_new_file(_OUT.value, _OVERWRITE.value)

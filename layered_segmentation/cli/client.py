@@ -44,9 +44,8 @@ _RETRIES = flags.DEFINE_integer(
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing masks and cut-outs.")
 
 
-def main(argv: list[str]) -> int:
+def main(_: list[str]) -> int:
     """Segments one photo or a directory of them."""
-    del argv
     if _PROTOCOL.value == "grpc":
         quiet.import_tensorflow()
     from layered_segmentation.export import client

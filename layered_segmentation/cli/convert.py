@@ -36,9 +36,8 @@ _SET = flags.DEFINE_multi_string(
 _PAPER_RESOLUTION = 128
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Converts one checkpoint."""
-    del argv
     path, out = _CHECKPOINT.value, _OUT.value
     if os.path.lexists(out):
         raise UserError(f"--out={out}: it exists; name a new directory")

@@ -33,9 +33,8 @@ RESUME = "no segmenter was written; run it again"
 RESULTS = "_results.json"
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Trains one student."""
-    del argv
     from layered_segmentation import config as configs
     from layered_segmentation import files
 

@@ -59,9 +59,8 @@ RESUME = "nothing was written; run it again"
 _SHOWN = 4  # photos of each kind on the sheet
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Scores one method."""
-    del argv
     _check_flags()
     out = _OUT.value or default_out(_SEGMENTER.value, _PREDICTIONS.value)
     shared.require_free(out, [RESULTS, TABLE, SHEET], _OVERWRITE.value)

@@ -36,9 +36,8 @@ _SHOWN = 4  # scenes of each kind on the sheet
 _SCENES = 10  # on the sheet of layers
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Scores one run's generated masks."""
-    del argv
     _DETECTOR.check()
     run = shared.open_run(_RUN_DIR.value, _STAGE.value)
     out = _OUT.value or os.path.join(run.path, "evaluation_generated")

@@ -80,9 +80,8 @@ def run_format(name: str) -> None:
     app.run(main, argv=[sys.argv[0], f"--format={name}", *sys.argv[1:]])
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Exports one segmenter."""
-    del argv
     quiet.import_tensorflow()
     if _FORMAT.value == "tflite":
         _export_tflite()

@@ -58,9 +58,8 @@ _FLAGS = {
 }
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Writes the photos of datasets."""
-    del argv
     if _MASK_LABEL.value is not None and not _MASKS_OUT.value:
         raise UserError(f"--mask_label={_MASK_LABEL.value}: it goes with --masks_out; name both")
 

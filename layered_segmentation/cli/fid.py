@@ -36,9 +36,8 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results in --out
 RESUME = "nothing was written; run it again"
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Measures one run."""
-    del argv
     run = shared.open_run(_RUN_DIR.value, _STAGE.value)
     out = _OUT.value or os.path.join(run.path, "evaluation_fid")
     shared.require_free(out, [RESULTS], _OVERWRITE.value)

@@ -25,9 +25,8 @@ RESUME = "nothing was written; run it again"
 _HELD_OUT = 500  # scenes to score it on
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Trains a detector, scores it on held-out scenes and writes it."""
-    del argv
     out, side = _OUT.value, _RESOLUTION.value
     if os.path.lexists(out):
         raise UserError(f"--out={out}: it exists; name another directory")

@@ -33,9 +33,8 @@ _OUT = flags.DEFINE_string("out", None, "Directory to write to.", required=True)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing tables.")
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Measures the students and writes the tables."""
-    del argv
     quiet.import_tensorflow()
     from layered_segmentation.benchmarks import ladder
     from layered_segmentation.data import folder

@@ -39,9 +39,8 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing dataset.
 RESUME = "complete files are kept; run the same command again to resume"
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Prepares one dataset."""
-    del argv
     data_dir = os.path.abspath(_DATA_DIR.value) if _DATA_DIR.value else ""
     files.require_directory(_DATA_DIR.value, "--data_dir")
     logging.set_verbosity(logging.ERROR)  # TFDS warns about what is intended here

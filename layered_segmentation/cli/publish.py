@@ -34,9 +34,8 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Upload a new version of an e
 RESUME = "some files may be uploaded; run it again with --overwrite"
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Publishes one preset."""
-    del argv
     from layered_segmentation.segmenter import publish
 
     publish.require_address(_TO.value)

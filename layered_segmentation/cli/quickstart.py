@@ -39,9 +39,8 @@ _DEVICES = flags.DEFINE_list(
 RESUME = "run the same command again to resume"
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Runs the remaining phases of the chain."""
-    del argv
     config = _load_config()
 
     quiet.import_tensorflow()

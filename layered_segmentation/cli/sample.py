@@ -50,9 +50,8 @@ _FOLDERS = ("images", "masks")
 _NUMBERED = re.compile(r"\d{6}\.png")
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Draws one sheet, writes files, or both."""
-    del argv
     if not 0 <= _TRUNCATION.value <= 1:
         raise UserError(f"--truncation={_TRUNCATION.value}: it must be in [0, 1]")
     if not _OUT.value and not _IMAGES_OUT.value:

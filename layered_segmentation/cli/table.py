@@ -25,9 +25,8 @@ _OUT = flags.DEFINE_string("out", None, "Directory to write to.", required=True)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing table.")
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Prints and writes one table."""
-    del argv
     named = [_split(text) for text in _RUNS.value]
     if not named:
         raise UserError("--runs is empty; name runs, as in --runs=a=RUNS/a,b=RUNS/b")

@@ -25,9 +25,8 @@ _DEVICES = flags.DEFINE_list(
 RESUME = "run the same command again to resume from the last checkpoint"
 
 
-def main(argv: list[str]) -> None:
+def main(_: list[str]) -> None:
     """Trains one run, or resumes it."""
-    del argv
     config = configs.with_absolute_paths(configs.load(_CONFIG.value, _SET.value))
 
     quiet.import_tensorflow()

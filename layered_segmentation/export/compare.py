@@ -162,12 +162,12 @@ def require_limits(measured: Comparison, mode: str) -> None:
         )
 
 
-def latency(call: Callable[[], object], repeats: int = 50) -> tuple[float, float]:
+def latency(call: Callable[[], object]) -> tuple[float, float]:
     """Returns the median and the 90th percentile of a call's time, milliseconds."""
     for _ in range(5):  # not counted
         call()
     times = []
-    for _ in range(repeats):
+    for _ in range(50):
         start = time.perf_counter()
         call()
         times.append(1e3 * (time.perf_counter() - start))

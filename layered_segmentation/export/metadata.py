@@ -7,7 +7,7 @@ numbers. No maintained Python package writes this format, so this module does.
 
 import io
 import zipfile
-from typing import Any, NamedTuple
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -22,12 +22,7 @@ _IMAGE, _NORMALIZATION = 2, 1  # numbers of ImageProperties and NormalizationOpt
 _RGB, _AXIS_LABELS = 1, 2
 
 
-class _Field(NamedTuple):
-    """A field of a table: its slot in the schema, the kind of its value, the value."""
-
-    slot: int
-    kind: str
-    value: Any
+_Field = tuple[int, str, Any]  # slot in the schema, kind of the value, value
 
 
 def attach(content: bytes, label: str, is_uint8: bool) -> bytes:
@@ -57,30 +52,30 @@ def attach(content: bytes, label: str, is_uint8: bool) -> bytes:
 def _metadata(label: str, is_uint8: bool) -> bytes:
     values = "bytes, probability times 256" if is_uint8 else "probability, 0 to 1"
     image = [
-        _Field(0, "string", "images"),
-        _Field(1, "string", "RGB photo, squashed to the input's size, 0 to 255."),
-        _Field(3, "table", _union(_IMAGE, [_Field(0, "byte", _RGB)])),
-        _Field(4, "tables", [_union(_NORMALIZATION, _identity_normalization())]),
-        _Field(5, "table", [_Field(0, "floats", [255.0]), _Field(1, "floats", [0.0])]),
+        (0, "string", "images"),
+        (1, "string", "RGB photo, squashed to the input's size, 0 to 255."),
+        (3, "table", _union(_IMAGE, [(0, "byte", _RGB)])),
+        (4, "tables", [_union(_NORMALIZATION, _identity_normalization())]),
+        (5, "table", [(0, "floats", [255.0]), (1, "floats", [0.0])]),
     ]
     mask = [
-        _Field(0, "string", "masks"),
-        _Field(1, "string", f"Mask of {label}: {values}."),
-        _Field(3, "table", _union(_IMAGE, [])),
-        _Field(5, "table", [_Field(0, "floats", [1.0]), _Field(1, "floats", [0.0])]),
-        _Field(6, "tables", [[_Field(0, "string", LABELS), _Field(2, "byte", _AXIS_LABELS)]]),
+        (0, "string", "masks"),
+        (1, "string", f"Mask of {label}: {values}."),
+        (3, "table", _union(_IMAGE, [])),
+        (5, "table", [(0, "floats", [1.0]), (1, "floats", [0.0])]),
+        (6, "tables", [[(0, "string", LABELS), (2, "byte", _AXIS_LABELS)]]),
     ]
     graph = [
-        _Field(2, "tables", [image]),
-        _Field(3, "tables", [mask]),
-        _Field(9, "tables", [[_Field(0, "string", "SEGMENTER_METADATA"), _segmenter_options()]]),
+        (2, "tables", [image]),
+        (3, "tables", [mask]),
+        (9, "tables", [[(0, "string", "SEGMENTER_METADATA"), _segmenter_options()]]),
     ]
     model = [
-        _Field(0, "string", "ImageSegmenter"),
-        _Field(1, "string", f"Cuts {label} out of photos."),
-        _Field(2, "string", "v1"),
-        _Field(3, "tables", [graph]),
-        _Field(7, "string", _PARSER_VERSION),
+        (0, "string", "ImageSegmenter"),
+        (1, "string", f"Cuts {label} out of photos."),
+        (2, "string", "v1"),
+        (3, "tables", [graph]),
+        (7, "string", _PARSER_VERSION),
     ]
     builder = flatbuffers.Builder(1024)
     builder.Finish(_write(builder, model), _IDENTIFIER)
@@ -88,49 +83,49 @@ def _metadata(label: str, is_uint8: bool) -> bytes:
 
 
 def _union(kind: int, table: list[_Field]) -> list[_Field]:
-    return [_Field(0, "byte", kind), _Field(1, "table", table)]
+    return [(0, "byte", kind), (1, "table", table)]
 
 
 def _identity_normalization() -> list[_Field]:
     """Mean 0 and deviation 1: the graph scales its input."""
-    return [_Field(0, "floats", [0.0]), _Field(1, "floats", [1.0])]
+    return [(0, "floats", [0.0]), (1, "floats", [1.0])]
 
 
 def _segmenter_options() -> _Field:
     """MediaPipe's options: the model already applies its activation."""
     builder = flatbuffers.Builder(64)
-    options = [_Field(0, "byte", 0), _Field(1, "string", "1.0.0")]
+    options = [(0, "byte", 0), (1, "string", "1.0.0")]
     builder.Finish(_write(builder, options), b"V001")
-    return _Field(1, "aligned", bytes(builder.Output()))
+    return (1, "aligned", bytes(builder.Output()))
 
 
 def _write(builder: Any, table: list[_Field]) -> int:
     """Writes a table, after its parts, and returns its offset."""
-    parts = {field.slot: _write_part(builder, field) for field in table if field.kind != "byte"}
-    builder.StartObject(1 + max((field.slot for field in table), default=0))
-    for field in table:
-        if field.kind == "byte":
-            builder.PrependInt8Slot(field.slot, field.value, 0)
+    parts = {slot: _write_part(builder, *part) for slot, *part in table if part[0] != "byte"}
+    builder.StartObject(1 + max((slot for slot, _, _ in table), default=0))
+    for slot, kind, value in table:
+        if kind == "byte":
+            builder.PrependInt8Slot(slot, value, 0)
         else:
-            builder.PrependUOffsetTRelativeSlot(field.slot, parts[field.slot], 0)
+            builder.PrependUOffsetTRelativeSlot(slot, parts[slot], 0)
     return int(builder.EndObject())
 
 
-def _write_part(builder: Any, field: _Field) -> int:
-    if field.kind == "string":
-        return int(builder.CreateString(field.value))
-    if field.kind == "table":
-        return _write(builder, field.value)
-    if field.kind == "floats":
-        return int(builder.CreateNumpyVector(np.asarray(field.value, np.float32)))
-    if field.kind == "tables":
-        offsets = [_write(builder, table) for table in field.value]
+def _write_part(builder: Any, kind: str, value: Any) -> int:
+    if kind == "string":
+        return int(builder.CreateString(value))
+    if kind == "table":
+        return _write(builder, value)
+    if kind == "floats":
+        return int(builder.CreateNumpyVector(np.asarray(value, np.float32)))
+    if kind == "tables":
+        offsets = [_write(builder, table) for table in value]
         builder.StartVector(4, len(offsets), 4)
         for offset in reversed(offsets):
             builder.PrependUOffsetTRelative(offset)
         return int(builder.EndVector())
-    assert field.kind == "aligned", field.kind
-    builder.StartVector(1, len(field.value), 16)
-    for byte in reversed(field.value):
+    assert kind == "aligned", kind
+    builder.StartVector(1, len(value), 16)
+    for byte in reversed(value):
         builder.PrependByte(byte)
     return int(builder.EndVector())

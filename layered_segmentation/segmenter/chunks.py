@@ -146,15 +146,12 @@ def _remove_earlier(job: ChunkJob, inputs: Mapping[str, Any]) -> None:
                 os.rmdir(folder)
 
 
-def encode(
-    job: ChunkJob, open_trainer: Callable[[], EncoderTrainer], progress: bool = True
-) -> list[dict[str, Any]]:
+def encode(job: ChunkJob, open_trainer: Callable[[], EncoderTrainer]) -> list[dict[str, Any]]:
     """Trains the encoders of all unfinished chunks and writes their results.
 
     Args:
         job: The job.
         open_trainer: Creates the trainer; called only if a chunk is unfinished.
-        progress: Whether to show a progress bar.
 
     Returns:
         The records of all chunks, including those finished before.
@@ -166,7 +163,7 @@ def encode(
     left = [number for number in range(len(chunks)) if not job.is_finished(number)]
     if left:
         trainer = open_trainer()
-        with Bar(len(left) * job.iterations, "encoding", "step", progress) as bar:
+        with Bar(len(left) * job.iterations, "encoding", "step") as bar:
             for first in range(0, len(left), job.together):
                 group = left[first : first + job.together]
                 _encode_group(job, {number: chunks[number] for number in group}, trainer, bar)

@@ -43,20 +43,14 @@ class DistillSummary(FitSummary):
 
 
 def distill(
-    generator: LayeredGenerator,
-    config: Config,
-    seed: int | None = None,
-    progress: bool = True,
-    photos: np.ndarray | None = None,
+    generator: LayeredGenerator, config: Config, photos: np.ndarray | None = None
 ) -> tuple[LayeredSegmenter, DistillSummary]:
     """Trains a student on a generator's scenes, then on its own masks of unlabelled photos.
 
     Args:
         generator: The averaged generator of a run.
-        config: The run's config, of which `student` and the mixing, shift and contrast jitter of
-            `gan` are used.
-        seed: Seed of all draws; `config.train.seed` if None.
-        progress: Whether to show a progress bar.
+        config: The run's config, of which `student`, `train.seed` and the mixing, shift and
+            contrast jitter of `gan` are used.
         photos: The training photos for self-training, from `self_training.training_photos`; None
             for no self-training.
 
@@ -67,17 +61,17 @@ def distill(
     Raises:
         UserError: The loss is not finite.
     """
-    seed = config.train.seed if seed is None else seed
+    seed = config.train.seed
     start = time.perf_counter()
-    pool = draw_pool(generator, config, seed, progress)
+    pool = draw_pool(generator, config)
     drawn = time.perf_counter() - start
     side = pool.layers.mask.shape[1]
     segmenter = create_segmenter(config.student.width, side, config.data.aspect)
     fit.initialise(segmenter, seed)
-    summary = fit.fit(segmenter, pool, config.student, seed, progress)
+    summary = fit.fit(segmenter, pool, config.student, seed)
     rounds: list[FitSummary] = []
     if photos is not None and config.student.self_training:
-        rounds = self_training.self_train(segmenter, photos, config.student, seed, progress)
+        rounds = self_training.self_train(segmenter, photos, config.student, seed)
     fields = {**dataclasses.asdict(summary), "seconds": time.perf_counter() - start}
     return segmenter, DistillSummary(**fields, draw_seconds=drawn, self_training_rounds=len(rounds))
 
@@ -111,17 +105,16 @@ def distill_run(
     return segmenter, summary
 
 
-def draw_pool(
-    generator: LayeredGenerator, config: Config, seed: int, progress: bool = True
-) -> Pool:
+def draw_pool(generator: LayeredGenerator, config: Config) -> Pool:
     """Draws scenes at the student's resolution, with style mixing and noise as in training."""
     side = config.student.resolution or generator.resolution
     needed = config.student.steps * config.student.batch
     count = min(POOL, needed, _POOL_BYTES // (7 * side * side))
-    draw = sampler(generator, seed, _DRAW_BATCH, config.gan.mixing, generator.resolution)
+    seed, mixing = config.train.seed, config.gan.mixing
+    draw = sampler(generator, seed, _DRAW_BATCH, mixing, generator.resolution)
     images = np.empty((2, count, side, side, 3), np.uint8)
     masks = np.empty((count, side, side, 1), np.uint8)
-    with Bar(count, "drawing scenes", "scene", progress) as bar:
+    with Bar(count, "drawing scenes", "scene") as bar:
         for first in range(0, count, _DRAW_BATCH):
             layers = draw(
                 tf.constant(first // _DRAW_BATCH, tf.int64),

@@ -37,11 +37,7 @@ _BATCH = 250
 
 
 def self_train(
-    segmenter: LayeredSegmenter,
-    photos: np.ndarray,
-    settings: StudentConfig,
-    seed: int,
-    progress: bool = True,
+    segmenter: LayeredSegmenter, photos: np.ndarray, settings: StudentConfig, seed: int
 ) -> list[FitSummary]:
     """Trains a student on its own masks, in place.
 
@@ -51,7 +47,6 @@ def self_train(
         settings: `self_training` rounds of `self_training_steps` steps, and
             `self_training_refine`.
         seed: Seed of the choice of photos and of all draws.
-        progress: Whether to show progress bars.
 
     Returns:
         A summary per round. Rounds end early if no mask shows an object.
@@ -73,13 +68,13 @@ def self_train(
         # Only a part of the photos can be refined per round, so each round takes another part.
         chosen = _choose(photos, most, seed + number if is_refined else seed)
         if is_refined:
-            pool = refined_pairs(segmenter, chosen, method, progress)
+            pool = refined_pairs(segmenter, chosen, method)
         else:
             pool = confident_pairs(segmenter, chosen)
         if not len(pool):
             break
         round_seed = seed + 1000 * (number + 1)
-        summaries.append(fit(segmenter, pool, round_settings, round_seed, progress))
+        summaries.append(fit(segmenter, pool, round_settings, round_seed))
     return summaries
 
 
@@ -138,16 +133,13 @@ def confident_pairs(segmenter: LayeredSegmenter, photos: np.ndarray) -> Pool:
     return Pool.from_pairs(photos[kept], masks[kept])
 
 
-def refined_pairs(
-    segmenter: LayeredSegmenter, photos: np.ndarray, method: Refinement, progress: bool = True
-) -> Pool:
+def refined_pairs(segmenter: LayeredSegmenter, photos: np.ndarray, method: Refinement) -> Pool:
     """Returns the photos whose masks change least when refined, with the refined masks.
 
     Args:
         segmenter: The student, of resolution R.
         photos: uint8 [N, S, S, 3] with S >= R.
         method: How to refine.
-        progress: Whether to show a progress bar.
 
     Returns:
         A pool at resolution R.
@@ -163,7 +155,7 @@ def refined_pairs(
 
     refined = np.empty_like(masks)
     with (
-        Bar(len(photos), "refining masks", "photo", progress) as bar,
+        Bar(len(photos), "refining masks", "photo") as bar,
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         for index, mask in enumerate(pool.map(refine_mask, range(len(photos)))):

@@ -86,7 +86,7 @@ def test_in_bytes_all_are_the_same_within_a_level(photo, segmenter, tmp_path, mo
         "probabilities",
         lambda _, photos: seen.append(photos) or np.full(photos.shape[:3], 0.7, np.float32),
     )
-    self_training.refined_pairs(segmenter, photo[None], "none", progress=False)
+    self_training.refined_pairs(segmenter, photo[None], "none")
     assert np.array_equal(seen[0][0], square)
 
 

@@ -37,12 +37,11 @@ def tiny_generator(config):
 
 
 def test_distilling_a_generator_is_a_function_of_the_seed(eagerly):
-    config = tiny_config()
-    generator = tiny_generator(config)
+    generator = tiny_generator(tiny_config())
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
     masks = []
     for seed in (0, 0, 1):
-        segmenter, summary = distill.distill(generator, config, seed, progress=False)
+        segmenter, summary = distill.distill(generator, tiny_config(("train.seed", seed)))
         masks.append(segmenter.predict_masks([image])[0])
         assert segmenter.resolution == 16 and np.isfinite(summary.loss)
     np.testing.assert_allclose(masks[0], masks[1], atol=1e-6)
@@ -50,9 +49,9 @@ def test_distilling_a_generator_is_a_function_of_the_seed(eagerly):
 
 
 def test_the_pool_holds_the_generators_scenes():
-    config = tiny_config()
+    config = tiny_config(("train.seed", 3))
     generator = tiny_generator(config)
-    pool = distill.draw_pool(generator, config, seed=3, progress=False)
+    pool = distill.draw_pool(generator, config)
     assert len(pool) == 48  # no more than are needed
     assert (pool.shift, pool.contrast_jitter) == (config.gan.shift, config.gan.contrast_jitter)
     from layered_segmentation.gan import sampling
@@ -67,7 +66,7 @@ def test_the_pool_holds_the_generators_scenes():
 
 def test_the_student_may_work_at_another_resolution(eagerly):
     config = tiny_config(("student.resolution", 24))
-    segmenter, _ = distill.distill(tiny_generator(config), config, progress=False)
+    segmenter, _ = distill.distill(tiny_generator(config), config)
     assert segmenter.resolution == 24
 
 

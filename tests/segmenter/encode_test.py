@@ -302,12 +302,12 @@ def test_a_stop_loses_only_the_chunks_that_train(trained, eagerly, tmp_path, mon
     assert [len(part) for part in job.chunks()] == [2, 2, 1]
     trainer = trained.set(iterations=2)
     with pytest.raises(UserError, match="none of chunk 2's 1 photos can be read"):
-        chunks.encode(job, lambda: trainer, progress=False)
+        chunks.encode(job, lambda: trainer)
     assert files(tmp_path / "chunks") == ["00000.json", "00001.json"]
     before = [os.stat(job.record(number)).st_mtime_ns for number in (0, 1)]
 
     Image.fromarray(trained.photos[4]).save(album / "e.png")
-    records = chunks.encode(job, lambda: trainer, progress=False)
+    records = chunks.encode(job, lambda: trainer)
     assert [os.stat(job.record(number)).st_mtime_ns for number in (0, 1)] == before
     assert [record["names"] for record in records] == [names[:2], names[2:4], names[4:]]
     assert files(tmp_path / "masks") == names

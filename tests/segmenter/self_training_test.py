@@ -41,7 +41,6 @@ def test_unlabelled_photos_improve_a_student_trained_on_few_pairs():
         Scenes(1, 1_200).load(16),
         settings(self_training=2, self_training_steps=100),
         seed=0,
-        progress=False,
     )
     assert len(rounds) == 2
     assert score(segmenter, images, masks) > before + 0.01
@@ -85,7 +84,7 @@ def test_refined_masks_fit_the_photos_better_than_the_students(monkeypatch):
     coarse[6], coarse[7] = 1.0, 0.0  # or sees no object
     monkeypatch.setattr(self_training, "probabilities", lambda *_: coarse)
     segmenter = create_segmenter(8, 16)
-    pool = self_training.refined_pairs(segmenter, photos, "grabcut", progress=False)
+    pool = self_training.refined_pairs(segmenter, photos, "grabcut")
     kept = pool.layers.foreground
     numbers = [
         int(np.argmin([np.abs(to_square(p, 16) - image.astype(int)).sum() for p in photos]))
@@ -113,7 +112,7 @@ def test_each_round_refines_other_photos(monkeypatch, eagerly):
     student = settings(
         self_training=2, self_training_steps=1, batch=2, self_training_refine="grabcut"
     )
-    self_training.self_train(create_segmenter(8, 16), photos, student, seed=0, progress=False)
+    self_training.self_train(create_segmenter(8, 16), photos, student, seed=0)
     assert [len(part) for part in seen] == [6, 6] and seen[0] != seen[1]
 
 
