@@ -2,7 +2,7 @@
 
 import setuptools
 
-# configs/ lies beside the package, where people look for it, and installs inside it.
+# configs/ is next to the package in a checkout; it is installed inside the package.
 PACKAGE_DIR = {
     "layered_segmentation": "layered_segmentation",
     "layered_segmentation.configs": "configs",

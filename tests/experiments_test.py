@@ -48,9 +48,10 @@ ABLATIONS = {
 
 def changed(name, base):
     """Returns the fields in which a packaged config differs from another one, with its values."""
-    ours, theirs = configs.load(name), configs.load(base)
-    values = dataclasses.asdict(ours)
-    fields = [line.partition(":")[0] for line in config_files.differences(theirs, ours)]
+    config = configs.load(name)
+    values = dataclasses.asdict(config)
+    differences = config_files.differences(configs.load(base), config)
+    fields = [line.partition(":")[0] for line in differences]
     return {field: values[field.split(".")[0]][field.split(".")[1]] for field in fields}
 
 
@@ -99,5 +100,5 @@ def test_each_set_of_photos_has_the_quickstarts_settings(photos):
 def test_every_ablation_is_there():
     names = config_files.packaged_names()
     for data in ("ablations", "shapes"):
-        ours = [name.partition("/")[2] for name in names if name.startswith(f"{data}/")]
-        assert ours == sorted(ABLATIONS)
+        packaged = [name.partition("/")[2] for name in names if name.startswith(f"{data}/")]
+        assert packaged == sorted(ABLATIONS)

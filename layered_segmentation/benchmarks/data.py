@@ -57,7 +57,7 @@ class CacheReport:
         where = "in memory" if self.place == "memory" else "on disk"
         return (
             f"{self.images:,} photos at {', '.join(map(str, self.sides))} px: "
-            f"{self.bytes / 1e6:,.1f} MB {where}, made in {self.seconds:,.0f} s "
+            f"{self.bytes / 1e6:,.1f} MB {where}, cached in {self.seconds:,.0f} s "
             f"({self.images / self.seconds:,.0f} photos/s); resident memory "
             f"{self.megabytes_before:,.0f} MB before, {self.megabytes_most:,.0f} MB at most"
         )

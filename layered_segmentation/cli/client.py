@@ -21,7 +21,7 @@ from layered_segmentation import quiet
 from layered_segmentation.cli import app
 from layered_segmentation.errors import UserError
 
-RESUME = "the masks written so far are whole; run it again with --overwrite"
+RESUME = "the masks written so far are complete; run it again with --overwrite"
 
 _INPUT = flags.DEFINE_string("input", None, "A photo, or a directory of photos.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Directory to write to.", required=True)

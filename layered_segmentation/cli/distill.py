@@ -44,7 +44,7 @@ def main(_: list[str]) -> None:
     if not config.gan.variant.has_mask:
         raise UserError(
             f"--run_dir={run.path}: gan.variant={config.gan.variant!r} draws no mask, so "
-            "there is nothing for a student to learn; take a run of another variant"
+            "there is nothing for a student to learn; use a run of another variant"
         )
     out = os.path.normpath(_OUT.value or run.segmenter)
     if os.path.lexists(out) and not _OVERWRITE.value:

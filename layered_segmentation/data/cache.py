@@ -75,7 +75,7 @@ def _on_disk(source: Source, sides: Sequence[int], directory: str) -> dict[int, 
     path = os.path.join(directory, fingerprint[:16])
     with _refusals_named(directory, bytes_of(len(source), sides)):
         os.makedirs(directory, exist_ok=True)
-        waiting = f"{path}: another process is making it; waiting"
+        waiting = f"{path}: another process is writing it; waiting"
         with files.Lock(f"{path}.lock", waiting, wait=True):
             record = _read_record(path, fingerprint)
             if record is None:

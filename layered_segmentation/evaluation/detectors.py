@@ -86,7 +86,7 @@ class SegmenterDetector:
     """A segmenter of this package; a mask that covers less than 1 % of a photo counts as nothing.
 
     Args:
-        path: Run or preset, as for `segmenter.load`.
+        path: Run or preset, as for `presets.load`.
     """
 
     def __init__(self, path: str):

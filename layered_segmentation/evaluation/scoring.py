@@ -286,7 +286,8 @@ def test_set_of(segmenter: str, limit: int = 0) -> tuple[Sequence[Pair], str]:
     Returns:
         The pairs and a sentence that describes them; both empty if the run has no test set.
     """
-    places = (segmenter, os.path.dirname(os.path.abspath(segmenter))) if segmenter else ()
+    is_local = os.path.isdir(segmenter)  # not the name of a packaged preset, nor a URL
+    places = (segmenter, os.path.dirname(os.path.abspath(segmenter))) if is_local else ()
     for run in map(RunDirectory, places):
         if not os.path.isfile(run.config_path):
             continue

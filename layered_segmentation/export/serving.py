@@ -1,4 +1,4 @@
-"""The files TensorFlow Serving reads beside a SavedModel: warm-up requests and settings.
+"""The files that TensorFlow Serving reads next to a SavedModel: warm-up requests and settings.
 
 A new version of a model receives no request before it has answered its warm-up requests, so no user
 waits for the first, slow one.

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from layered_segmentation import config as configs
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
@@ -218,3 +219,12 @@ def test_the_grabcut_reference_uses_its_settings():
     assert default.references["grabcut"] > 0.9 > 0.4 > small_box.references["grabcut"]
     protocol = small_box.to_results()["protocol"]
     assert "40% of each side" in protocol and "1 iterations" in protocol and "32 pixels" in protocol
+
+
+def test_a_packaged_preset_has_no_test_set_of_the_run_it_is_called_in(tmp_path, monkeypatch):
+    config = configs.load("quickstart")
+    configs.save(config, str(tmp_path / "config.yaml"))
+    (tmp_path / "segmenter").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert scoring.test_set_of("layered_unet_flowers_64") == ([], "")
+    assert len(scoring.test_set_of("segmenter", limit=2)[0]) == 2

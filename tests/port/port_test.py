@@ -123,8 +123,8 @@ def test_mask_losses(golden):
     mask = golden.images("mask_loss/mask")
     size, binary = losses.mask_size(mask, 0.25), losses.mask_binary(mask)
     total = losses.generator(np.zeros((len(mask), 1), "float32"), size, binary, 2.0, 2.0)
-    for name, ours in (("size", size), ("binary", binary), ("total", total)):
-        assert float(ours) == pytest.approx(float(golden[f"mask_loss/{name}"]), rel=TOLERANCE), name
+    for name, loss in (("size", size), ("binary", binary), ("total", total)):
+        assert float(loss) == pytest.approx(float(golden[f"mask_loss/{name}"]), rel=TOLERANCE), name
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +189,8 @@ def draws(golden, section):
 @pytest.mark.parametrize("name", LOSSES)
 def test_trajectory_losses(golden, trajectory, iteration, name):
     _, logs = trajectory
-    theirs = float(golden[f"trajectory/it{iteration}/{LOSSES[name]}"])
-    assert logs[iteration][name] == pytest.approx(theirs, rel=TOLERANCE)
+    recorded = float(golden[f"trajectory/it{iteration}/{LOSSES[name]}"])
+    assert logs[iteration][name] == pytest.approx(recorded, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

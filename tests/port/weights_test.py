@@ -54,8 +54,8 @@ def test_kernels_are_kept_as_they_are_stored(states):
     # the gain of a quarter is the layer's, not the kernel's.
     generator = generator_from_state_dict(states["two_generators"], 128)
     up = generator.syntheses[0].blocks[5].up
-    theirs = states["two_generators"][f"{FUSED}.weight"]
-    np.testing.assert_array_equal(to_numpy(up.kernel), theirs.transpose(2, 3, 0, 1)[::-1, ::-1])
+    stored = states["two_generators"][f"{FUSED}.weight"]
+    np.testing.assert_array_equal(to_numpy(up.kernel), stored.transpose(2, 3, 0, 1)[::-1, ::-1])
     gains = [block.up.scale / np.sqrt(2 / (9 * 16)) for block in generator.syntheses[0].blocks[1:]]
     np.testing.assert_allclose(gains, [1, 1, 1, 1, 0.25], rtol=1e-6)
 
@@ -72,8 +72,10 @@ def test_a_model_without_fused_convolutions_is_the_same_model(states):
             plain[f"{name}bias"] = value
         elif rest not in ("1.weight", "1.weight_flip"):
             plain[key] = value
-    ours, theirs = (generator_from_state_dict(state, 128).get_weights() for state in (plain, fused))
-    for one, other in zip(ours, theirs, strict=True):
+    converted, expected = (
+        generator_from_state_dict(state, 128).get_weights() for state in (plain, fused)
+    )
+    for one, other in zip(converted, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 

@@ -79,7 +79,7 @@ class Entries(NamedTuple):
 class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A builder whose source is an archive, or a directory, of photos.
 
-    It is no `GeneratorBasedBuilder`, because that sorts a whole split in memory where
+    It is not a `GeneratorBasedBuilder`, which sorts a whole split in memory if
     `disable_shuffling` is set. Here a shard is written as the source is read, and the files of at
     most one shard are in memory.
 

@@ -1,11 +1,10 @@
 """TensorFlow Datasets builder of Caltech-UCSD Birds 200-2011 with its segmentations.
 
-Published are two archives, whose sizes and SHA-256 `checksums.tsv` has from TFDS's
-`caltech_birds2011`: CUB_200_2011.tgz, the directory CUB_200_2011 with the photos under
-`images/CLASS/` and tables of one line an image (images.txt, image_class_labels.txt,
-bounding_boxes.txt, train_test_split.txt; each line begins with the image's number) and of one line
-a class (classes.txt); and segmentations.tgz, the directory segmentations with `CLASS/NAME.png`,
-grey levels from 0 to 255.
+Two archives are published; `checksums.tsv` has their sizes and SHA-256, as TFDS's
+`caltech_birds2011`. CUB_200_2011.tgz has the photos under `CUB_200_2011/images/CLASS/` and tables:
+images.txt, image_class_labels.txt, bounding_boxes.txt and train_test_split.txt, with a line per
+image that begins with its number, and classes.txt, with a line per class. segmentations.tgz has
+`segmentations/CLASS/NAME.png`, grey levels from 0 to 255.
 """
 
 import functools

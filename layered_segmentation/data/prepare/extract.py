@@ -1,8 +1,8 @@
 """Writes the photos of prepared TensorFlow datasets as files, with their masks as PNG.
 
-A photo gets its own path in the dataset if there is one (`FILES`), else its position in the split,
-followed by its key if it has one. No path leads out of the directory, all are found by
-`images.find`, and no two differ only in their extension, since masks are matched without it.
+A photo keeps its path in the dataset if it has one (`FILES`); else it is named by its position in
+the split, followed by its key if it has one. No path leads out of the directory, `images.find`
+finds all of them, and no two differ only in their extension, since masks are matched without it.
 """
 
 import contextlib

@@ -43,7 +43,7 @@ class KeptShards:
             self.remove()
 
     def leading(self, names: Sequence[str]) -> list[Shard]:
-        """Returns the shards that are there, up to the first of `files` that is not."""
+        """Returns the records of the kept shards, up to the first file that is not kept."""
         shards = []
         for name in names:
             record = files.read_json(self._path(f"{name}.json"))

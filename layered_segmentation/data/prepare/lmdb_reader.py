@@ -36,7 +36,7 @@ def summary(directory: str) -> Summary:
     """Returns how many entries an LMDB has, reading none.
 
     Raises:
-        UserError: It is no LMDB, or its file is truncated.
+        UserError: It is not an LMDB, or its file is truncated.
     """
     with _start(directory, 0) as process:
         statistics = _statistics(directory, process)
