@@ -101,7 +101,7 @@ def test_each_round_refines_other_photos(monkeypatch, eagerly):
     monkeypatch.setattr(self_training, "REFINED", 6)
     seen = []
 
-    def refined(segmenter, photos, method, progress):
+    def refined(segmenter, photos, method):
         seen.append(sorted(int(photo[0, 0, 0]) for photo in photos))
         return fit.Pool.from_pairs(
             np.zeros((2, 16, 16, 3), np.uint8), np.zeros((2, 16, 16), np.float32)
