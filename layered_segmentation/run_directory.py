@@ -162,6 +162,11 @@ class RunDirectory:
         return os.path.join(self.path, "photos.txt")
 
     @property
+    def machine_path(self) -> str:
+        """Versions, threads and devices of the last session."""
+        return os.path.join(self.path, "machine.json")
+
+    @property
     def finished_path(self) -> str:
         """Written last: if it exists, training is finished."""
         return os.path.join(self.path, "finished.json")
@@ -212,6 +217,7 @@ class RunDirectory:
         if os.path.exists(self.photos_path) and self._has_begun():
             text = _read(self.photos_path)
             before = text.split("\n")[:-1]
+            photos = _comparable(photos, before)
             if before == list(photos):
                 return
             if not text.endswith("\n") and list(photos[: len(before)]) == before:
@@ -395,6 +401,14 @@ def _read(path: str) -> str:
     """Returns the text of a file, damaged or not."""
     with open(path, encoding="utf-8", errors="replace", newline="") as file:
         return file.read()
+
+
+def _comparable(photos: Sequence[str], before: Sequence[str]) -> list[str]:
+    """Returns lines of photos as a run recorded them: version 0.1.0 without a hash."""
+    is_old = any(line.count("\t") == 1 for line in before)
+    return [
+        line.rpartition("\t")[0] if is_old and line.count("\t") == 2 else line for line in photos
+    ]
 
 
 def _record(line: str) -> dict[str, Any] | None:

@@ -272,6 +272,20 @@ def test_a_mark_of_the_end_that_holds_something_else_is_none(begun, content):
     assert begun.finished() is None
 
 
+def test_photos_of_version_0_1_0_are_compared_without_their_hash(begun, config):
+    now = ["a.jpg\t10\taa", "b.jpg\t20\tbb", "c.jpg\t30\tcc"]
+    before = contents(begun.path)
+    begun.keep_inventory(now)
+    assert contents(begun.path) == before
+    with pytest.raises(UserError, match="its photos have changed"):
+        begun.keep_inventory([*now[:2], "c.jpg\t31\tcc"])
+    with open(begun.photos_path, "w") as file:
+        file.write("".join(f"{line}\n" for line in now))
+    begun.keep_inventory(now)
+    with pytest.raises(UserError, match=r"gone: c\.jpg 30 cc, new: c\.jpg 30 dd"):
+        begun.keep_inventory([*now[:2], "c.jpg\t30\tdd"])
+
+
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
 def test_a_list_of_photos_that_was_cut_off_is_written_again(begun, cut, capsys):
     photos = ["a.jpg\t10", "b.jpg\t20", "c.jpg\t30"]

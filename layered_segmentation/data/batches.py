@@ -6,14 +6,16 @@ stateless functions of the seed and of an image's number in the run, so a run th
 image and is resumed gets the same batches.
 """
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from layered_segmentation.data.cache import open_cache
+from layered_segmentation.data.cache import Squares, open_cache
 from layered_segmentation.data.source import Source
+from layered_segmentation.errors import UserError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -26,11 +28,12 @@ class PhotoCache:
 
     Attributes:
         images: By resolution: uint8 [N, s, s, 3] RGB, s = round(crop_margin * resolution), in
-            memory or mapped.
+            memory or on disk.
         crop_margin: As in the config.
+        failure: The error that ended a dataset of `batches`, or None.
     """
 
-    def __init__(self, images: Mapping[int, np.ndarray], crop_margin: float = 1.125):
+    def __init__(self, images: Mapping[int, Squares], crop_margin: float = 1.125):
         """Wraps photos that are already at the cached sizes.
 
         Raises:
@@ -38,6 +41,7 @@ class PhotoCache:
         """
         self.images = dict(images)
         self.crop_margin = crop_margin
+        self.failure: UserError | None = None
         for resolution, array in images.items():
             side = side_at(resolution, crop_margin)
             if array.shape != (len(self), side, side, 3) or array.dtype != np.uint8:
@@ -75,6 +79,22 @@ class PhotoCache:
         """Returns how many photos there are."""
         return len(next(iter(self.images.values())))
 
+    @contextlib.contextmanager
+    def failures(self) -> Iterator[None]:
+        """Raises what ended a dataset of `batches`, not TensorFlow's report of it.
+
+        Raises:
+            UserError: Photos on disk cannot be read any more.
+        """
+        import tensorflow as tf
+
+        try:
+            yield
+        except tf.errors.OpError:
+            if self.failure is None:
+                raise
+            raise self.failure from None
+
     def crops(self, resolution: int, seed: int, mirror: bool) -> "Crops":
         """Returns the endless, seeded sequence of this cache's crops for a stage.
 
@@ -93,7 +113,7 @@ class Crops:
     offset and whether it is mirrored are hashes of (seed, i).
     """
 
-    def __init__(self, images: np.ndarray, resolution: int, seed: int, mirror: bool):
+    def __init__(self, images: Squares, resolution: int, seed: int, mirror: bool):
         """Wraps photos, uint8 [N, s, s, 3] with s >= resolution."""
         if len(images) == 0:
             raise ValueError("no images")
@@ -129,7 +149,7 @@ class Crops:
         is_mirrored = (_draw(self.seed, numbers, _MIRROR, 2) == 1) & self.mirror
         side = self.resolution
         batch = np.empty((count, side, side, 3), np.float32)
-        # One slice per image: of a memory map it reads only these rows.
+        # One slice per image: of photos on disk it reads only these rows.
         for crop, photo, y, x, flip in zip(batch, photos, top, left, is_mirrored, strict=True):
             window = self.images[photo, y : y + side, x : x + side]
             crop[:] = window[:, ::-1] if flip else window
@@ -183,12 +203,17 @@ def batches(
     local = range(replicas) if local_replicas is None else local_replicas
     offsets = tf.constant([replica * share for replica in local], tf.int64)
 
+    def read(start: int) -> np.ndarray:
+        try:
+            return crops.batch_at(int(start), share)
+        except UserError as error:
+            cache.failure = error
+            raise
+
     def element(number: "tf.Tensor") -> "tf.Tensor":
         step, replica = number // len(local), number % len(local)
         first = first_image + step * batch + offsets[replica]
-        images = tf.numpy_function(
-            lambda start: crops.batch_at(int(start), share), [first], tf.float32
-        )
+        images = tf.numpy_function(read, [first], tf.float32)
         return tf.ensure_shape(images, [share, resolution, resolution, 3])
 
     numbers = tf.data.Dataset.range(count // batch * len(local))

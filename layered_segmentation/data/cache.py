@@ -1,6 +1,6 @@
 """Photos at every stage's size, resized once: in memory where they fit, else on disk.
 
-On disk, a cache is a directory with one memory-mapped `.npy` file per side and a record of its
+On disk, a cache is a directory with one `.npy` file per side and a record of its
 inputs. Its name is a hash of the inputs, and it gets it only when it is complete. Runs that train
 on the same photos at the same sides may share it.
 """
@@ -10,16 +10,19 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from layered_segmentation import files, versions
 from layered_segmentation.data.source import Source
+from layered_segmentation.data.stored_squares import StoredSquares
 from layered_segmentation.errors import UserError
 
 RECORD = "cache.json"
+
+Squares = np.ndarray | StoredSquares  # uint8 [N, side, side, 3], in memory or on disk
 
 _FORMAT = 1  # increment when the same source gives other squares
 _VERSIONS = ("pillow", "numpy", "opencv-contrib-python-headless")  # that squares depend on
@@ -28,7 +31,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def open_cache(
     source: Source, sides: Sequence[int], memory: int | None = None, directory: str = ""
-) -> dict[int, np.ndarray]:
+) -> Mapping[int, Squares]:
     """Returns all photos at all sides; each photo is decoded once at most.
 
     Args:
@@ -38,7 +41,7 @@ def open_cache(
         directory: Where caches on disk lie, if they take more than `memory`.
 
     Returns:
-        By side: uint8 [N, side, side, 3], the same N for all; memory maps if on disk.
+        By side: uint8 [N, side, side, 3], the same N for all.
 
     Raises:
         UserError: Photos cannot be used, or the disk is full or not writable.
@@ -64,7 +67,7 @@ def _in_memory(source: Source, sides: Sequence[int]) -> dict[int, np.ndarray]:
     return {side: array[:count] for side, array in zip(sides, arrays, strict=True)}
 
 
-def _on_disk(source: Source, sides: Sequence[int], directory: str) -> dict[int, np.ndarray]:
+def _on_disk(source: Source, sides: Sequence[int], directory: str) -> dict[int, StoredSquares]:
     made_from = [
         f"format {_FORMAT}",
         f"sides {list(sides)}",
@@ -82,8 +85,7 @@ def _on_disk(source: Source, sides: Sequence[int], directory: str) -> dict[int, 
                 record = _build(source, sides, path, fingerprint)
     source.skipped = record["skipped"]
     print(f"photos at {', '.join(map(str, sides))} px: {path}", flush=True)
-    # As a plain array of the map: slicing a `numpy.memmap` is several times slower.
-    return {side: np.asarray(np.load(_file(path, side), mmap_mode="r")) for side in sides}
+    return {side: StoredSquares(_file(path, side)) for side in sides}
 
 
 def _build(source: Source, sides: Sequence[int], path: str, fingerprint: str) -> dict[str, Any]:

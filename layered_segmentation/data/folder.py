@@ -1,6 +1,7 @@
 """Directories of photos, of masks, and of both: found in a fixed order, matched by name."""
 
 import collections
+import concurrent.futures
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Self, overload
@@ -9,8 +10,16 @@ import numpy as np
 
 from layered_segmentation import images
 from layered_segmentation.config import Aspect, DataConfig, SourceName
-from layered_segmentation.data.source import Encoded, Pair, PhotoSource, first_few, register
+from layered_segmentation.data.source import (
+    THREADS,
+    Encoded,
+    Pair,
+    PhotoSource,
+    first_few,
+    register,
+)
 from layered_segmentation.errors import UserError
+from layered_segmentation.files import digest_of_parts
 
 MASKS = "masks"  # a sub-directory of this name holds true masks, for evaluation only
 SEGMENTED = ".mask"  # `layerseg segment` writes NAME.mask.png next to NAME.cutout.png
@@ -61,13 +70,17 @@ class Folder(PhotoSource):
         return (Encoded(file, os.path.join(self.path, file)) for file in self.files)
 
     def inventory(self) -> list[str]:
-        """Returns name and bytes of each photo in use, once `skipped` is known."""
+        """Returns name, bytes and a hash of each photo in use, once `skipped` is known."""
         skipped = set(self.skipped)
-        return [  # quoted: a name may hold a line break
-            f"{file!r}\t{os.path.getsize(os.path.join(self.path, file))}"
-            for file in self.files
-            if file not in skipped
-        ]
+        used = [file for file in self.files if file not in skipped]
+
+        def line(file: str) -> str:
+            path = os.path.join(self.path, file)
+            # Quoted: a name may hold a line break.
+            return f"{file!r}\t{os.path.getsize(path)}\t{digest_of_parts(path)}"
+
+        with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(line, used))
 
     def identity(self) -> list[str]:
         """Returns how squares are made, and name, bytes and time of change of each photo."""

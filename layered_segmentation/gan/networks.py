@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 import zipfile
 from typing import Any
 
@@ -77,6 +78,19 @@ def load_discriminator(run: RunDirectory) -> Discriminator:
     return discriminator
 
 
+def are_whole(run: RunDirectory) -> bool:
+    """Returns whether a run's files of networks are undamaged; prints the name of one that is not.
+
+    Runs of early versions have no discriminator.
+    """
+    for path in (run.generator_file, run.discriminator_file):
+        is_needed = path == run.generator_file or os.path.exists(path)
+        if is_needed and not _is_whole(path):
+            print(f"{path}: is missing or damaged; it is written again", file=sys.stderr)
+            return False
+    return True
+
+
 def _save(network: keras.Model, path: str) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with files.replacing(path) as partial:
@@ -98,8 +112,8 @@ def _load(run: RunDirectory, path: str, name: str) -> Any:
         )
     if not _is_whole(path):
         raise UserError(
-            f"{path}: is damaged; delete {run.finished_path} and repeat the command that trained "
-            "or converted the run: training writes it again from the last checkpoint"
+            f"{path}: is damaged; repeat the command that trained or converted the run: training "
+            "writes it again from the last checkpoint"
         )
     return keras.models.load_model(path, compile=False)
 

@@ -12,7 +12,7 @@ from layered_segmentation import schedule, stopping
 from layered_segmentation.config import Config
 from layered_segmentation.data import batches
 from layered_segmentation.data.source import Source, open_source
-from layered_segmentation.gan import callbacks, networks, strategy
+from layered_segmentation.gan import callbacks, machine, networks, strategy
 from layered_segmentation.gan.checkpoint import CheckpointKeeper
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.draws import mean_style_latents
@@ -59,7 +59,8 @@ def train(config: Config, run: RunDirectory, devices: Sequence[str] = ()) -> Tra
             loss that is not finite.
     """
     finished = run.finished_as(config)  # needs no photos
-    if finished is not None:
+    # Damaged files are written again; those of a converted run cannot be.
+    if finished is not None and (not finished.images_seen or networks.are_whole(run)):
         return TrainSummary(
             finished.images_seen, finished.seconds, finished.images_per_second, True
         )
@@ -92,6 +93,7 @@ def _run(
     progress = RunProgress(total_images=stages[-1].end_image)
     keeper = CheckpointKeeper(run, progress, gan, config)
     keeper.restore()
+    machine.note(run, engine, progress.images_seen)
     events = callbacks.Events(run.tensorboard)
     before = _rewind(run, events, progress.images_seen)
     start = time.perf_counter()
@@ -116,7 +118,7 @@ def _run(
         bar,
     ]
     try:
-        with stopping.deferred():
+        with stopping.deferred(), cache.failures():
             for stage in stages:
                 steps = (stage.end_image - progress.images_seen) // stage.batch
                 if steps < 0:

@@ -23,6 +23,7 @@ from layered_segmentation.segmenter.preprocessing import (
     pad_to_square,
 )
 from layered_segmentation.segmenter.unet import UNetBackbone, levels_for
+from layered_segmentation.segmenter.weights_in_memory import weights_in_memory
 
 _BATCH = 64  # images per pass in prediction
 
@@ -189,7 +190,8 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
 
     def save_to_preset(self, preset_dir: str, *args: Any, **kwargs: Any) -> None:
         """Writes a preset as KerasHub does, and the checksums of its files."""
-        super().save_to_preset(preset_dir, *args, **kwargs)
+        with weights_in_memory():
+            super().save_to_preset(preset_dir, *args, **kwargs)
         preset_files.write_checksums(preset_dir)
 
     def _batches(self, images: Any) -> Iterator[tuple[list[np.ndarray], Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from layered_segmentation import files
-from layered_segmentation.data import cache
+from layered_segmentation.data import batches, cache
 from layered_segmentation.data.cache import RECORD, bytes_of, open_cache
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
@@ -68,7 +68,8 @@ def test_memory_and_disk_hold_the_same(tmp_path):
             assert np.array_equal(arrays[side], source.expected(side))
     (directory,) = caches(tmp_path)
     assert np.array_equal(np.load(directory / "0018.npy"), source.expected(18))
-    assert not mapped[9].flags.owndata and not mapped[9].flags.writeable
+    with pytest.raises(TypeError):  # it is read only
+        mapped[9][0, 0:1, 0:1] = 0
 
 
 def test_a_cache_is_made_once_and_records_skipped_photos(tmp_path):
@@ -109,6 +110,33 @@ def test_an_incomplete_cache_is_made_again(tmp_path, capsys, damage):
     assert np.array_equal(arrays[9], again.expected(9))
 
 
+@pytest.mark.parametrize("left", [0, 100, 2_000, 11_300])
+def test_a_cache_that_is_truncated_while_in_use_is_an_error(tmp_path, left):
+    """Of a memory map, this would end the process (SIGBUS)."""
+    source = Photos()
+    arrays = on_disk(source, tmp_path)
+    (directory,) = caches(tmp_path)
+    os.truncate(directory / "0018.npy", left)
+    with pytest.raises(UserError, match=r"0018\.npy: was truncated .* run the same command again"):
+        arrays[18][11, 2:10, 4:12]
+    assert np.array_equal(arrays[9][11, 2:7, 4:8], source.square(11, 9)[2:7, 4:8])
+    again = Photos()
+    arrays = on_disk(again, tmp_path)
+    assert again.reads == 1 and np.array_equal(arrays[18], again.expected(18))
+
+
+def test_a_failing_file_ends_a_dataset_with_its_own_error(tmp_path):
+    arrays = on_disk(Photos(), tmp_path)
+    photos = batches.PhotoCache({16: arrays[18]})
+    elements = iter(batches.batches(photos, 16, 4, False, 0, 0, 400))
+    (directory,) = caches(tmp_path)
+    with pytest.raises(UserError, match="was truncated"), photos.failures():
+        next(elements)
+        os.truncate(directory / "0018.npy", 500)
+        for _ in elements:
+            pass
+
+
 def test_an_interrupted_cache_is_never_used(tmp_path):
     class Stopped(Photos):
         def squares(self, sides):
@@ -131,7 +159,7 @@ def test_an_interrupted_cache_is_never_used(tmp_path):
 def make(directory, results):
     source = Photos()
     arrays = on_disk(source, directory)
-    results.put((source.reads, int(arrays[18].sum())))
+    results.put((source.reads, int(np.asarray(arrays[18]).sum())))
 
 
 def test_concurrent_processes_make_the_same_cache_once(tmp_path):

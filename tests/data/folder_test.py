@@ -1,4 +1,5 @@
 import os
+import re
 
 import numpy as np
 import pytest
@@ -57,8 +58,22 @@ def test_the_inventory_names_the_photos_in_use(directory):
     folder.load(18)
     lines = folder.inventory()
     size = os.path.getsize(directory / "a" / "02.png")
-    assert lines[2] == f"{os.path.join('a', '02.png')!r}\t{size}"
+    name, listed, digest = lines[2].split("\t")
+    assert (name, listed) == (repr(os.path.join("a", "02.png")), str(size))
+    assert re.fullmatch("[0-9a-f]{16}", digest)
     assert len(lines) == 39 and "04.png" in lines[3]
+
+
+@pytest.mark.parametrize("size", [900, 70_000, 500_000])
+def test_another_photo_of_the_same_name_and_size_is_another_inventory(tmp_path, size):
+    numbers = np.random.default_rng(0)
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(numbers.bytes(size))
+    before, times = Folder(str(tmp_path)).inventory(), os.stat(tmp_path / "b.jpg")
+    (tmp_path / "b.jpg").write_bytes(numbers.bytes(size))
+    os.utime(tmp_path / "b.jpg", ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = Folder(str(tmp_path)).inventory()
+    assert after[0] == before[0] and after[1] != before[1]
 
 
 def test_the_identity_changes_whenever_squares_might(directory):
