@@ -71,7 +71,6 @@ setuptools.setup(
         "ai-edge-litert>=2.1,<3",
         "tensorflow-serving-api>=2.21,<2.22",  # messages only: warm-up requests, the client
         "grpcio>=1.70,<2",
-        "requests>=2.32,<3",
         "tenacity>=9,<10",
     ],
     extras_require={

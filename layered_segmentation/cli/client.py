@@ -37,21 +37,37 @@ _THRESHOLD = flags.DEFINE_float(
     "threshold", 0.5, "Probability from which a pixel counts as the object.", 0.0, 1.0
 )
 _BATCH = flags.DEFINE_integer("batch", 8, "Photos in a request.", lower_bound=1)
-_TIMEOUT = flags.DEFINE_float("timeout", 10.0, "Seconds an attempt may take.", lower_bound=0.01)
+_TIMEOUT = flags.DEFINE_float(
+    "timeout", 10.0, "Seconds an attempt may take, to the last byte.", lower_bound=0.01
+)
 _RETRIES = flags.DEFINE_integer(
     "retries", 4, "Further attempts if the server is unavailable.", lower_bound=0
+)
+_TLS = flags.DEFINE_bool("tls", False, "Encrypt, and check the server's certificate.")
+_TLS_CA = flags.DEFINE_string(
+    "tls_ca", "", "PEM file of the authorities to trust with --tls; the system's if empty."
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing masks and cut-outs.")
 
 
 def main(_: list[str]) -> int:
     """Segments one photo or a directory of them."""
+    if _TLS_CA.value and not _TLS.value:
+        raise UserError(f"--tls_ca={_TLS_CA.value}: it goes with --tls; add it")
     if _PROTOCOL.value == "grpc":
         quiet.import_tensorflow()
     from layered_segmentation.export import client
 
     server = client.server_address(_SERVER.value, _PROTOCOL.value)
-    model = client.Model(server, _MODEL.value, _VERSION.value, _TIMEOUT.value, _RETRIES.value)
+    model = client.Model(
+        server,
+        _MODEL.value,
+        _VERSION.value,
+        _TIMEOUT.value,
+        _RETRIES.value,
+        tls=_TLS.value,
+        certificates=_TLS_CA.value,
+    )
     start = time.perf_counter()
     predict = client.connect(_PROTOCOL.value, model)
     done, failed = client.segment(

@@ -1,11 +1,14 @@
 """A client of TensorFlow Serving: sends photos to the signature `image_bytes`, by gRPC or REST.
 
-Run as a module, it is `layerseg client`.
+The server is not trusted: what it returns is checked before it becomes a mask, and its messages are
+escaped. Run as a module, it is `layerseg client`.
 """
 
 import base64
 import dataclasses
+import json
 import os
+import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +19,7 @@ from PIL import Image
 
 from layered_segmentation import images as photos
 from layered_segmentation.errors import UserError
+from layered_segmentation.export import answers, http_post
 from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter import outputs
 
@@ -23,9 +27,11 @@ _SIGNATURE = "image_bytes"
 _PORTS = {"grpc": 8500, "rest": 8501}  # TensorFlow Serving's defaults
 _UPRIGHT = (None, 1)  # values of EXIF's orientation
 _ORIENTATION = 0x0112
+_LONGEST_TEXT = 300  # characters of a server's message
 
 # Maps encoded images to masks, float32 [B, R, R, 1].
 Predict = Callable[[Sequence[bytes]], np.ndarray]
+_Send = Callable[[Sequence[bytes]], tuple[Any, Any]]  # to masks and flags, unchecked
 
 
 class Unavailable(UserError):
@@ -44,9 +50,11 @@ class Model:
         server: HOST:PORT.
         name: The model's name on the server.
         version: Its number; 0 for the newest.
-        timeout: Seconds that one attempt may take.
+        timeout: Seconds that one attempt may take, from connecting to the last byte.
         retries: Further attempts if the server is unavailable.
         backoff: Longest wait before the first of them, seconds; it doubles each time, up to 10.
+        tls: Whether to encrypt, and to check the server's certificate.
+        certificates: PEM file of the authorities to trust; empty for those of the system.
     """
 
     server: str
@@ -55,6 +63,8 @@ class Model:
     timeout: float = 10.0
     retries: int = 4
     backoff: float = 0.5
+    tls: bool = False
+    certificates: str = ""
 
     def __str__(self) -> str:
         return f"{self.name}, version {self.version}" if self.version else self.name
@@ -62,21 +72,30 @@ class Model:
     def unavailable(self, reason: str) -> Unavailable:
         """Returns the error for a server that did not answer."""
         return Unavailable(
-            f"--server={self.server}: {reason} ({1 + self.retries} attempts); check that it runs "
-            "and that the port is right, or raise --timeout or --retries"
+            f"--server={self.server}: {_printable(reason)} ({1 + self.retries} attempts); check "
+            "that it runs and that the port is right, or raise --timeout or --retries"
         )
 
     def unknown(self, reason: str) -> UserError:
         """Returns the error for a model that the server does not have."""
-        return UserError(f"--model={self}: {self.server} does not serve it ({reason})")
+        return UserError(f"--model={self}: {self.server} does not serve it ({_printable(reason)})")
 
     def refused(self, reason: str) -> Refused:
         """Returns the error for a request that the server refused."""
-        return Refused(f"{self.server} refuses the request: {reason}")
+        return Refused(f"{self.server} refuses the request: {_printable(reason)}")
 
     def failed(self, reason: str) -> UserError:
         """Returns the error for any other failure."""
-        return UserError(f"--server={self.server}: it fails with {reason}")
+        return UserError(f"--server={self.server}: it fails with {_printable(reason)}")
+
+    def wrong(self, found: str, count: int) -> UserError:
+        """Returns the error for an answer that is not `count` masks."""
+        return UserError(
+            f"--server={self.server}: the answer to {count} images is {_printable(found)}; masks, "
+            f"finite float32 [{count}, R, R, 1] in [0, 1], are needed. Is --model={self} an export "
+            f"of `layerseg export`, and the port {_PORTS['rest']} for REST, {_PORTS['grpc']} for "
+            "gRPC?"
+        )
 
 
 def server_address(address: str, protocol: str) -> str:
@@ -101,7 +120,11 @@ def connect(protocol: str, model: Model) -> Predict:
 
     Returns:
         A function from images, bytes [B] of any sizes, to masks, float32 [B, R, R, 1] in [0, 1].
-        It raises `Unavailable`, `Refused`, or a `UserError` if the server lacks the model.
+        It raises `Unavailable`, `Refused`, or a `UserError` if the server lacks the model or
+        returns anything but masks.
+
+    Raises:
+        UserError: The file of certificates cannot be used.
     """
     send = {"grpc": _grpc, "rest": _rest}[protocol](model)
     retrying = tenacity.Retrying(
@@ -111,7 +134,17 @@ def connect(protocol: str, model: Model) -> Predict:
         wait=tenacity.wait_random_exponential(multiplier=model.backoff, max=10),
         reraise=True,
     )
-    return lambda images: retrying(send, images)
+
+    def predict(images: Sequence[bytes]) -> np.ndarray:
+        try:
+            masks, is_valid = answers.masks_of(*retrying(send, images), len(images))
+        except answers.WrongAnswer as error:
+            raise model.wrong(str(error), len(images)) from error
+        if not is_valid:
+            raise model.refused("it cannot decode an image, or the image has too many pixels")
+        return masks
+
+    return predict
 
 
 def segment(
@@ -201,17 +234,25 @@ def _encode(path: str, image: np.ndarray) -> bytes:
     return content
 
 
-def _grpc(model: Model) -> Predict:
+def _grpc(model: Model) -> _Send:
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
     # A batch of photos is larger than gRPC's 4 MB.
-    unlimited = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
-    channel = grpc.insecure_channel(model.server, options=unlimited)
+    options = [
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", answers.MOST_BYTES),
+    ]
+    if model.tls:
+        roots = _read_certificates(model)
+        credentials = grpc.ssl_channel_credentials(root_certificates=roots)
+        channel = grpc.secure_channel(model.server, credentials, options=options)
+    else:
+        channel = grpc.insecure_channel(model.server, options=options)
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
-    def send(images: Sequence[bytes]) -> np.ndarray:
+    def send(images: Sequence[bytes]) -> tuple[Any, Any]:
         request = predict_pb2.PredictRequest()
         request.model_spec.name = model.name
         request.model_spec.signature_name = _SIGNATURE
@@ -222,10 +263,26 @@ def _grpc(model: Model) -> Predict:
             response = stub.Predict(request, timeout=model.timeout)
         except grpc.RpcError as error:
             raise _grpc_error(model, error) from error
-        masks: np.ndarray = tf.make_ndarray(response.outputs["masks"])
-        return masks
+        masks, valid = (
+            answers.from_message(name, response.outputs[name]) if name in response.outputs else None
+            for name in ("masks", "valid")
+        )
+        return masks, valid
 
     return send
+
+
+def _read_certificates(model: Model) -> bytes | None:
+    if not model.certificates:
+        return None
+    try:
+        with open(model.certificates, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise UserError(f"--tls_ca={model.certificates}: {error.strerror}") from error
+    if b"-----BEGIN CERTIFICATE-----" not in content:
+        raise UserError(f"--tls_ca={model.certificates}: contains no certificate in PEM format")
+    return content
 
 
 def _grpc_error(model: Model, error: Any) -> UserError:
@@ -243,56 +300,55 @@ def _grpc_error(model: Model, error: Any) -> UserError:
     return model.failed(f"{code.name}: {details}")
 
 
-def _rest(model: Model) -> Predict:
-    import requests
-
+def _rest(model: Model) -> _Send:
     version = f"/versions/{model.version}" if model.version else ""
-    url = f"http://{model.server}/v1/models/{model.name}{version}:predict"
-    session = requests.Session()
+    path = f"/v1/models/{urllib.parse.quote(model.name, safe='')}{version}:predict"
+    roots = _read_certificates(model)
+    server = http_post.Server(model.server, model.tls, roots.decode() if roots else "")
 
-    def send(images: Sequence[bytes]) -> np.ndarray:
+    def send(images: Sequence[bytes]) -> tuple[Any, Any]:
         instances = [{"b64": base64.b64encode(image).decode()} for image in images]
-        body: dict[str, Any] = {"signature_name": _SIGNATURE, "instances": instances}
+        body = json.dumps({"signature_name": _SIGNATURE, "instances": instances}).encode()
         try:
-            response = session.post(url, json=body, timeout=model.timeout)
-        except requests.Timeout as error:
+            status, content = server.post(path, body, model.timeout, answers.MOST_BYTES)
+        except TimeoutError as error:
             raise model.unavailable(f"no answer within {model.timeout:g} s") from error
-        except requests.ConnectionError as error:
-            raise model.unavailable(f"no answer, {_innermost_reason(error)}") from error
-        except requests.RequestException as error:  # such as a port that is not a number
-            raise UserError(f"--server={model.server}: {error}") from error
-        if response.status_code != 200:
-            raise _rest_error(model, response)
-        try:
-            return np.asarray(response.json()["predictions"], np.float32)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"--server={model.server}: the answer is not a model server's "
-                f"({response.text[:80]!r}); is it the REST port ({_PORTS['rest']})?"
-            ) from error
+        except http_post.TooLong as error:
+            raise answers.WrongAnswer(f"longer than {answers.MOST_BYTES >> 20} MiB") from error
+        except http_post.Untrusted as error:
+            raise UserError(f"--server={model.server}: {_printable(str(error))}") from error
+        except OSError as error:
+            raise model.unavailable(f"no answer, {error.strerror or error}") from error
+        if status != 200:
+            raise _rest_error(model, status, content)
+        return answers.from_json(content)
 
     return send
 
 
-def _rest_error(model: Model, response: Any) -> UserError:
+def _rest_error(model: Model, status: int, content: bytes) -> UserError:
     try:
-        details = " ".join(str(response.json()["error"]).split())
-    except (ValueError, KeyError, TypeError):
-        details = f"status {response.status_code}"
-    if response.status_code in (429, 502, 503, 504):
+        details = " ".join(str(json.loads(content)["error"]).split())
+    except (ValueError, KeyError, TypeError, RecursionError):
+        details = f"status {status}"
+    if status in (429, 502, 503, 504):
         return model.unavailable(f"no answer, {details}")
-    if response.status_code == 404:
+    if 300 <= status < 400:
+        return model.failed(f"status {status}, a redirect; photos go only to the named server")
+    if status == 404:
         return model.unknown(details)
-    if response.status_code == 400:
+    if status == 400:
         return model.refused(details)
     return model.failed(details)
 
 
-def _innermost_reason(error: BaseException) -> str:
-    """Returns the cause of a failed connection without the text of the errors around it."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return getattr(error, "strerror", None) or type(error).__name__
+def _printable(text: str) -> str:
+    """Escapes what would control the user's terminal, and cuts long texts."""
+    characters = (
+        character if character.isprintable() else ascii(character)[1:-1]
+        for character in text[:_LONGEST_TEXT]
+    )
+    return "".join(characters)
 
 
 if __name__ == "__main__":

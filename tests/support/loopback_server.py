@@ -2,21 +2,25 @@
 
 It answers gRPC's PredictionService.Predict and REST's `:predict` from exported SavedModels, with
 the messages and statuses of the real server's documentation and protocol files. It does no
-batching, warm-up or loading of new versions.
+batching, warm-up or loading of new versions. On request it is a bad server, whose answers are not
+masks.
 """
 
 import base64
 import concurrent.futures
+import contextlib
 import http.server
 import json
 import os
 import re
+import ssl
 import threading
 import time
 
 import grpc
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 _PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?:predict")
@@ -31,13 +35,23 @@ class LoopbackServer:
 
     Attributes:
         requests: The requests so far, as (protocol, signature, images).
-        failures: Faults of the next answers: `away`, `full`, `slow` or `broken`.
+        failures: Faults of the next answers: `away`, `full`, `slow` or `broken`; REST only: `drip`
+            (a byte at a time) and `redirect` (to `elsewhere`).
+        answers: What the next answers contain instead of the model's outputs: arrays or tensor
+            messages by name, or the bytes of a whole REST answer.
+        elsewhere: URL of redirects.
         grpc_address: HOST:PORT.
         rest_address: Likewise.
+
+    Args:
+        directory: Directory of the versions.
+        model: The model's name.
+        tls: Files of a certificate and its key, both in PEM format; empty for no encryption.
     """
 
-    def __init__(self, directory, model="layerseg"):
-        self.requests, self.failures = [], []
+    def __init__(self, directory, model="layerseg", tls=()):
+        self.requests, self.failures, self.answers = [], [], []
+        self.elsewhere = ""
         self._model = model
         self._versions = {
             int(name): tf.saved_model.load(os.path.join(directory, name))
@@ -49,9 +63,19 @@ class LoopbackServer:
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             _Servicer(self), self._grpc
         )
-        self.grpc_address = f"127.0.0.1:{self._grpc.add_insecure_port('127.0.0.1:0')}"
+        if tls:
+            certificate, key = (open(path, "rb").read() for path in tls)
+            credentials = grpc.ssl_server_credentials([(key, certificate)])
+            port = self._grpc.add_secure_port("127.0.0.1:0", credentials)
+        else:
+            port = self._grpc.add_insecure_port("127.0.0.1:0")
+        self.grpc_address = f"127.0.0.1:{port}"
         handler = type("Handler", (_Handler,), {"owner": self})
         self._rest = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self._rest.socket = context.wrap_socket(self._rest.socket, server_side=True)
         self.rest_address = f"127.0.0.1:{self._rest.server_port}"
 
     def __enter__(self):
@@ -72,6 +96,8 @@ class LoopbackServer:
         if signature not in loaded.signatures:
             raise ValueError(f'Serving signature name: "{signature}" not found in signature def')
         self.requests.append((protocol, signature, len(next(iter(inputs.values())))))
+        if self.answers:
+            return self.answers.pop(0)
         tensors = {name: tf.constant(value) for name, value in inputs.items()}
         return {name: y.numpy() for name, y in loaded.signatures[signature](**tensors).items()}
 
@@ -105,7 +131,9 @@ class _Servicer(prediction_service_pb2_grpc.PredictionServiceServicer):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:200])
         response = predict_pb2.PredictResponse()
         for name, value in outputs.items():
-            response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+            is_message = isinstance(value, tensor_pb2.TensorProto)
+            message = value if is_message else tf.make_tensor_proto(value)
+            response.outputs[name].CopyFrom(message)
         return response
 
 
@@ -117,6 +145,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         failure = self.owner.next_failure()
         if failure == "slow":
             time.sleep(1)
+        elif failure == "drip":
+            return self._drip()
+        elif failure == "redirect":
+            self.send_response(307)
+            self.send_header("Location", self.owner.elsewhere)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         elif failure:
             return self._answer(
                 {"away": 503, "full": 429, "broken": 500}[failure],
@@ -139,11 +174,30 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._answer(404, {"error": str(error)})
         except (ValueError, tf.errors.InvalidArgumentError) as error:
             return self._answer(400, {"error": str(error)[:200]})
-        ((_, masks),) = outputs.items()  # a single output goes by no name
-        return self._answer(200, {"predictions": masks.tolist()})
+        if isinstance(outputs, bytes):
+            return self._answer(200, outputs)
+        columns = {name: values.tolist() for name, values in outputs.items()}
+        if len(columns) == 1:  # a single output goes by no name
+            (rows,) = columns.values()
+        else:
+            rows = [
+                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+            ]
+        return self._answer(200, {"predictions": rows})
+
+    def _drip(self):
+        """Sends a byte at a time, so that no single wait is long."""
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(200):
+                self.wfile.write(b" ")
+                self.wfile.flush()
+                time.sleep(0.02)
 
     def _answer(self, status, body):
-        content = json.dumps(body).encode()
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
