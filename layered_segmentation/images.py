@@ -1,4 +1,4 @@
-"""Image files: any photo read as RGB, any mask as booleans; and the one resize to a square.
+"""Image files: any photo read as RGB; and the one resize to a square.
 
 The contract of the resize, `to_square`: along each axis, a pixel of the square is a weighted mean
 of the photo's pixels around its centre. Pixel centres lie at whole numbers plus a half. Where the
@@ -14,20 +14,34 @@ the edges too. There are two filters:
 - `BICUBIC` (Keys, a = -0.5) for the photos that a GAN learns from, the default of the method.
 """
 
+import contextlib
 import io
 import os
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from layered_segmentation import files
 from layered_segmentation.config import Aspect
 from layered_segmentation.errors import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# Pillow knows the files of these formats but does not decode them; for EPS it runs a program that
+# runs the file.
+_UNREAD = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF", "EPS"}
+
+Image.preinit()  # Pillow tries the common formats first
+Image.init()
+FORMATS = tuple(name for name in Image.ID if name not in _UNREAD)
+EXTENSIONS = tuple(
+    extension
+    for extension, name in sorted(Image.EXTENSION.items())
+    if name in FORMATS or name == "MPO"  # JPEG files that begin with one photo of several
+)
+KINDS = "JPEG, PNG, WebP, AVIF, TIFF and what else Pillow reads"  # for messages
 
 TRIANGLE = Image.Resampling.BILINEAR  # for what a segmenter sees
 BICUBIC = Image.Resampling.BICUBIC  # for what a GAN learns from
@@ -36,6 +50,13 @@ BICUBIC = Image.Resampling.BICUBIC  # for what a GAN learns from
 # struct.error, zlib.error, DecompressionBombError, …
 _DAMAGED = Exception
 _ORIENTATION = 0x0112  # EXIF's tag
+
+_MARK = ("Software", "layered_segmentation")  # in PNG files that are results, never photos
+_MARK_AT = 33  # bytes: after the signature and the first chunk
+_HEIF = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
+
+# `_open` refuses the photos that Pillow only warns of.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class UnreadableImage(UserError):
@@ -64,18 +85,66 @@ class Header(NamedTuple):
         return (height, width) if self.orientation >= 5 else (width, height)
 
 
+class Found(NamedTuple):
+    """The files under a directory.
+
+    Attributes:
+        images: Paths of the image files relative to it, sorted by their parts.
+        left_out: The others, and directories that were not searched, by why they are left out.
+    """
+
+    images: list[str]
+    left_out: dict[str, list[str]]
+
+
+OTHER_KIND = "of another kind"
+
+
+def allow_pixels(most: int) -> None:
+    """Sets how many pixels a photo may have, for this process.
+
+    By default there may be 89,478,485, which Pillow takes for the most that a photo has: a file
+    of some kilobytes can hold more than fit into memory. It is Pillow's own
+    `PIL.Image.MAX_IMAGE_PIXELS`, above which Pillow only warns.
+    """
+    Image.MAX_IMAGE_PIXELS = most
+
+
 def find(directory: str, excluded: Iterable[str] = ()) -> list[str]:
-    """Returns the image files under a directory, by extension, in an order that never varies.
+    """Returns the image files under a directory, as `search` does.
 
     Args:
-        directory: Searched with its sub-directories, also through links; hidden ones are not.
+        directory: As for `search`.
         excluded: Names of sub-directories to leave out, at any depth.
-
-    Returns:
-        Paths relative to `directory`, sorted by their parts.
     """
-    excluded = set(excluded)
-    found, visited = [], set()
+    names = set(excluded)
+
+    def leave_out(path: str, is_directory: bool) -> str:
+        return "excluded" if is_directory and os.path.basename(path) in names else ""
+
+    return search(directory, leave_out).images
+
+
+def search(directory: str, leave_out: Callable[[str, bool], str]) -> Found:
+    """Finds the image files under a directory, by extension, in an order that never varies.
+
+    Args:
+        directory: Searched with its sub-directories, also through links. Hidden files and
+            directories are passed over; of hidden files, images are counted as left out.
+        leave_out: Returns why a sub-directory or an image file is left out, or an empty text;
+            called with its path, and whether it is a directory.
+    """
+    found: list[str] = []
+    left_out: dict[str, list[str]] = {}
+    visited = set()
+
+    def keeps(folder: str, name: str, is_directory: bool) -> bool:
+        path = os.path.join(folder, name)
+        reason = "hidden" if name.startswith(".") else leave_out(path, is_directory)
+        if reason:
+            left_out.setdefault(reason, []).append(os.path.relpath(path, directory))
+        return not reason
+
     for folder, folders, names in os.walk(directory, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:  # a link that leads back up
@@ -83,12 +152,17 @@ def find(directory: str, excluded: Iterable[str] = ()) -> list[str]:
             continue
         visited.add(real)
         folders[:] = sorted(
-            name for name in folders if name not in excluded and not name.startswith(".")
+            name for name in folders if not name.startswith(".") and keeps(folder, name, True)
         )
-        for name in names:
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                found.append(os.path.relpath(os.path.join(folder, name), directory))
-    return sorted(found, key=lambda path: path.split(os.sep))
+        for name in sorted(names):
+            path = os.path.relpath(os.path.join(folder, name), directory)
+            if name.lower().endswith(EXTENSIONS):
+                # `._a.jpg` is what macOS keeps about a.jpg.
+                if not name.startswith("._") and keeps(folder, name, False):
+                    found.append(path)
+            elif not name.startswith("."):
+                left_out.setdefault(OTHER_KIND, []).append(path)
+    return Found(sorted(found, key=lambda path: path.split(os.sep)), left_out)
 
 
 def header(file: str | bytes, name: str = "") -> Header:
@@ -101,12 +175,9 @@ def header(file: str | bytes, name: str = "") -> Header:
     Raises:
         UnreadableImage: The file cannot be read as an image.
     """
-    try:
-        with _open(file) as image:
-            orientation = image.getexif().get(_ORIENTATION, 1)
-            return Header(image.format or "", image.mode, image.size, orientation)
-    except _DAMAGED as error:
-        raise _unreadable(file, name, error) from error
+    with decoding(file, name) as image:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        return Header(image.format or "", image.mode, image.size, orientation)
 
 
 def read(file: str | bytes, name: str = "") -> np.ndarray:
@@ -133,11 +204,8 @@ def open_rgb(file: str | bytes, name: str = "") -> Image.Image:
     Raises:
         UnreadableImage: The file cannot be read as an image.
     """
-    try:
-        with _open(file) as image:
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except _DAMAGED as error:
-        raise _unreadable(file, name, error) from error
+    with decoding(file, name) as image:
+        return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def read_values(file: bytes, name: str, luminance: bool = False) -> np.ndarray:
@@ -152,49 +220,44 @@ def read_values(file: bytes, name: str, luminance: bool = False) -> np.ndarray:
     Raises:
         UnreadableImage: The file cannot be read as an image.
     """
+    with decoding(file, name) as image:
+        is_stored = len(image.getbands()) == 1 and not luminance
+        return np.asarray(image if is_stored else image.convert("L"))
+
+
+@contextlib.contextmanager
+def decoding(file: str | bytes, name: str = "") -> Iterator[Image.Image]:
+    """Opens an image for a block that decodes it: the one place that opens images of users.
+
+    Args:
+        file: As for `open_rgb`.
+        name: As for `open_rgb`.
+
+    Raises:
+        UnreadableImage: The file cannot be read as an image, or has too many pixels.
+    """
     try:
-        with _open(file) as image:
-            is_stored = len(image.getbands()) == 1 and not luminance
-            return np.asarray(image if is_stored else image.convert("L"))
+        stream = io.BytesIO(file) if isinstance(file, bytes) else file
+        with Image.open(stream, formats=FORMATS) as image:
+            width, height = image.size
+            most = Image.MAX_IMAGE_PIXELS
+            if most is not None and width * height > most:
+                raise Image.DecompressionBombError(f"{width:,} × {height:,}")
+            yield image
     except _DAMAGED as error:
         raise _unreadable(file, name, error) from error
 
 
-def read_mask(path: str) -> np.ndarray:
-    """Reads a mask, bool [H, W]: values of at least half of their range are the object.
+def write(path: str, image: np.ndarray, durable: bool = False, mark: bool = False) -> None:
+    """Writes a uint8 image, [H, W], [H, W, 3] or [H, W, 4], as PNG; see `files.replacing`.
 
-    The range is that of the mode; a file whose largest value is 1 counts from 0 to 1, and a
-    palette counts to the luminance of its brightest colour in use.
-
-    Raises:
-        UnreadableImage: The file cannot be read as an image.
-        UserError: Its values are those of a label map, not of a mask.
+    Args:
+        path: The file.
+        image: The image.
+        durable: As for `files.replacing`.
+        mark: As for `encode_png`.
     """
-    try:
-        with _open(path) as image:
-            is_palette = image.mode == "P"
-            is_float = image.mode == "F"
-            values = _to_grey(ImageOps.exif_transpose(image))
-    except _DAMAGED as error:
-        raise _unreadable(path, "", error) from error
-    largest = float(values.max())
-    if is_palette or largest <= 1:
-        full = largest
-    elif is_float or largest <= 255:
-        full = 255.0
-    else:
-        full = 65535.0
-    if full and largest < full / 2:
-        raise UserError(
-            f"{path}: its largest value is {largest:g}; a mask holds 0 and {full:g}, or 0 and 1 "
-            "(of a label map, write the object's label as 255 and the rest as 0)"
-        )
-    return values >= full / 2 if full else np.zeros(values.shape, bool)
-
-
-def write(path: str, image: np.ndarray, durable: bool = False) -> None:
-    """Writes a uint8 image, [H, W], [H, W, 3] or [H, W, 4], as PNG; see `files.replacing`."""
-    files.write_bytes(path, encode_png(image), durable)
+    files.write_bytes(path, encode_png(image, mark=mark), durable)
 
 
 def write_mask(path: str, mask: np.ndarray) -> None:
@@ -202,11 +265,33 @@ def write_mask(path: str, mask: np.ndarray) -> None:
     write(path, to_uint8_mask(mask))
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """Returns a uint8 image, [H, W], [H, W, 3] or [H, W, 4], as the bytes of a PNG."""
+def encode_png(image: np.ndarray, mark: bool = False, optimize: bool = False) -> bytes:
+    """Returns a uint8 image, [H, W], [H, W, 3] or [H, W, 4], as the bytes of a PNG.
+
+    Args:
+        image: The image.
+        mark: Whether it is a result that must not be taken for a photo later; see `has_mark`.
+        optimize: Whether to spend time on a smaller file.
+    """
+    info = PngImagePlugin.PngInfo()
+    if mark:
+        info.add_text(*_MARK)
     file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG")
+    Image.fromarray(image).save(file, format="PNG", pnginfo=info, optimize=optimize)
     return file.getvalue()
+
+
+def has_mark(path: str) -> bool:
+    """Returns whether a file was written with `mark`; reads a few bytes of PNG files only."""
+    if not path.lower().endswith(".png"):
+        return False
+    text = b"tEXt" + "\0".join(_MARK).encode()
+    try:
+        with open(path, "rb") as file:
+            start = file.read(_MARK_AT + 4 + len(text))
+    except OSError:  # reading it later names the reason
+        return False
+    return start.endswith(text)
 
 
 def to_uint8_mask(mask: np.ndarray) -> np.ndarray:
@@ -257,10 +342,6 @@ def to_square(
     return np.pad(resized, [*ends, (0, 0)][: resized.ndim], mode="edge")
 
 
-def _open(file: str | bytes) -> Image.Image:
-    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.asarray(image, np.float32)
@@ -280,18 +361,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_grey(image: Image.Image) -> np.ndarray:
-    """Returns a mask's values, float32 [H, W]; transparent parts are 0."""
-    if image.mode == "1":
-        return np.asarray(image, np.float32) * 255
-    if image.mode.startswith("I") or image.mode == "F":
-        return np.asarray(image, np.float32)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return np.asarray(image.convert("L"), np.float32)
-
-
 def _unreadable(file: str | bytes, name: str, error: BaseException) -> UnreadableImage:
     path = file if isinstance(file, str) else ""
     name = name or path or "the file"
@@ -300,7 +369,23 @@ def _unreadable(file: str | bytes, name: str, error: BaseException) -> Unreadabl
     if isinstance(error, IsADirectoryError):
         return UnreadableImage(f"{name}: is a directory, not an image")
     reason = str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        size = reason if "×" in reason else "too many"
+        return UnreadableImage(
+            f"{name}: has {size} pixels, more than the {Image.MAX_IMAGE_PIXELS:,} that are read; "
+            "for photos that you trust, raise --max_pixels (in Python, PIL.Image.MAX_IMAGE_PIXELS)"
+        )
+    if _start(file)[4:12] in _HEIF and isinstance(error, UnidentifiedImageError):
+        return UnreadableImage(f"{name}: is HEIC, which Pillow does not read; convert it to JPEG")
     if path:
         reason = reason.replace(f" {path!r}", "").replace(path, "it")
     reason = re.sub(r" <_io\.BytesIO[^>]*>", "", reason)  # the bytes of a file
     return UnreadableImage(f"{name}: cannot be read as an image ({reason})")
+
+
+def _start(file: str | bytes) -> bytes:
+    if isinstance(file, bytes):
+        return file[:12]
+    with contextlib.suppress(OSError), open(file, "rb") as stream:
+        return stream.read(12)
+    return b""

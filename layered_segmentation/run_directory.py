@@ -36,6 +36,14 @@ class Finished:
     images_per_second: float
 
 
+def is_run(path: str) -> bool:
+    """Returns whether a directory is that of a run, begun or finished."""
+    names = ("lock", "log.jsonl", "checkpoints", "generator", "segmenter", "finished.json")
+    return os.path.isfile(os.path.join(path, "config.yaml")) and any(
+        os.path.exists(os.path.join(path, name)) for name in names
+    )
+
+
 class RunDirectory:
     """Paths and files of one run.
 
@@ -224,12 +232,20 @@ class RunDirectory:
                 print(f"{self.photos_path}: was cut off; written again", file=sys.stderr)
                 files.write_text(self.photos_path, "".join(f"{line}\n" for line in photos))
                 return
-            gone, new = sorted({*before} - {*photos}), sorted({*photos} - {*before})
-            changes = [f"gone: {line}" for line in gone[:1]] + [f"new: {line}" for line in new[:1]]
+            changes = [
+                f"{len(lines)} {kind}, such as {lines[0]}"
+                for kind, lines in (
+                    ("gone", sorted({*before} - {*photos})),
+                    ("new", sorted({*photos} - {*before})),
+                )
+                if lines
+            ]
             raise UserError(
                 f"{self.path}: its photos have changed ({len(before):,} then, {len(photos):,} now; "
-                f"{', '.join(changes).expandtabs(1) or 'another order'}); bring them back as "
-                f"{self.photos_path} lists them, name and bytes, or name another directory"
+                f"{', '.join(changes).expandtabs(1) or 'another order'}). A run trains on the same "
+                f"photos to its end: bring back those that {self.photos_path} lists, name and "
+                "bytes, and move new ones away, also those of kinds that an earlier version did "
+                "not read; or name another directory for a new run"
             )
         if photos:
             files.write_text(self.photos_path, "".join(f"{line}\n" for line in photos))

@@ -1,13 +1,12 @@
 """Sheets: grids of arrays for a person to look at. Pure NumPy and Pillow; no networks."""
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from layered_segmentation import files
+from layered_segmentation import files, images
 
 # Background, foreground and mask, each [B, R, R, C]; images in about [-1, 1], masks in [0, 1].
 # `gan.composite.Layers` is one.
@@ -206,10 +205,8 @@ def save_png(image: np.ndarray, path: str) -> None:
 
 
 def png(image: np.ndarray) -> bytes:
-    """Returns a uint8 image as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    """Returns a sheet, uint8 [H, W, 3], as the bytes of a PNG file that is known as a result."""
+    return images.encode_png(image, mark=True, optimize=True)
 
 
 def _arrays(layers: LayerArrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,11 +1,14 @@
 import io
 import os
+import tracemalloc
+import zlib
 
+import flowers
 import numpy as np
 import pytest
 from PIL import Image
 
-from layered_segmentation import images
+from layered_segmentation import images, masks
 from layered_segmentation.errors import UserError
 
 
@@ -136,63 +139,92 @@ def test_find_has_a_fixed_order_and_finds_photos_only(tmp_path):
     assert "b/masks/2.png" in images.find(str(tmp_path))
 
 
-MASK = np.zeros((6, 8), bool)
-MASK[2:5, 1:7] = True
+def test_every_kind_that_pillow_reads_is_found_and_read(tmp_path):
+    flowers.write_kinds(tmp_path)
+    found = images.search(str(tmp_path), lambda path, is_directory: "")
+    assert found.images == [
+        "IMG_0002.jpg", "camera.jpg", "from_browser.jfif", "new.avif", "png_named.JPG", "scan.jp2",
+        "x.jpe",
+    ]  # fmt: skip
+    assert found.left_out == {images.OTHER_KIND: ["IMG_0001.HEIC"]}
+    with pytest.raises(images.UnreadableImage, match=r"IMG_0002\.jpg: is HEIC.* convert it to"):
+        images.read(str(tmp_path / "IMG_0002.jpg"))
+    with pytest.raises(images.UnreadableImage, match=r"a: is HEIC"):
+        images.read(flowers.HEIC, "a")
+    expected = flowers.flower(200, 150)[0]
+    for name in found.images[1:]:
+        assert closest(images.read(str(tmp_path / name)), expected) < 8
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        MASK,  # one bit
-        MASK.astype(np.uint8),  # 0 and 1
-        MASK.astype(np.uint8) * 255,
-        np.where(MASK, 128, 127).astype(np.uint8),
-        MASK.astype(np.uint16) * 65535,
-        np.where(MASK, 40000, 20000).astype(np.uint16),
-        MASK.astype(np.int32) * 255,
-    ],
-)
-def test_masks_of_any_depth(tmp_path, values):
-    path = str(tmp_path / ("mask.tiff" if values.dtype == np.int32 else "mask.png"))
-    Image.fromarray(values).save(path)
-    mask = images.read_mask(path)
-    assert mask.dtype == bool and np.array_equal(mask, MASK)
+def test_hidden_images_are_counted_and_what_macos_keeps_is_not(tmp_path):
+    for name in (".a.jpg", "._a.jpg", ".DS_Store", "a.jpg", "b.txt", ".cache/c.jpg", "run/d.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    found = images.search(str(tmp_path), lambda path, is_directory: "a run" * is_directory)
+    assert found == (["a.jpg"], {"hidden": [".a.jpg"], "of another kind": ["b.txt"],
+                                 "a run": ["run"]})  # fmt: skip
 
 
-@pytest.mark.parametrize("palette", [[0, 0, 0, 128, 0, 0], [0, 0, 0, 255, 255, 255]])
-def test_masks_with_a_palette(tmp_path, palette):
-    image = Image.fromarray(MASK.astype(np.uint8)).convert("P")
-    image.putpalette(palette)
-    image.save(tmp_path / "mask.png")
-    assert np.array_equal(images.read_mask(str(tmp_path / "mask.png")), MASK)
+def test_programs_are_not_run(tmp_path):
+    """EPS is a program, which Pillow would hand to Ghostscript."""
+    Image.new("RGB", (20, 10), (9, 9, 9)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    with pytest.raises(images.UnreadableImage, match=r"a\.jpg: cannot be read"):
+        images.read(str(tmp_path / "a.jpg"))
+    assert ".eps" not in images.EXTENSIONS and ".ps" not in images.EXTENSIONS
 
 
-def test_a_palette_in_the_reverse_order(tmp_path):
-    image = Image.fromarray((~MASK).astype(np.uint8)).convert("P")
-    image.putpalette([255, 255, 255, 0, 0, 0])
-    image.save(tmp_path / "mask.png")
-    assert np.array_equal(images.read_mask(str(tmp_path / "mask.png")), MASK)
+@pytest.mark.filterwarnings("ignore:Image size")
+@pytest.mark.parametrize("side", [9_500, 13_300, 30_000])
+def test_a_small_file_of_many_pixels_is_not_decoded(tmp_path, side):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_of_zeros(side, 4))  # its pixels are not even there
+    tracemalloc.start()
+    for read in (images.header, images.read, masks.read):
+        with pytest.raises(images.UnreadableImage, match=r"bomb\.png: has .* pixels, more than the "
+                           r"89,478,485 that are read.*raise --max_pixels"):  # fmt: skip
+            read(str(path))
+    assert tracemalloc.get_traced_memory()[1] < 1e7
+    tracemalloc.stop()
 
 
-def test_masks_as_colours_and_in_alpha(tmp_path):
-    colours = np.repeat(MASK[..., None] * np.uint8(255), 3, axis=2)
-    Image.fromarray(colours).save(tmp_path / "rgb.png")
-    assert np.array_equal(images.read_mask(str(tmp_path / "rgb.png")), MASK)
-    white_on_nothing = np.dstack([np.full((6, 8, 3), 255, np.uint8), MASK * np.uint8(255)])
-    Image.fromarray(white_on_nothing).save(tmp_path / "alpha.png")
-    assert np.array_equal(images.read_mask(str(tmp_path / "alpha.png")), MASK)
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_the_bound_of_pixels_can_be_moved(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    Image.new("L", (100, 50)).save(tmp_path / "a.png")
+    images.allow_pixels(5_000)
+    assert images.read(str(tmp_path / "a.png")).shape == (50, 100, 3)
+    images.allow_pixels(4_999)
+    with pytest.raises(images.UnreadableImage, match=r"has 100 × 50 pixels, more than the 4,999"):
+        images.read(str(tmp_path / "a.png"))
 
 
-def test_empty_and_full_masks(tmp_path):
-    for value, expected in ((0, False), (255, True), (1, True)):
-        Image.new("L", (5, 4), value).save(tmp_path / "mask.png")
-        assert np.all(images.read_mask(str(tmp_path / "mask.png")) == expected)
+def test_results_are_known_by_their_mark(tmp_path, picture):
+    for kind, image in (("L", picture[..., 0]), ("RGB", picture)):
+        images.write(str(tmp_path / f"{kind}.png"), image, mark=True)
+        images.write(str(tmp_path / f"{kind}_plain.png"), image)
+        assert images.has_mark(str(tmp_path / f"{kind}.png"))
+        assert not images.has_mark(str(tmp_path / f"{kind}_plain.png"))
+        assert np.array_equal(Image.open(tmp_path / f"{kind}.png"), image)
+    assert not images.has_mark(str(tmp_path / "none.png"))
+    (tmp_path / "empty.png").write_bytes(b"")
+    assert not images.has_mark(str(tmp_path / "empty.png"))
 
 
-def test_a_label_map_is_not_a_mask(tmp_path):
-    Image.fromarray((MASK * 3).astype(np.uint8)).save(tmp_path / "labels.png")
-    with pytest.raises(UserError, match=r"labels\.png.* 3;"):
-        images.read_mask(str(tmp_path / "labels.png"))
+def png_of_zeros(side, rows):
+    """A grey PNG that says it is a square, and holds a few of its rows."""
+
+    def chunk(kind, data):
+        checksum = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + checksum
+
+    header = side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+    pixels = zlib.compress(bytes((side + 1) * rows))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )  # fmt: skip
 
 
 def test_values_are_read_as_stored():
@@ -207,16 +239,6 @@ def test_values_are_read_as_stored():
     assert np.array_equal(luminance, labels % 2 * 90)
     colours = np.repeat(labels[..., None], 3, axis=2)
     assert np.array_equal(images.read_values(images.encode_png(colours), ""), labels)
-
-
-def test_masks_round_trip(tmp_path):
-    soft = np.linspace(0, 1, 24 * 40, dtype=np.float32).reshape(24, 40)
-    images.write_mask(str(tmp_path / "mask.png"), soft)
-    written = np.asarray(Image.open(tmp_path / "mask.png"))
-    assert written.dtype == np.uint8 and np.abs(written / 255 - soft).max() < 0.002
-    images.write_mask(str(tmp_path / "hard.png"), soft > 0.3)
-    assert np.array_equal(images.read_mask(str(tmp_path / "hard.png")), soft > 0.3)
-    assert sorted(os.listdir(tmp_path)) == ["hard.png", "mask.png"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -102,9 +102,9 @@ def test_photos_that_were_added_or_removed_are_noticed(tmp_path, config):
     run.append_log({"images_seen": 0})
     run.keep_inventory(["a.jpg\t10"])
     before = contents(tmp_path)
-    with pytest.raises(UserError, match=r"1 then, 2 now; new: c\.jpg 5\)"):
+    with pytest.raises(UserError, match=r"1 then, 2 now; 1 new, such as c\.jpg 5\)"):
         run.keep_inventory(["a.jpg\t10", "c.jpg\t5"])
-    with pytest.raises(UserError, match=r"gone: a\.jpg 10, new: a\.jpg 11"):
+    with pytest.raises(UserError, match=r"1 gone, such as a\.jpg 10, 1 new, such as a\.jpg 11"):
         run.keep_inventory(["a.jpg\t11"])
     assert contents(tmp_path) == before
 

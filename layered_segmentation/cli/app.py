@@ -155,6 +155,10 @@ def _parse(module: types.ModuleType, command: str, arguments: Sequence[str]) -> 
         sys.exit(fail(command, str(error), status=2))
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = logging.WARNING  # absl's default also shows notes of libraries
+    if "max_pixels" in flags.FLAGS and flags.FLAGS.max_pixels:
+        from layered_segmentation import images
+
+        images.allow_pixels(flags.FLAGS.max_pixels)
     if len(rest) > 1:
         message = f"unexpected argument {rest[1]!r}; every input is a flag, as in --name=value"
         sys.exit(fail(command, f"{message} ({command} --help)", status=2))
@@ -177,7 +181,9 @@ def _expand_home(module: types.ModuleType) -> None:
         if isinstance(flag.value, str):
             flag.value = expand(flag.value, flag.name)
         elif isinstance(flag.value, list):
-            flag.value = [expand(str(item), flag.name) for item in flag.value]
+            flag.value = [
+                expand(item, flag.name) if isinstance(item, str) else item for item in flag.value
+            ]
 
 
 def print_help(text: str) -> None:

@@ -28,6 +28,7 @@ _LIMIT = flags.DEFINE_integer(
     "limit", 0, "Use only the first so many photos; 0 uses all, up to 10,000.", 0
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run's encoder.")
+shared.define_max_pixels_flag()
 
 RESUME = "no encoder was written; run it again"
 RESULTS, SHEET = "encoder_results.json", "encoder_reconstructions.png"

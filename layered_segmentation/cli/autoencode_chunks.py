@@ -48,6 +48,7 @@ _SAVE_ENCODERS = flags.DEFINE_bool(
     "save_encoders", False, "Keep each chunk's preset, in OUT/encoders."
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Train finished chunks again.")
+shared.define_max_pixels_flag()
 
 RESUME = "finished chunks are kept; the same command resumes with the next one"
 
@@ -112,18 +113,16 @@ def _open_trainer(run: "RunDirectory", config: configs.Config) -> "EncoderTraine
 
 
 def _photo_names(images: str, out: str) -> list[str]:
-    from layered_segmentation import images as photos
     from layered_segmentation.data import folder
 
     inside = os.path.join(os.path.realpath(out), "")
     names = [
         name
-        for name in photos.find(images, [folder.MASKS])
+        for name in folder.find_photos(images, "--images")
         if not os.path.realpath(os.path.join(images, name)).startswith(inside)
     ]
     if not names:
-        kinds = ", ".join(photos.EXTENSIONS)
-        raise UserError(f"--images={images}: no photos in it ({kinds})")
+        raise UserError(f"--images={images}: only the results of --out are in it, no photos")
     names = names[: _LIMIT.value or None]
     stems = collections.Counter(os.path.splitext(name)[0] for name in names)
     twice = [name for name in names if stems[os.path.splitext(name)[0]] > 1]

@@ -136,7 +136,7 @@ def test_pairs(chain: Chain) -> Sequence[Pair] | None:
     if test.masks:
         return folder.PairFolder(test.images, test.masks, test.ignore)
     if test.images:
-        folder.find_images(test.images, "--test_images", excluded=[folder.MASKS])
+        folder.find_photos(test.images, "--test_images")
         return None
     if chain.config.data.name == configs.SourceName.shapes:
         return scoring.held_out_scenes(chain.config.gan.resolution)
@@ -183,7 +183,7 @@ def _score(chain: Chain, directory: RunDirectory, pairs: Sequence[Pair] | None) 
         if chain.config.data.name == configs.SourceName.tfds and not chain.test.images:
             sheet = _dataset_sheet(chain, segmenter.predict_masks)
         else:
-            names = folder.find_images(folder_path, "--images", excluded=[folder.MASKS])
+            names = folder.find_photos(folder_path, "--images")
             sheet = examples.photo_sheet(
                 segmenter.predict_masks, folder_path, names, 2 * EXAMPLES, columns=EXAMPLES
             )

@@ -18,7 +18,7 @@ import time
 from absl import flags
 
 from layered_segmentation import quiet
-from layered_segmentation.cli import app
+from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 
 RESUME = "the masks written so far are complete; run it again with --overwrite"
@@ -48,6 +48,7 @@ _TLS_CA = flags.DEFINE_string(
     "tls_ca", "", "PEM file of the authorities to trust with --tls; the system's if empty."
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing masks and cut-outs.")
+shared.define_max_pixels_flag()
 
 
 def main(_: list[str]) -> int:

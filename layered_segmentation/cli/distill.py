@@ -28,6 +28,7 @@ _CONFIG = flags.DEFINE_string(
 )
 _OUT = flags.DEFINE_string("out", "", "The preset's directory; RUN/segmenter if empty.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing segmenter.")
+shared.define_max_pixels_flag()
 
 RESUME = "no segmenter was written; run it again"
 RESULTS = "_results.json"

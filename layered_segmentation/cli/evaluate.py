@@ -39,6 +39,8 @@ _MASKS = flags.DEFINE_string("masks", "", "Directory of their true masks.")
 _IGNORE = flags.DEFINE_string(
     "ignore", "", "Directory of masks of the pixels to leave out of the score, with --masks."
 )
+_MASK_VALUE = shared.define_value_flag("mask_value", "--masks")
+_PREDICTION_VALUE = shared.define_value_flag("prediction_value", "--predictions")
 _REFINE = shared.define_refine_flag()
 _LOOKS = shared.define_looks_flag()
 _MARGIN = flags.DEFINE_float(
@@ -54,6 +56,7 @@ _OUT = flags.DEFINE_string(
     "out", "", "Directory to write to; `evaluation` in the run or next to --predictions if empty."
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results in --out.")
+shared.define_max_pixels_flag()
 
 RESUME = "nothing was written; run it again"
 _SHOWN = 4  # photos of each kind on the sheet
@@ -129,6 +132,9 @@ def _check_flags() -> None:
         raise UserError(
             f"--ignore={_IGNORE.value}: it goes with --masks; name them, or leave it out"
         )
+    for value, masks in (("mask_value", _MASKS), ("prediction_value", _PREDICTIONS)):
+        if flags.FLAGS[value].value and not masks.value:
+            raise UserError(f"--{value}: it goes with --{masks.name}; name them, or leave it out")
     if _LOOKS.value != 1 and _PREDICTIONS.value:
         raise UserError(f"--looks={_LOOKS.value}: it goes with --segmenter, not --predictions")
     _DETECTOR.check()
@@ -154,7 +160,7 @@ def _open_pairs() -> "tuple[Sequence[Pair], str]":
 
     from layered_segmentation.data import folder
 
-    return folder.PairFolder(_IMAGES.value, _MASKS.value, _IGNORE.value), ""
+    return folder.PairFolder(_IMAGES.value, _MASKS.value, _IGNORE.value, _MASK_VALUE.value), ""
 
 
 def _open_method(pairs: "Sequence[Pair]", count: int) -> "PredictPairs":
@@ -169,7 +175,7 @@ def _open_method(pairs: "Sequence[Pair]", count: int) -> "PredictPairs":
 
     from layered_segmentation.data.folder import MaskFolder
 
-    predicted = MaskFolder(_PREDICTIONS.value, "--predictions")
+    predicted = MaskFolder(_PREDICTIONS.value, "--predictions", _PREDICTION_VALUE.value)
     names = getattr(pairs, "files", None) or [pair.name for pair in pairs]
     predicted.require(names[:count])
     return lambda batch: [predicted.read(pair.name) for pair in batch]

@@ -69,6 +69,7 @@ _REPRESENTATIVE = flags.DEFINE_string(
     "TFLite: some hundred photos from which --quantize=int8 derives its ranges.",
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "TFLite: replace an existing file.")
+shared.define_max_pixels_flag()
 
 _TFLITE_ONLY = (
     _INPUT_SIZE, _MASKS, _IGNORE, _LABEL, _QUANTIZE, _REPRESENTATIVE, _OVERWRITE,

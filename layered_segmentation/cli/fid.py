@@ -32,6 +32,7 @@ _INCEPTION = flags.DEFINE_string(
 )
 _OUT = flags.DEFINE_string("out", "", "Directory to write to; RUN/evaluation_fid if empty.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results in --out.")
+shared.define_max_pixels_flag()
 
 RESUME = "nothing was written; run it again"
 

@@ -31,6 +31,7 @@ _MASKS = flags.DEFINE_string("masks", None, "Their true masks.", required=True)
 _IGNORE = flags.DEFINE_string("ignore", "", "Masks of pixels that are not scored.")
 _OUT = flags.DEFINE_string("out", None, "Directory to write to.", required=True)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing tables.")
+shared.define_max_pixels_flag()
 
 
 def main(_: list[str]) -> None:

@@ -18,7 +18,7 @@ import os
 from absl import flags, logging
 
 from layered_segmentation import files, quiet
-from layered_segmentation.cli import app
+from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 
 _DATASET = flags.DEFINE_string(
@@ -35,6 +35,7 @@ _LIMIT = flags.DEFINE_integer(
     lower_bound=0,
 )  # fmt: skip
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing dataset.")
+shared.define_max_pixels_flag()
 
 RESUME = "complete files are kept; run the same command again to resume"
 

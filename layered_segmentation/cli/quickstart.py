@@ -19,7 +19,7 @@ from absl import flags
 
 from layered_segmentation import config as configs
 from layered_segmentation import quiet
-from layered_segmentation.cli import app
+from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 
 _OUT = flags.DEFINE_string("out", None, "Directory to write everything to.", required=True)
@@ -35,6 +35,7 @@ _CONFIG, _SET = app.define_config_flags()
 _DEVICES = flags.DEFINE_list(
     "devices", [], "Devices to train on, as in --devices=GPU:0,GPU:1; all if empty."
 )
+shared.define_max_pixels_flag()
 
 RESUME = "run the same command again to resume"
 

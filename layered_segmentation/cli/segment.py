@@ -29,6 +29,7 @@ _THRESHOLD = flags.DEFINE_float(
     "threshold", 0.5, "Minimum probability of a pixel of the object.", 0.0, 1.0
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing masks and cut-outs.")
+shared.define_max_pixels_flag()
 
 RESUME = "the masks written so far are complete; run it again with --overwrite"
 

@@ -134,6 +134,33 @@ def define_looks_flag() -> "flags.FlagHolder[int]":
     )
 
 
+def define_max_pixels_flag() -> None:
+    """Defines `--max_pixels` for the calling verb; the command line passes it on to `images`."""
+    flags.DEFINE_integer(
+        "max_pixels",
+        0,
+        "Photos with more pixels are not read, since a small file can hold more than fit into "
+        "memory; 0 is Pillow's limit, 89,478,485.",
+        0,
+    )
+
+
+def define_value_flag(name: str, flag: str) -> "flags.FlagHolder[list[int]]":
+    """Defines a flag for the values of the object in masks that are label maps.
+
+    Args:
+        name: Of the flag.
+        flag: The flag that names the masks.
+    """
+    return flags.DEFINE_multi_integer(
+        name,
+        [],
+        f"Value of the object in {flag}, if these are label maps; may be repeated. 255 is then not "
+        "scored.",
+        0,
+    )
+
+
 def require_free(out: str, names: Sequence[str], overwrite: bool) -> None:
     """Raises a UserError if `out` is a file, or has one of these files and may not be overwritten.
 

@@ -11,7 +11,7 @@ from absl import flags
 
 from layered_segmentation import config as configs
 from layered_segmentation import quiet
-from layered_segmentation.cli import app
+from layered_segmentation.cli import app, shared
 
 _CONFIG, _SET = app.define_config_flags()
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
@@ -21,6 +21,7 @@ _DEVICES = flags.DEFINE_list(
     "Devices to train on, as in --devices=GPU:0,GPU:1. Several need train.strategy=mirrored, which "
     "uses all accelerators if this is empty.",
 )
+shared.define_max_pixels_flag()
 
 RESUME = "run the same command again to resume from the last checkpoint"
 

@@ -2,13 +2,15 @@
 
 import collections
 import concurrent.futures
+import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Self, overload
 
 import numpy as np
 
-from layered_segmentation import images
+from layered_segmentation import images, masks
 from layered_segmentation.config import Aspect, DataConfig, SourceName
 from layered_segmentation.data.source import (
     THREADS,
@@ -20,8 +22,10 @@ from layered_segmentation.data.source import (
 )
 from layered_segmentation.errors import UserError
 from layered_segmentation.files import digest_of_parts
+from layered_segmentation.run_directory import is_run
 
 MASKS = "masks"  # a sub-directory of this name holds true masks, for evaluation only
+_KNOWN = "known"
 SEGMENTED = ".mask"  # `layerseg segment` writes NAME.mask.png next to NAME.cutout.png
 
 
@@ -50,7 +54,7 @@ class Folder(PhotoSource):
         Raises:
             UserError: There is no such directory, or no photo in it.
         """
-        files = find_images(path, "data.path", excluded=[MASKS])
+        files = find_photos(path, "data.path")
         super().__init__(path, aspect, crop_margin)
         self.path = path
         self.files = files[:limit] if limit else files
@@ -97,18 +101,20 @@ class MaskFolder:
         path: The directory.
     """
 
-    def __init__(self, path: str, flag: str):
+    def __init__(self, path: str, flag: str, values: Sequence[int] = ()):
         """Finds the masks; decodes nothing.
 
         Args:
             path: The directory, searched with its sub-directories.
             flag: Its name in messages, such as `--masks`.
+            values: As for `masks.read`.
 
         Raises:
             UserError: There is no such directory or no image in it, or names are ambiguous.
         """
         self.path = path
         self._flag = flag
+        self._values = values
         files = find_images(path, flag)
         stems = [os.path.splitext(file)[0] for file in files]
         twice = [stem for stem, count in collections.Counter(stems).items() if count > 1]
@@ -131,17 +137,22 @@ class MaskFolder:
             for stem, file in found.items()
             if stem.endswith(SEGMENTED)
         }
-        self._files = segmented | found
+        self._segmented, self._files = segmented, segmented | found
 
     def find(self, name: str) -> str:
         """Returns the path of the mask of a photo, or an empty string.
 
         Args:
-            name: The photo's relative path. Its extension does not count; nor do its directories,
-                where the mask's file name occurs only once.
+            name: The photo's relative path. Its extension does not count, unless `layerseg
+                segment` kept it; nor do its directories, where the mask's file name occurs only
+                once.
         """
         stem = os.path.splitext(name)[0]
-        file = self._files.get(stem) or self._files.get(os.path.basename(stem))
+        file = (
+            self._segmented.get(name)
+            or self._files.get(stem)
+            or self._files.get(os.path.basename(stem))
+        )
         return os.path.join(self.path, file) if file else ""
 
     def require(self, names: Sequence[str]) -> None:
@@ -165,10 +176,30 @@ class MaskFolder:
         """Reads the mask of one photo, bool [h, w].
 
         Raises:
+            UserError: There is none, it cannot be read as a mask, or it leaves pixels open.
+        """
+        mask = self.read_drawn(name)
+        if mask.void is not None and not self._values:
+            raise UserError(
+                f"{self._flag}={self.path}: the mask of {name} is a label map whose value "
+                f"{masks.VOID} leaves {mask.void.mean():.1%} of the pixels open; only true masks "
+                f"may do that. Name the object's value with {self._value_flag}"
+            )
+        return mask.inside
+
+    def read_drawn(self, name: str) -> masks.Mask:
+        """Reads the mask of one photo with the pixels that it leaves open.
+
+        Raises:
             UserError: There is none, or it cannot be read as a mask.
         """
         self.require([name])
-        return images.read_mask(self.find(name))
+        return masks.read(self.find(name), self._values, self._value_flag)
+
+    @property
+    def _value_flag(self) -> str:
+        """The flag of `layerseg evaluate` that names the object's value."""
+        return "--prediction_value" if self._flag == "--predictions" else "--mask_value"
 
 
 class PairFolder(Sequence[Pair]):
@@ -178,29 +209,23 @@ class PairFolder(Sequence[Pair]):
         files: Paths of the photos, relative to the directory.
     """
 
-    def __init__(self, photos: str, masks: str, ignore: str = ""):
+    def __init__(self, photos: str, masks: str, ignore: str = "", values: Sequence[int] = ()):
         """Matches files; decodes nothing.
 
         Args:
             photos: Directory of photos.
-            masks: Directory of masks, see `MaskFolder`.
+            masks: Directory of masks, see `MaskFolder`. Pixels that they leave open are not scored.
             ignore: Directory of masks of the pixels to leave out, or empty. A photo without one
-                is scored everywhere.
+                is scored everywhere, as far as its mask is.
+            values: Stored values of the object in `masks`, as for `masks.read`.
 
         Raises:
             UserError: A directory is missing or empty, photos lack masks, or names are ambiguous.
         """
         # Masks inside the photos' directory are not photos.
-        inside = [os.path.realpath(path) for path in (masks, ignore) if path]
-        self.files = [
-            file
-            for file in find_images(photos, "images", excluded=[MASKS])
-            if not any(_is_within(os.path.join(photos, file), path) for path in inside)
-        ]
-        if not self.files:
-            raise UserError(f"{photos}: there are only masks in it")
+        self.files = find_photos(photos, "images", [path for path in (masks, ignore) if path])
         self._photos = photos
-        self._masks = MaskFolder(masks, "masks")
+        self._masks = MaskFolder(masks, "masks", values)
         self._ignore = MaskFolder(ignore, "ignore") if ignore else None
         self._masks.require(self.files)
 
@@ -227,43 +252,103 @@ class PairFolder(Sequence[Pair]):
     def _read(self, file: str) -> Pair:
         path, mask_path = os.path.join(self._photos, file), self._masks.find(file)
         ignore_path = self._ignore.find(file) if self._ignore else ""
-        image, mask = images.read(path), images.read_mask(mask_path)
-        ignore = images.read_mask(ignore_path) if ignore_path else None
-        for other, name in ((mask, mask_path), (ignore, ignore_path)):
-            if other is not None and other.shape != image.shape[:2]:
-                raise UserError(
-                    f"{name} is {other.shape[1]} × {other.shape[0]} pixels, its photo {path} is "
-                    f"{image.shape[1]} × {image.shape[0]}; a mask must have its photo's size"
-                )
-        return Pair(file.replace(os.sep, "/"), image, mask, ignore)
+        image, drawn = images.read(path), self._masks.read_drawn(file)
+        _require_size(drawn.inside, mask_path, image, path)
+        ignore = drawn.void
+        if self._ignore and ignore_path:
+            ignore = self._ignore.read(file)
+            _require_size(ignore, ignore_path, image, path)
+            ignore = ignore if drawn.void is None else ignore | drawn.void
+        return Pair(file.replace(os.sep, "/"), image, drawn.inside, ignore)
 
 
-def find_images(directory: str, flag: str, excluded: Iterable[str] = ()) -> list[str]:
-    """Returns the image files under a directory, as `images.find` does.
+def find_photos(directory: str, flag: str, masks: Sequence[str] = ()) -> list[str]:
+    """Returns the photos under a directory; what is left out is counted and named on stderr.
+
+    Left out are sub-directories named `masks`, run directories, and files that this package
+    wrote as results.
 
     Args:
         directory: Searched with its sub-directories.
         flag: Its name in messages: a flag or a field.
-        excluded: Names of sub-directories to leave out.
+        masks: Directories of masks, which may be inside; they are left out without a word.
+
+    Raises:
+        UserError: There is no such directory, or no photo in it.
+    """
+    _require_directory(directory, flag)
+    known = {os.path.realpath(path) for path in masks}
+
+    def leave_out(path: str, is_directory: bool) -> str:
+        if is_directory:
+            if known and os.path.realpath(path) in known:
+                return _KNOWN
+            if os.path.basename(path) == MASKS:
+                return "for masks"
+            return "of a run" if is_run(path) else ""
+        return "written by layerseg" if images.has_mark(path) else ""
+
+    found = images.search(directory, leave_out)
+    found.left_out.pop(_KNOWN, None)
+    left_out = "; ".join(
+        f"{len(names)} {reason}: {first_few(names)}" for reason, names in found.left_out.items()
+    )
+    if not found.images:
+        raise UserError(
+            f"{flag}={directory}: there is no image in it ({images.KINDS})"
+            + (f"; left out: {left_out}" if left_out else "")
+        )
+    if left_out:
+        _say_once(f"{directory}: left out {left_out}")
+    return found.images
+
+
+def find_images(directory: str, flag: str) -> list[str]:
+    """Returns the image files under a directory, masks say, as `images.find` does.
+
+    Args:
+        directory: Searched with its sub-directories.
+        flag: Its name in messages: a flag or a field.
 
     Raises:
         UserError: There is no such directory, or no image in it.
     """
+    _require_directory(directory, flag)
+    files = images.find(directory)
+    if not files:
+        raise UserError(f"{flag}={directory}: there is no image in it ({images.KINDS})")
+    return files
+
+
+def _require_directory(directory: str, flag: str) -> None:
     if not directory:
         raise UserError(f"{flag} is not set: name a directory of photos")
     if not os.path.exists(directory):
         raise UserError(f"{flag}={directory}: there is no such directory")
     if not os.path.isdir(directory):
         raise UserError(f"{flag}={directory} is a file; it must be a directory of images")
-    files = images.find(directory, excluded)
-    if not files:
-        kinds = " ".join(images.EXTENSIONS)
-        raise UserError(f"{flag}={directory}: there is no image in it ({kinds})")
-    return files
 
 
-def _is_within(path: str, directory: str) -> bool:
-    return os.path.realpath(path).startswith(os.path.join(directory, ""))
+def _require_size(mask: np.ndarray, mask_path: str, image: np.ndarray, path: str) -> None:
+    if mask.shape == image.shape[:2]:
+        return
+    header = images.header(path)
+    hint = ""
+    if mask.shape == header.size[::-1]:
+        hint = (
+            f". The photo is turned upright, by its EXIF orientation {header.orientation}; the "
+            "mask has the size of the photo as it is stored: turn it likewise"
+        )
+    raise UserError(
+        f"{mask_path} is {mask.shape[1]} × {mask.shape[0]} pixels, its photo {path} is "
+        f"{image.shape[1]} × {image.shape[0]}; a mask must have its photo's size{hint}"
+    )
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    """Prints a note to stderr; verbs look for photos more than once."""
+    print(message, file=sys.stderr, flush=True)
 
 
 def _state(path: str) -> str:

@@ -116,7 +116,7 @@ class DetectedFolder(Sequence[Pair]):
     """
 
     def __init__(self, images: str, detector: Detector):
-        self.files = folder.find_images(images, "--images", excluded=[folder.MASKS])
+        self.files = folder.find_photos(images, "--images")
         self._images = images
         self._detector = detector
         if isinstance(detector, MaskFolderDetector):

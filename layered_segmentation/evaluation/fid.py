@@ -39,7 +39,7 @@ class RealImages:
     def __init__(self, config: Config, count: int, directory: str = ""):
         data = config.data
         if directory:
-            folder.find_images(directory, "--images", excluded=[folder.MASKS])
+            folder.find_photos(directory, "--images")
             data = dataclasses.replace(data, name=SourceName.folder, path=directory, limit=0)
         limit = min(data.limit, count) if data.limit else count
         source = open_source(dataclasses.replace(data, limit=limit), config.train.seed)

@@ -4,7 +4,6 @@ Both exports run these checks before a file gets its final name.
 """
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -66,9 +65,7 @@ def images_to_compare(
             for side in _SCENE_SIDES
             for image in Scenes(seed=0, count=_SCENES, split="test").load(side)
         ]
-    if not os.path.isdir(directory):
-        raise UserError(f"{flag}={directory}: there is no such directory")
-    paths = photos.find(directory, [folder.MASKS])
+    paths = folder.find_photos(directory, flag)
     images = examples.read_spaced(directory, paths, limit)
     if not images:
         raise UserError(f"{flag}={directory}: holds no readable image")

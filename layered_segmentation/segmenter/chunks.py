@@ -225,7 +225,7 @@ def _finish(job: ChunkJob, chunk: _Chunk, training: Training, trainer: EncoderTr
     for name, (height, width), mask in zip(chunk.names, chunk.sizes, layers.mask, strict=True):
         mask = ops.convert_to_numpy(segmenter.restore(mask[None], height, width))[0, ..., 0]
         os.makedirs(os.path.dirname(job.mask(name)), exist_ok=True)
-        photos.write(job.mask(name), cut_out.binary_mask(mask, THRESHOLD), durable=True)
+        photos.write(job.mask(name), cut_out.binary_mask(mask, THRESHOLD), durable=True, mark=True)
     os.makedirs(os.path.dirname(job.sheet(number)), exist_ok=True)
     shown = Layers(*(layer[:_SHOWN] for layer in layers))
     sheets.save_png(sheets.reconstruction_sheet(chunk.squares[:_SHOWN], shown), job.sheet(number))

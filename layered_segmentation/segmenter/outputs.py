@@ -28,7 +28,6 @@ def find_photos(path: str, out: str) -> tuple[str, list[str]]:
     Raises:
         UserError: There are no photos, or `out` is a file.
     """
-    from layered_segmentation import images
     from layered_segmentation.data import folder
 
     if os.path.exists(out) and not os.path.isdir(out):
@@ -37,11 +36,10 @@ def find_photos(path: str, out: str) -> tuple[str, list[str]]:
         return os.path.dirname(path), [os.path.basename(path)]
     if not os.path.isdir(path):
         raise UserError(f"--input={path}: there is no such photo or directory")
-    found = images.find(path, [folder.MASKS])
+    found = folder.find_photos(path, "--input")
     names = [name for name in found if not _is_output(os.path.join(path, name), out)]
     if not names:
-        kinds = ", ".join(images.EXTENSIONS)
-        raise UserError(f"--input={path}: no photos in it ({kinds})")
+        raise UserError(f"--input={path}: only the results of --out are in it, no photos")
     return path, names
 
 
@@ -94,8 +92,8 @@ def write(path: str, image: np.ndarray, mask: np.ndarray, threshold: float) -> N
     from layered_segmentation.segmenter.cut_out import binary_mask, cut_out
 
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    images.write(path + MASK, binary_mask(mask, threshold))
-    images.write(path + CUTOUT, cut_out(image, mask, threshold))
+    images.write(path + MASK, binary_mask(mask, threshold), mark=True)
+    images.write(path + CUTOUT, cut_out(image, mask, threshold), mark=True)
 
 
 def _is_output(path: str, out: str) -> bool:

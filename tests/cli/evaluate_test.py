@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 
+import flowers
 import numpy as np
 import pytest
 from PIL import Image
@@ -302,3 +303,37 @@ def test_results_of_an_encoder_do_not_replace_those_of_the_student(layerseg, pre
     assert os.listdir(test_set / "run" / "evaluation_encoder") and not os.path.exists(
         test_set / "run" / "evaluation"
     )
+
+
+@pytest.mark.parametrize("role", ["masks", "predictions"])
+@pytest.mark.parametrize("form", ["true", *flowers.FORMS])
+def test_no_form_of_a_perfect_mask_has_a_low_score(layerseg, tmp_path, role, form):
+    flowers.write_masks(tmp_path)
+    given = {"masks": "true", "predictions": "true"} | {role: form}
+    arguments = [f"--{name}={tmp_path / folder}" for name, folder in given.items()]
+    arguments += [f"--images={tmp_path / 'photos'}", f"--out={tmp_path / 'out'}"]
+    result = layerseg("evaluate", *arguments)
+    if role == "predictions" and form in ("label_map", "palette"):
+        assert result.status == 2 and "255 leaves" in result.stderr, result.stderr
+        assert layerseg("evaluate", *arguments, "--prediction_value=1").status == 0
+        assert json.loads((tmp_path / "out" / "results.json").read_text())["miou"] > 0.8
+        return
+    assert result.status == 0, result.stderr
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["miou"] == 1
+
+
+def test_label_maps_of_other_classes_need_their_value(layerseg, tmp_path):
+    flowers.write_masks(tmp_path)
+    for number in range(3):
+        truth = flowers.flower(cx=0.35 + 0.05 * number, seed=number)[1]
+        labels = flowers.labels(truth, 15)
+        Image.fromarray(labels).save(tmp_path / "label_map" / f"{number}.png")
+    arguments = [f"--images={tmp_path / 'photos'}", f"--masks={tmp_path / 'label_map'}",
+                 f"--predictions={tmp_path / 'true'}", f"--out={tmp_path / 'out'}"]  # fmt: skip
+    result = layerseg("evaluate", *arguments)
+    assert result.status == 2 and "15 (" in result.stderr and "--mask_value" in result.stderr
+    result = layerseg("evaluate", *arguments, "--mask_value=15")
+    assert result.status == 0, result.stderr
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["miou"] == 1
+    result = layerseg("evaluate", f"--segmenter={tmp_path}", "--mask_value=15")
+    assert result.status == 2 and "--mask_value: it goes with --masks" in result.stderr

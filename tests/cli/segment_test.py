@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from layered_segmentation.data import folder
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.segmenter import cut_out, presets
 from layered_segmentation.segmenter.segmenter import create_segmenter
@@ -136,7 +137,7 @@ def test_bad_input_gets_one_clear_message(preset, album, tmp_path, layerseg):
     good = {"segmenter": preset, "input": album, "out": tmp_path / "out"}
     for changed, words in (
         ({"input": tmp_path / "none"}, "there is no such photo or directory"),
-        ({"input": empty}, "no photos in it"),
+        ({"input": empty}, "there is no image in it"),
         ({"input": broken}, "none can be read"),
         ({"segmenter": run}, "run `layerseg distill --run_dir="),
         ({"segmenter": tmp_path / "none"}, "there is no such directory"),
@@ -158,3 +159,25 @@ def test_a_cutout_fades_around_the_threshold(threshold):
     alpha = cut_out.cut_out(image, mask, threshold)[0, :, 3]
     assert alpha[0] == 0 and alpha[1] in (127, 128) and alpha[2] == 255
     np.testing.assert_array_equal(cut_out.binary_mask(mask, threshold), [[0, 255, 255]])
+
+
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_photos_of_too_many_pixels_are_named_until_they_are_allowed(
+    preset, album, tmp_path, layerseg, monkeypatch
+):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3_000)  # first.png has 3,200
+    arguments = [f"--segmenter={preset}", f"--input={album}", f"--out={tmp_path / 'out'}"]
+    done = layerseg("segment", *arguments)
+    assert done.status == 1 and "skipped 1 that cannot be read" in done.stderr
+    assert "first.png: has 64 × 50 pixels, more than the 3,000" in done.stderr
+    assert layerseg("segment", *arguments, "--overwrite", "--max_pixels=3200").status == 0
+
+
+def test_outputs_are_never_photos_again(preset, album, tmp_path, layerseg):
+    """Not in another directory than --out either, nor to be trained on."""
+    arguments = [f"--segmenter={preset}", f"--input={album}"]
+    assert layerseg("segment", *arguments, f"--out={album / 'results'}").status == 0
+    again = layerseg("segment", *arguments, f"--out={tmp_path / 'out'}")
+    assert again.status == 0 and "2 masks" in again.stdout
+    assert "left out 4 written by layerseg: " in again.stderr
+    assert folder.find_photos(str(album), "") == ["first.png", "more/second.jpg"]

@@ -5,6 +5,7 @@ import os
 import pytest
 from PIL import Image
 
+from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.run_directory import RunDirectory
 
 TINY = [
@@ -118,3 +119,21 @@ def test_a_missing_data_path_is_refused(layerseg, tmp_path):
     assert result.status == 2
     assert f"data.path={tmp_path}/none" in result.stderr
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_run_inside_its_photos_goes_on_with_the_same_photos(layerseg, tmp_path):
+    for index, image in enumerate(Scenes(0, 12).load(16)):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    settings = [*TINY, "--set=data.name=folder", f"--set=data.path={tmp_path}"]
+    run = RunDirectory(str(tmp_path / "run1"))
+    assert layerseg("train", *settings, f"--run_dir={run.path}").status == 0
+    assert len(os.listdir(run.sheets)) == 2
+    os.remove(run.finished_path)
+    again = layerseg("train", *settings, f"--run_dir={run.path}")
+    assert again.status == 0, again.stderr
+    assert f"{tmp_path}: left out 1 of a run: run1" in again.stderr
+    other = RunDirectory(str(tmp_path / "run2"))
+    assert layerseg("train", *settings, f"--run_dir={other.path}").status == 0
+    assert open(other.photos_path).read() == open(run.photos_path).read()
+    assert len(open(run.photos_path).readlines()) == 12

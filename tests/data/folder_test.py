@@ -1,10 +1,12 @@
 import os
 import re
 
+import flowers
 import numpy as np
 import pytest
 from PIL import Image
 
+from layered_segmentation import images
 from layered_segmentation.config import DataConfig
 from layered_segmentation.data.batches import PhotoCache
 from layered_segmentation.data.folder import Folder, MaskFolder, PairFolder
@@ -223,6 +225,86 @@ def test_masks_written_by_segment_match_their_photos(tmp_path):
     Image.new("RGBA", (4, 3)).save(tmp_path / "masks" / "a.cutout.png")
     (pair,) = PairFolder(str(tmp_path / "photos"), str(tmp_path / "masks"))
     assert pair.name == "a.jpg" and pair.mask.all()
+
+
+def test_a_void_border_is_not_scored(tmp_path):
+    flowers.write_masks(tmp_path)
+    for form, has_border in (("label_map", True), ("palette", True), ("cutout", False)):
+        for pair in PairFolder(str(tmp_path / "photos"), str(tmp_path / form)):
+            number = int(pair.name[0])
+            truth = flowers.flower(cx=0.35 + 0.05 * number, seed=number)[1]
+            border = flowers.border(truth) & has_border
+            assert (pair.ignore is not None) == has_border
+            assert np.array_equal(pair.mask & ~border, truth & ~border)
+            assert not has_border or np.array_equal(pair.ignore, border)
+    # Together with what --ignore leaves out.
+    (tmp_path / "ignore").mkdir()
+    Image.fromarray(np.eye(120, 160, dtype=bool)).save(tmp_path / "ignore" / "0.png")
+    names = ("photos", "label_map", "ignore")
+    pair = PairFolder(*(str(tmp_path / name) for name in names))[0]
+    assert np.array_equal(pair.ignore, border_of(0) | np.eye(120, 160, dtype=bool))
+
+
+def border_of(number):
+    return flowers.border(flowers.flower(cx=0.35 + 0.05 * number, seed=number)[1])
+
+
+def test_predictions_leave_nothing_open(tmp_path):
+    flowers.write_masks(tmp_path, count=1)
+    predicted = MaskFolder(str(tmp_path / "label_map"), "--predictions")
+    with pytest.raises(UserError, match=r"0\.jpg is a label map .* only true.*--prediction_value"):
+        predicted.read("0.jpg")
+    named = MaskFolder(str(tmp_path / "label_map"), "--predictions", [1])
+    inside = flowers.flower(cx=0.35)[1]
+    assert np.array_equal(named.read("0.jpg"), inside & ~border_of(0))
+
+
+def test_masks_of_photos_that_are_stored_lying_get_a_hint(tmp_path):
+    image, mask = flowers.flower()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("photos", "masks"):
+        (tmp_path / name).mkdir()
+    lying = np.ascontiguousarray(np.rot90(image))
+    Image.fromarray(lying).save(tmp_path / "photos" / "a.jpg", exif=exif)
+    Image.fromarray(np.ascontiguousarray(np.rot90(mask))).save(tmp_path / "masks" / "a.png")
+    pairs = PairFolder(str(tmp_path / "photos"), str(tmp_path / "masks"))
+    with pytest.raises(UserError, match=r"is 120 × 160 .* 160 × 120.* its EXIF orientation 6; the"):
+        pairs[0]
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    assert np.array_equal(pairs[0].mask, mask)
+
+
+def test_what_is_left_out_is_counted_and_named(directory, capsys):
+    save(directory / "masks" / "00.png")
+    (directory / "a" / "IMG_1.HEIC").write_bytes(flowers.HEIC)
+    (directory / "notes.txt").write_text("hello")
+    for name in ("run1", "b/run2"):
+        save(directory / name / "sheets" / "00001.png")
+        (directory / name / "config.yaml").write_text("")
+        (directory / name / "lock").write_text("")
+    save(directory / "not_a_run" / "x.png")
+    (directory / "not_a_run" / "config.yaml").write_text("")
+    images.write(str(directory / "a" / "00.mask.png"), np.zeros((30, 40), np.uint8), mark=True)
+    assert len(Folder(str(directory))) == 41
+    told = capsys.readouterr().err
+    assert told.startswith(f"{directory}: left out ") and told.count("\n") == 1
+    for words in (
+        "1 for masks: masks", f"2 of a run: run1, b{os.sep}run2",
+        f"1 written by layerseg: a{os.sep}00.mask.png",
+        f"3 of another kind: notes.txt, a{os.sep}IMG_1.HEIC, not_a_run{os.sep}config.yaml",
+    ):  # fmt: skip
+        assert words in told, told
+    Folder(str(directory))
+    assert capsys.readouterr().err == ""  # once is enough
+
+
+def test_only_results_are_no_photos(tmp_path):
+    images.write(str(tmp_path / "a.png"), np.zeros((30, 40), np.uint8), mark=True)
+    with pytest.raises(UserError, match=r"no image in it .*; left out: 1 written by layerseg: a"):
+        Folder(str(tmp_path))
+    mask = MaskFolder(str(tmp_path), "--predictions").read("a.jpg")  # they are masks
+    assert not mask.any()
 
 
 HALF = np.arange(12).reshape(3, 4) < 6

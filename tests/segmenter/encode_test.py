@@ -348,7 +348,7 @@ def test_the_command_refuses_what_it_cannot_do(trained_run, layerseg, tmp_path):
         ({"out": tmp_path / "out", "verb": "autoencode"}, "unknown flag --out"),
         ({**good, "out": ""}, "--out is needed"),
         ({**good, "images": tmp_path / "none"}, "there is no such directory"),
-        ({**good, "images": album}, "no photos in it"),
+        ({**good, "images": album}, "there is no image in it"),
         ({**good}, "differ only in their extension"),
         ({**good, "out": taken}, "not empty and holds no chunks"),
     ):

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from layered_segmentation import files
-from layered_segmentation.data.folder import MASKS, find_images
+from layered_segmentation.data.folder import find_photos
 from layered_segmentation.data.prepare.builder import (
     Entries,
     Photo,
@@ -44,7 +44,7 @@ class PhotoFolder(PhotoBuilder, skip_registration=True):  # type: ignore[call-ar
 
     def fingerprint(self, source: str) -> str:
         """Returns a digest of the photos' names, sizes and times."""
-        return files.fingerprint(source, find_images(source, "--source", excluded=[MASKS]))
+        return files.fingerprint(source, find_photos(source, "--source"))
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self._photo_info(
@@ -57,7 +57,7 @@ class PhotoFolder(PhotoBuilder, skip_registration=True):  # type: ignore[call-ar
 
     def _open(self, source: str, unpacked: str) -> dict[str, Entries]:
         del unpacked
-        files = find_images(source, "--source", excluded=[MASKS])
+        files = find_photos(source, "--source")
         directory = epath.Path(source)
         size = sum((directory / file).stat().length for file in files)
         read = functools.partial(itertools.islice, files)
