@@ -60,7 +60,8 @@ def read(schema: type, path: str, overrides: Sequence[str], key_types: Mapping[s
     Args:
         schema: The dataclass, whose fields are dataclasses.
         path: A YAML file; empty for none.
-        overrides: `section.field=value` strings, later ones win.
+        overrides: `section.field=value` strings, later ones win. The value of a text field is
+            taken as it is typed; any other is YAML.
         key_types: Type of the keys of each field that is a dictionary, by `section.field`.
 
     Raises:
@@ -74,10 +75,7 @@ def read(schema: type, path: str, overrides: Sequence[str], key_types: Mapping[s
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise UserError(f"--set={override}: write it as --set=section.field=value")
-        try:
-            difference = OmegaConf.from_dotlist([override])
-        except Exception as error:
-            raise UserError(f"--set={override}: the value is not valid YAML: {error}") from error
+        difference = _parse_override(merged, override)
         merged = _merge(merged, difference, f"--set={override}", key_types)
     try:
         return OmegaConf.to_object(merged)
@@ -127,6 +125,21 @@ def _load_yaml(path: str) -> Any:
             reason = " ".join(str(error).split())
             raise UserError(f"{path}: not valid YAML: {reason}") from error
         raise
+
+
+def _parse_override(schema: Any, override: str) -> Any:
+    """Returns the difference that an override makes."""
+    key, _, text = override.partition("=")
+    section, _, field = key.partition(".")
+    known: Any = schema.get(section) if section in schema else None
+    has_field = isinstance(known, omegaconf.DictConfig) and field in known
+    if has_field and isinstance(known._get_node(field), omegaconf.StringNode):
+        # YAML would take `#1` for a comment, `007` for a number and `no` for a truth value.
+        return OmegaConf.create({section: {field: text}})
+    try:
+        return OmegaConf.from_dotlist([override])
+    except Exception as error:
+        raise UserError(f"--set={override}: the value is not valid YAML: {error}") from error
 
 
 def _merge(merged: Any, difference: Any, source: str, key_types: Mapping[str, type]) -> Any:

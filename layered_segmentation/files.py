@@ -20,7 +20,7 @@ import filelock
 from layered_segmentation.errors import UserError
 
 _IS_WINDOWS = os.name == "nt"
-_LONGEST_NAME = 255  # bytes, on all common file systems
+LONGEST_NAME = 255  # bytes, on all common file systems
 _LEFTOVER = re.compile(r"\.(?P<stem>.+)\.(partial|replaced)(?P<suffix>\.[^.]*)?")
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of a directory, on some network disks
 _PART = 1 << 22  # bytes that are read at once
@@ -49,12 +49,24 @@ def absolute(path: str) -> str:
     return os.path.abspath(expand(path)) if path and "://" not in path else path
 
 
+def is_utf8(path: str) -> bool:
+    """Returns whether a path's bytes are UTF-8; Python holds other bytes as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in path)
+
+
+def printable(path: str) -> str:
+    """Returns a path for messages: control characters and what is not UTF-8 as escapes."""
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in path
+    )
+
+
 def partial_path(path: str) -> str:
     """Returns the name of `path` while it is written: hidden, same directory, same suffix."""
     folder, name = os.path.split(os.path.normpath(path))
     stem, suffix = os.path.splitext(name)
     partial = f".{stem}.partial{suffix}"
-    if len(os.fsencode(partial)) > _LONGEST_NAME:
+    if len(os.fsencode(partial)) > LONGEST_NAME:
         partial = f".{digest(name)[:32]}.partial{suffix}"
     return os.path.join(folder, partial)
 
@@ -100,8 +112,11 @@ def write_bytes(path: str, content: bytes, durable: bool = True) -> None:
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes a UTF-8 file with the line ends of `text`, as `replacing` does."""
-    write_bytes(path, text.encode())
+    """Writes a UTF-8 file with the line ends of `text`, as `replacing` does.
+
+    Bytes of file names that are not UTF-8 become escapes, which JSON reads back.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: str, content: Any, **options: Any) -> None:

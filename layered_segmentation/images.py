@@ -363,7 +363,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _unreadable(file: str | bytes, name: str, error: BaseException) -> UnreadableImage:
     path = file if isinstance(file, str) else ""
-    name = name or path or "the file"
+    name = files.printable(name or path) or "the file"
     if isinstance(error, FileNotFoundError):
         return UnreadableImage(f"{name}: there is no such file")
     if isinstance(error, IsADirectoryError):
@@ -378,7 +378,7 @@ def _unreadable(file: str | bytes, name: str, error: BaseException) -> Unreadabl
     if _start(file)[4:12] in _HEIF and isinstance(error, UnidentifiedImageError):
         return UnreadableImage(f"{name}: is HEIC, which Pillow does not read; convert it to JPEG")
     if path:
-        reason = reason.replace(f" {path!r}", "").replace(path, "it")
+        reason = files.printable(reason.replace(f" {path!r}", "").replace(path, "it"))
     reason = re.sub(r" <_io\.BytesIO[^>]*>", "", reason)  # the bytes of a file
     return UnreadableImage(f"{name}: cannot be read as an image ({reason})")
 

@@ -178,6 +178,32 @@ def test_what_cannot_be_is_refused_by_name(name, overrides, words):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "/photos/cars #1", "007", "no", "~", "null", "1e3", "true", "a: b", "{a: b}", "[1]", "'a'",
+        '"a"', "  spaces  ", "", "a=b", "@set", "%x", "café", "/photos/\nnew", "*",
+    ],
+)  # fmt: skip
+def test_texts_are_taken_as_they_are_typed(tmp_path, text):
+    config = configs.load("", [f"data.path={text}", f"data.dataset={text}"])
+    assert config.data.path == config.data.dataset == text
+    configs.save(config, str(tmp_path / "config.yaml"))
+    assert configs.load(str(tmp_path / "config.yaml")).data.path == text
+
+
+def test_paths_that_are_not_utf8_are_refused():
+    with pytest.raises(UserError, match=r"data\.path=/caf\\udce9: it has bytes that are not UTF-8"):
+        configs.load("", ["data.path=/caf\udce9"])
+
+
+def test_what_is_not_text_is_yaml():
+    overrides = ["gan.shift=1e-1", "data.mirror=no", "data.name=tfds", "schedule.batch={8: 4}"]
+    config = configs.load("", overrides)
+    assert config.gan.shift == 0.1 and config.data.mirror is False
+    assert config.data.name == "tfds" and config.schedule.batch[8] == 4
+
+
+@pytest.mark.parametrize(
     ("text", "word"),
     [
         ("gan: [1", "not valid YAML"),

@@ -473,3 +473,16 @@ def test_windows_without_directory_handles(tmp_path, monkeypatch):
             pathlib.Path(partial, "b").write_bytes(b"x")
     assert opened and all(flags & os.O_RDWR for flags in opened)
     assert sorted(os.listdir(tmp_path)) == ["a", "d"]
+
+
+def test_names_that_are_not_utf8_are_written_as_escapes(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    assert not files.is_utf8(name) and files.is_utf8("café\n")
+    files.write_text(str(tmp_path / "a.txt"), f"é {name}\n")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "é caf\\udce9\n"
+    files.write_json(str(tmp_path / "a.json"), {"é": name}, ensure_ascii=False)
+    assert files.read_json(str(tmp_path / "a.json")) == {"é": name}
+
+
+def test_control_characters_are_shown_as_escapes():
+    assert files.printable("a\nb\x1b[31m é/ü x\udce9'") == "a\\nb\\x1b[31m é/ü x\\udce9'"

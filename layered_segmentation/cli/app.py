@@ -6,16 +6,18 @@ imports heavy modules inside `main`, and ends with `if __name__ == "__main__": a
 may set `RESUME`: how to go on after an interruption or a full disk.
 
 Exit statuses: 0 success; 1 the machine failed (no disk space, no permission); 2 the user can fix it
-(flags, settings, input); 130 interrupted by Ctrl-C, 143 by SIGTERM.
+(flags, settings, input); 130 interrupted by Ctrl-C, 143 by SIGTERM; 141 nobody reads the output.
 """
 
 import contextlib
 import difflib
 import errno
 import inspect
+import io
 import os
 import platform
 import re
+import select
 import shlex
 import sys
 import textwrap
@@ -48,6 +50,7 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
         main: The verb's entry point; returns an exit status or None for 0.
         argv: Command line, `sys.argv` if None; its first element is ignored.
     """
+    show_any_text()
     os.environ["KERAS_BACKEND"] = "tensorflow"  # only the models are backend-neutral
     _choose_kernels()
     module = _module_of(main)
@@ -61,6 +64,13 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
 
     with stopping.watched(_interrupted(module, command)):
         absl_app.run(guarded, argv=list(sys.argv if argv is None else argv), flags_parser=parse)
+
+
+def show_any_text() -> None:
+    """Lets all text be printed: as escapes where the terminal or the encoding lacks a letter."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def define_config_flags(default: str = "") -> tuple[flags.FlagHolder, flags.FlagHolder]:
@@ -99,7 +109,8 @@ def verb_help(module: types.ModuleType) -> str:
 
 def fail(command: str, message: str, status: int) -> int:
     """Prints `COMMAND: error: message` to stderr and returns the status."""
-    print(f"{command}: error: {message}", file=sys.stderr, flush=True)
+    lines = map(files.printable, message.split("\n"))
+    print(f"{command}: error: {chr(10).join(lines)}", file=sys.stderr, flush=True)
     return status
 
 
@@ -191,8 +202,27 @@ def print_help(text: str) -> None:
     with contextlib.suppress(BrokenPipeError):  # `--help | head`
         print(text, flush=True)
         sys.exit(0)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _discard_output()
     sys.exit(0)
+
+
+def _nobody_reads() -> bool:
+    """Returns whether the pipe that output goes to is closed; True where that is not known."""
+    if not hasattr(select, "poll"):  # on Windows
+        return True
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _discard_output() -> None:
+    """Lets Python end in peace after a pipe was closed: it writes what is left at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
 
 
 def _guarded(
@@ -202,7 +232,14 @@ def _guarded(
     arguments: list[str],
 ) -> int:
     try:
-        return main(arguments) or 0
+        done = main(arguments) or 0
+        sys.stdout.flush()
+        return done
+    except BrokenPipeError:  # `| head`
+        if not _nobody_reads():
+            raise
+        _discard_output()
+        return 141
     except UserError as error:
         return fail(command, str(error), status=2)
     except KeyboardInterrupt as error:

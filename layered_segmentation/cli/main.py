@@ -61,6 +61,7 @@ Examples:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `layerseg VERB --flags`; exits with the verb's status."""
+    app.show_any_text()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         print(usage(), file=sys.stderr)

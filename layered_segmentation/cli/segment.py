@@ -33,7 +33,7 @@ shared.define_max_pixels_flag()
 
 RESUME = "the masks written so far are complete; run it again with --overwrite"
 
-_BATCH = 8  # photos in memory at once
+_BATCH = 8  # photos in memory at once, if they are small
 
 
 def main(argv: list[str]) -> int:
@@ -54,9 +54,9 @@ def main(argv: list[str]) -> int:
     start = time.perf_counter()
     unreadable = []
     with Bar(len(names), "segmenting", "photo") as bar:
-        for first in range(0, len(names), _BATCH):
+        for chunk in outputs.batches(root, names, _BATCH):
             batch = []
-            for name in names[first : first + _BATCH]:
+            for name in chunk:
                 try:
                     batch.append((name, images.read(os.path.join(root, name))))
                 except images.UnreadableImage as error:
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
             for (name, image), mask in zip(batch, masks, strict=True):
                 mask = refine.refine(image, mask, _REFINE.value)
                 outputs.write(paths[name], image, mask, _THRESHOLD.value)
-            bar.update(min(_BATCH, len(names) - first))
+            bar.update(len(chunk))
     if len(unreadable) == len(names):
         raise UserError(f"--input={_INPUT.value}: none can be read; the first: {unreadable[0]}")
     seconds = time.perf_counter() - start

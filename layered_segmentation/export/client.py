@@ -179,8 +179,7 @@ def segment(
         outputs.require_free(paths.values())
     done, failed = 0, []
     with Bar(len(names), "segmenting", "photo") as bar:
-        for first in range(0, len(names), batch):
-            chunk = names[first : first + batch]
+        for chunk in outputs.batches(root, names, batch):
             masks, errors = _segment_batch(predict, [os.path.join(root, name) for name in chunk])
             failed += errors
             for name in chunk:

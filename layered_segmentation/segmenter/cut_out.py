@@ -7,7 +7,8 @@ _EDGE = 0.5  # range of probabilities over which a cut-out fades out
 
 def binary_mask(mask: np.ndarray, threshold: float) -> np.ndarray:
     """Thresholds probabilities, float [H, W] -> uint8 [H, W] of 0 and 255."""
-    return np.where(mask >= threshold, 255, 0).astype(np.uint8)
+    binary: np.ndarray = (mask >= threshold) * np.uint8(255)
+    return binary
 
 
 def cut_out(image: np.ndarray, mask: np.ndarray, threshold: float = 0.5) -> np.ndarray:
@@ -23,5 +24,12 @@ def cut_out(image: np.ndarray, mask: np.ndarray, threshold: float = 0.5) -> np.n
         uint8 [H, W, 4].
     """
     edge = min(_EDGE, 2 * threshold, 2 * (1 - threshold))
-    alpha = np.clip((mask - threshold) / edge + 0.5, 0, 1)
-    return np.dstack([image, np.rint(alpha * 255).astype(np.uint8)])
+    alpha = mask - threshold
+    alpha /= edge  # in place: a photo may have many pixels
+    alpha += 0.5
+    np.clip(alpha, 0, 1, out=alpha)
+    alpha *= 255
+    result = np.empty((*mask.shape, 4), np.uint8)
+    result[..., :3] = image
+    result[..., 3] = np.rint(alpha, out=alpha)
+    return result

@@ -5,14 +5,18 @@ a transparent background). Sub-directories are kept.
 """
 
 import collections
+import contextlib
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from layered_segmentation import files
 from layered_segmentation.errors import UserError
 
 MASK, CUTOUT = ".mask.png", ".cutout.png"
+PIXELS = 1 << 24  # of the photos in memory at once; each pixel takes about 30 bytes
 
 
 def find_photos(path: str, out: str) -> tuple[str, list[str]]:
@@ -43,16 +47,60 @@ def find_photos(path: str, out: str) -> tuple[str, list[str]]:
     return path, names
 
 
+def batches(root: str, names: Sequence[str], most: int) -> Iterator[list[str]]:
+    """Divides photos into batches that fit into memory; reads only their headers.
+
+    Args:
+        root: The directory that the names are relative to.
+        names: The photos.
+        most: Photos in a batch. They have at most `PIXELS` in all, unless one alone has more.
+
+    Yields:
+        The names of each batch, in order.
+    """
+    from layered_segmentation import images
+
+    batch: list[str] = []
+    total = 0
+    for name in names:
+        pixels = 0  # unless it can be read
+        with contextlib.suppress(images.UnreadableImage):
+            pixels = math.prod(images.header(os.path.join(root, name)).size)
+        if batch and (len(batch) == most or total + pixels > PIXELS):
+            yield batch
+            batch, total = [], 0
+        batch.append(name)
+        total += pixels
+    if batch:
+        yield batch
+
+
 def name_outputs(names: list[str], out: str) -> dict[str, str]:
     """Returns the path of each photo's outputs without the ending, by the photo's name.
 
-    Photos whose names differ only in their extension keep it, so no mask overwrites another.
+    Photos whose outputs would have the same names keep their extensions, so no mask overwrites
+    another. Names that are too long with the ending are cut and end in a digest.
     """
-    stems = {name: os.path.splitext(name)[0] for name in names}
-    counts = collections.Counter(stems.values())
-    return {
-        name: os.path.join(out, stem if counts[stem] == 1 else name) for name, stem in stems.items()
-    }
+    stems = {name: _cut(os.path.splitext(name)[0]) for name in names}
+    while True:
+        counts = collections.Counter(stems.values())
+        # With its extension, one photo may take the name that is another's without: a.jpg.png.
+        shared = [name for name, stem in stems.items() if counts[stem] > 1 and stem != _cut(name)]
+        if not shared:
+            return {name: os.path.join(out, stem) for name, stem in stems.items()}
+        stems |= {name: _cut(name) for name in shared}
+
+
+def _cut(path: str) -> str:
+    """Returns a path whose name leaves room for the endings of outputs."""
+    folder, name = os.path.split(path)
+    most = files.LONGEST_NAME - len(CUTOUT)
+    encoded = os.fsencode(name)
+    if len(encoded) <= most:
+        return path
+    digest = files.digest(name)[:8]
+    start = encoded[: most - len(digest) - 1].decode(errors="ignore")
+    return os.path.join(folder, f"{start}-{digest}")
 
 
 def require_free(outputs: Iterable[str]) -> None:

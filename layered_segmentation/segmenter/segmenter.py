@@ -25,7 +25,8 @@ from layered_segmentation.segmenter.preprocessing import (
 from layered_segmentation.segmenter.unet import UNetBackbone, levels_for
 from layered_segmentation.segmenter.weights_in_memory import weights_in_memory
 
-_BATCH = 64  # images per pass in prediction
+_BATCH = 64  # images per pass in prediction, if they are small
+_PIXELS = 1 << 24  # of the images of a pass, unless one alone has more
 
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
@@ -196,8 +197,16 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
 
     def _batches(self, images: Any) -> Iterator[tuple[list[np.ndarray], Any]]:
         """Yields batches of photos, each with the network's input for it."""
-        for first in range(0, len(images), _BATCH):
-            batch = [as_rgb(image) for image in images[first : first + _BATCH]]
+        batch: list[np.ndarray] = []
+        pixels = 0
+        for image in images:
+            size = int(np.prod(np.shape(image)[:2]))
+            if batch and (len(batch) == _BATCH or pixels + size > _PIXELS):
+                yield batch, ops.concatenate([self.prepare(image[None]) for image in batch])
+                batch, pixels = [], 0
+            batch.append(as_rgb(image))
+            pixels += size
+        if batch:
             yield batch, ops.concatenate([self.prepare(image[None]) for image in batch])
 
 

@@ -283,3 +283,54 @@ def test_every_flag_expands_the_home_directory(layerseg, tmp_path, monkeypatch):
 def test_a_name_that_begins_with_a_tilde_can_be_written_with_its_directory(layerseg, tmp_path):
     result = layerseg("sample", "--run_dir=./~run", "--out=a.png")
     assert (result.status, "./~run: there is no such directory" in result.stderr) == (2, True)
+
+
+TALK = """
+import sys
+from layered_segmentation.cli import app
+def main(argv):
+    for number in range({lines}):
+        print("line", number, "×", file=sys.{stream})
+app.run(main, ["talk"])
+"""
+
+
+def talk(tmp_path, script):
+    """Returns the command that runs a script which imports the package as this process does."""
+    path = tmp_path / "talk.py"
+    path.write_text(script, "utf-8")
+    return [sys.executable, "-c", f"import runpy; runpy.run_path({str(path)!r}, None, '__main__')"]
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("lines", [1, 100_000])  # less than is written at once, and more
+def test_a_closed_pipe_is_no_error(tmp_path, stream, lines):
+    command = talk(tmp_path, TALK.format(lines=lines, stream=stream))
+    reading, writing = os.pipe()
+    os.close(reading)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {stream: writing}
+    with subprocess.Popen(command, **streams) as process:
+        os.close(writing)
+        told = process.communicate()
+    assert process.returncode == 141
+    assert not any(told), told
+
+
+def test_a_broken_pipe_elsewhere_is_a_bug(tmp_path):
+    script = TALK.format(lines=1, stream="stdout").replace("print(", "raise BrokenPipeError #")
+    done = subprocess.run(talk(tmp_path, script), capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["segment", "--out=é"]])
+def test_a_terminal_that_knows_ascii_only_gets_escapes(arguments):
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "layered_segmentation.cli.main", *arguments]
+    done = subprocess.run(command, capture_output=True, env=env)
+    assert done.returncode == (0 if "--help" in arguments else 2)
+    assert b"Traceback" not in done.stderr and (done.stdout or done.stderr).isascii()
+
+
+def test_control_characters_in_messages_are_shown_as_escapes(layerseg):
+    result = layerseg("segment", "--input=\x1b[31mred", "--out=out", "--segmenter=none")
+    assert result.status == 2 and "--input=\\x1b[31mred" in result.stderr

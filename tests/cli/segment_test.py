@@ -1,12 +1,14 @@
+import json
 import os
 
+import flowers
 import numpy as np
 import pytest
 from PIL import Image
 
 from layered_segmentation.data import folder
 from layered_segmentation.data.scenes import Scenes
-from layered_segmentation.segmenter import cut_out, presets
+from layered_segmentation.segmenter import cut_out, outputs, presets
 from layered_segmentation.segmenter.segmenter import create_segmenter
 
 
@@ -181,3 +183,36 @@ def test_outputs_are_never_photos_again(preset, album, tmp_path, layerseg):
     assert again.status == 0 and "2 masks" in again.stdout
     assert "left out 4 written by layerseg: " in again.stderr
     assert folder.find_photos(str(album), "") == ["first.png", "more/second.jpg"]
+
+
+def test_names_that_collide_are_long_or_not_utf8_each_get_their_mask(preset, tmp_path, layerseg):
+    sizes = flowers.write_names(tmp_path / "photos")
+    out = tmp_path / "out"
+    done = layerseg("segment", f"--segmenter={preset}", f"--input={tmp_path / 'photos'}",
+                    f"--out={out}")  # fmt: skip
+    assert done.status == 0, done.stderr
+    assert f"{len(sizes)} masks and cut-outs" in done.stdout
+    paths = outputs.name_outputs(list(sizes), str(out))
+    for name, size in sizes.items():
+        assert Image.open(paths[name] + ".mask.png").size == size
+        assert Image.open(paths[name] + ".cutout.png").size == size
+    assert len(files(out)) == 2 * len(sizes)
+    # Masks with the photos' extensions are found again.
+    arguments = [f"--images={tmp_path / 'photos'}", f"--masks={out}", f"--predictions={out}"]
+    done = layerseg("evaluate", *arguments, f"--out={tmp_path / 'scores'}")
+    assert done.status == 2 and "y" * 251 in done.stderr  # but for names that were cut
+    (tmp_path / "photos" / ("y" * 251 + ".jpg")).unlink()
+    done = layerseg("evaluate", *arguments, f"--out={tmp_path / 'scores'}")
+    assert done.status == 0, done.stderr
+    table = (tmp_path / "scores" / "per_image.csv").read_text(encoding="utf-8")
+    assert "caf\\udce9.jpg,1.000000" in table
+    assert json.loads((tmp_path / "scores" / "results.json").read_text())["miou"] == 1
+
+
+def test_outputs_never_share_a_name():
+    names = ["a.jpg", "a.png", "a.jpg.png", "a.jpg.png.png", "b.jpg", "c/a.jpg", "x" * 250 + ".jpg",
+             "x" * 250 + ".png", "é" * 126 + ".gif"]  # fmt: skip
+    paths = outputs.name_outputs(names, "out")
+    assert len(set(paths.values())) == len(names)
+    assert paths["b.jpg"] == "out/b" and paths["c/a.jpg"] == "out/c/a"
+    assert all(len(os.fsencode(os.path.basename(path))) <= 244 for path in paths.values())

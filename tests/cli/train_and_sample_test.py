@@ -125,6 +125,7 @@ def test_a_missing_data_path_is_refused(layerseg, tmp_path):
 def test_a_run_inside_its_photos_goes_on_with_the_same_photos(layerseg, tmp_path):
     for index, image in enumerate(Scenes(0, 12).load(16)):
         Image.fromarray(image).save(tmp_path / f"{index}.png")
+    os.rename(tmp_path / "3.png", os.fsencode(tmp_path) + b"/caf\xe9.png")
     settings = [*TINY, "--set=data.name=folder", f"--set=data.path={tmp_path}"]
     run = RunDirectory(str(tmp_path / "run1"))
     assert layerseg("train", *settings, f"--run_dir={run.path}").status == 0

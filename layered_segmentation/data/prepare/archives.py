@@ -23,7 +23,6 @@ from layered_segmentation.progress import Bar
 
 _STAMP = ".unpacked.json"  # records the archive of the files next to it
 _CHUNK = 1 << 22
-_LONGEST_NAME = 255  # bytes, on all common file systems
 _DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -210,8 +209,10 @@ def _require_safe(archive: str, name: str, kind: str) -> None:
     parts = re.split(r"[/\\]", name)
     if ".." in parts or not parts[0] or re.match(r"[A-Za-z]:", name) or "\0" in name:
         raise _unsafe(archive, name, "leads out of the directory it is unpacked to")
-    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
-        raise _unsafe(archive, name, f"has more than {_LONGEST_NAME} bytes in a part of its path")
+    if any(len(os.fsencode(part)) > files.LONGEST_NAME for part in parts):
+        raise _unsafe(
+            archive, name, f"has more than {files.LONGEST_NAME} bytes in a part of its path"
+        )
     if kind not in ("file", "directory"):
         raise _unsafe(archive, name, f"is a {kind}, not a file or a directory")
 
