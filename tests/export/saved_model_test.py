@@ -187,13 +187,15 @@ def test_nothing_is_overwritten(segmenter, tmp_path):
 def test_photos_to_compare_on(segmenter, tmp_path):
     directory = tmp_path / "photos"
     directory.mkdir()
+    with pytest.raises(UserError, match="there is no image in it"):
+        compare.images_to_compare(str(directory))
+    (directory / "cut.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(UserError, match="holds no readable image"):
         compare.images_to_compare(str(directory))
     with pytest.raises(UserError, match="there is no such directory"):
         compare.images_to_compare(str(tmp_path / "none"))
     for index, image in enumerate(scenes(40)):
         photos.write(str(directory / f"{index}.png"), image)
-    (directory / "cut.jpg").write_bytes(b"\xff\xd8\xff")
     assert len(compare.images_to_compare(str(directory))) == 3
     done = tflite.export_tflite(segmenter, str(tmp_path / "a.tflite"), images=str(directory))
     assert done.images == 3

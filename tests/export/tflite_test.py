@@ -6,6 +6,7 @@ from ai_edge_litert.interpreter import Interpreter
 from tiny_networks import encoder_segmenter, random_student
 
 from layered_segmentation import images as photos
+from layered_segmentation import masks
 from layered_segmentation.data import folder
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
@@ -142,7 +143,7 @@ def test_pixels_to_ignore_are_not_scored(flowers, album, tmp_path):
     everywhere = album / "ignore"
     everywhere.mkdir(exist_ok=True)
     for name in os.listdir(album / "masks"):
-        truth = photos.read_mask(str(album / "masks" / name))
+        truth = masks.read(str(album / "masks" / name)).inside
         photos.write(str(everywhere / name), np.where(truth, 0, 255).astype(np.uint8))
     path = tmp_path / "a.tflite"
     given = [str(album / "photos"), str(album / "masks")]

@@ -154,7 +154,7 @@ def test_masks_may_be_written_to_masks_in_the_photos_directory(extract, layerseg
         "cub200_segmentation@test+cub200_segmentation", birds, f"--masks_out={out}/masks"
     )
     assert result.status == 0, result.stderr
-    assert len(folder.find_images(str(out), "--images", [folder.MASKS])) == 10
+    assert len(folder.find_photos(str(out), "--images")) == 10
     pairs = folder.PairFolder(str(out), str(out / "masks"))
     assert sum(pair.mask.any() for pair in pairs) == 10
     first = f"0_cub200_segmentation_test/{cub_files.name(1)}"

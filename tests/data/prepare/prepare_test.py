@@ -205,7 +205,7 @@ def test_a_folder_becomes_a_dataset(folder, tmp_path):
     (tmp_path / "photos" / "masks" / "000.png").write_bytes(b"no photo")
     result = folder(dataset="folder/flowers-1")
     assert result.status == 0, result.stderr
-    assert result.stderr == ""
+    assert result.stderr == f"{tmp_path / 'photos'}: left out 1 for masks: masks\n"
     assert "--set=data.dataset=photo_folder/flowers-1 " in result.stdout
     assert stored("photo_folder/flowers-1", tmp_path / "data") == list(files.values())
     examples = tfds.load("photo_folder/flowers-1", split="train", data_dir=tmp_path / "data")
