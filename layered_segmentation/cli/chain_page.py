@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from layered_segmentation import privacy
 from layered_segmentation.config import SourceName
 from layered_segmentation.evaluation import report
 
@@ -64,7 +65,7 @@ def page(
         exports=[_export_row(out, name, row) for name, row in results["exports"].items()],
         settings=report.settings_of(config),
         phases={_PHASES[name]: value for name, value in results["phases"].items()},
-        commands=_commands(run, results),
+        commands=_commands(os.path.relpath(run.path, out)),
     )
 
 
@@ -120,12 +121,13 @@ def _is_unseen(results: Mapping[str, Any]) -> bool:
 
 
 def _examples_note(results: Mapping[str, Any], is_shapes: bool) -> str:
-    if is_shapes and not results["test"]["images"]:
+    name = privacy.name_of(results["test"]["images"])
+    if is_shapes and not name:
         return "Held-out scenes, which training never saw, with their true masks."
     if results["miou"] is not None:
-        return f"Photos of {results['test']['images']} with their true masks."
-    if results["test"]["images"]:
-        return f"Photos of {results['test']['images']}."
+        return f"Photos of {name} with their true masks."
+    if name:
+        return f"Photos of {name}."
     return "Some of the training photos. To see unseen ones, name them with --test_images."
 
 
@@ -140,20 +142,19 @@ def _export_row(out: str, name: str, row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _commands(run: "RunDirectory", results: Mapping[str, Any]) -> list[report.Command]:
-    photos = results["test"]["images"] or "PHOTOS"
-    masks = results["test"]["masks"] or "MASKS"
+def _commands(run: str) -> list[report.Command]:
+    """Returns what to do next in the directory of the page; it names no other path."""
     command = report.Command.of
     return [
         command(
             "Cut the object out of your photos, at their own size",
-            "segment", segmenter=run.path, input=photos, out="CUT_OUTS", refine="guided",
+            "segment", segmenter=run, input="PHOTOS", out="CUT_OUTS", refine="guided",
         ),
         command(
             "Score on photos with masks",
-            "evaluate", segmenter=run.path, images=photos, masks=masks,
+            "evaluate", segmenter=run, images="PHOTOS", masks="MASKS",
         ),
-        command("Draw more scenes", "sample", run_dir=run.path, out="sheet.png", seed=1),
+        command("Draw more scenes", "sample", run_dir=run, out="sheet.png", seed=1),
         command(
             "The same on your own photos of one kind of object",
             "quickstart", images="PHOTOS", out="OUT",

@@ -49,6 +49,8 @@ def main(_: list[str]) -> None:
         card = model_card.with_scores(card, _read_results(_EVALUATION.value))
     with publish.prepared(directory, card, place) as ready:
         sizes = {name: os.path.getsize(os.path.join(ready, name)) for name in os.listdir(ready)}
+        if rest := publish.left_out(directory):
+            print(f"left out, not part of a preset: {', '.join(rest)}")
         if _DRY_RUN.value:
             print("\n".join(f"{size:>12,}  {name}" for name, size in sorted(sizes.items())))
             print(f"\n{card}\nnothing was uploaded to {_TO.value}")

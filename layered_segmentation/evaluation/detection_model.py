@@ -1,11 +1,13 @@
 """A TensorFlow detection SavedModel as a detector: its signature, boxes and instances."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
+from layered_segmentation import privacy
 from layered_segmentation.errors import UserError
 
 CAR = 3  # COCO's class number in the Object Detection API
@@ -42,8 +44,8 @@ class SavedModelDetector:
         self._path = path
         self._model, self._run = _load_signature(path)
         self.protocol = (
-            f"Pseudo truth: the detector {path}, class "
-            f"{class_id}, score at least {score:g}, masks at {_THRESHOLD}, "
+            f"Pseudo truth: the detector {_name(path)}, class {class_id}, "
+            f"score at least {score:g}, masks at {_THRESHOLD}, "
             f"{'union of' if instances == 'union' else 'largest of'} the instances. "
         )
 
@@ -153,6 +155,12 @@ def paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndar
         )  # fmt: skip
         pasted[np.ix_(inside_rows, inside_columns)] = values >= _THRESHOLD
     return pasted
+
+
+def _name(path: str) -> str:
+    """Returns the model's name; its exporter writes it to NAME/saved_model."""
+    folder, last = os.path.split(os.path.abspath(path))
+    return privacy.name_of(folder) if last == "saved_model" else last
 
 
 def _reason(error: Exception) -> str:

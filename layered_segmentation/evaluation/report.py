@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layered_segmentation import config as configs
-from layered_segmentation import files
+from layered_segmentation import files, privacy
 
 if TYPE_CHECKING:
     from layered_segmentation.run_directory import RunDirectory
@@ -65,6 +65,12 @@ class Setting:
     default: Any
 
     @property
+    def shown(self) -> Any:
+        """The value as the page shows it: the last part of a path."""
+        is_path = isinstance(self.value, str) and os.path.isabs(self.value)
+        return privacy.name_of(self.value) if is_path else self.value
+
+    @property
     def is_default(self) -> bool:
         """Whether the value is the default."""
         return bool(self.value == self.default)
@@ -106,7 +112,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Returns the page as HTML; all text is escaped."""
+    """Returns the page as HTML; all text is escaped, and paths are cut to their last parts."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -117,6 +123,7 @@ def render(page: Page) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["seconds"] = seconds
+    environment.filters["without_folders"] = privacy.without_folders
     text: str = environment.get_template("report.html").render(page=page)
     return text
 
@@ -148,10 +155,11 @@ def write_run_report(run: "RunDirectory") -> str:
         settings=settings_of(config),
         phases=phases,
         commands=[
-            Command.of("Train the student", "distill", run_dir=run.path),
-            Command.of("Draw more scenes", "sample", run_dir=run.path, out="sheet.png"),
+            Command.of("Train the student", "distill", run_dir="."),
+            Command.of("Draw more scenes", "sample", run_dir=".", out="sheet.png"),
             Command(
-                "Curves during training", f"tensorboard --logdir={shlex.quote(run.tensorboard)}"
+                "Curves during training",
+                f"tensorboard --logdir={shlex.quote(os.path.relpath(run.tensorboard, run.path))}",
             ),
         ],
     )

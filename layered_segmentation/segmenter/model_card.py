@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from layered_segmentation import privacy
 from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
 
@@ -89,7 +90,9 @@ def with_scores(card: str, results: Mapping[str, Any]) -> str:
             f"({type(error).__name__}: {error})"
         ) from error
     table = [f"| {images:,} photos | mIoU |", "|---|---|", *rows]
-    return _replace(_replace(card, "Scores", "\n".join(table)), "Protocol", str(protocol))
+    # Protocols of earlier versions name a detector by its path.
+    protocol = privacy.without_folders(str(protocol))
+    return _replace(_replace(card, "Scores", "\n".join(table)), "Protocol", protocol)
 
 
 def require_complete(card: str, place: str) -> None:
@@ -100,7 +103,7 @@ def require_complete(card: str, place: str) -> None:
         place: Its file, for the message.
 
     Raises:
-        UserError: A section is missing or a mark is left.
+        UserError: A section is missing, a mark is left, or a path of this machine is named.
     """
     found = re.findall(r"^## (.+?)\s*$", card, re.M)
     if missing := [name for name in SECTIONS if name not in found]:
@@ -110,6 +113,7 @@ def require_complete(card: str, place: str) -> None:
             f"{place}: {OPEN!r} is left in line {', '.join(map(str, lines))}; replace it "
             "(--evaluation inserts Scores and Protocol)"
         )
+    privacy.require_no_paths(card, place)
 
 
 def _replace(card: str, section: str, text: str) -> str:

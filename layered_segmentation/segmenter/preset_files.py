@@ -14,6 +14,20 @@ from layered_segmentation.errors import UserError
 
 CARD = "README.md"
 CHECKSUMS = "checksums.json"
+# What KerasHub writes for a segmenter, with this package's two files and a licence: all that a
+# preset shares.
+SHARED = (
+    CARD,
+    CHECKSUMS,
+    "LICENSE",
+    "config.json",
+    "image_converter.json",
+    "metadata.json",
+    "model.weights.h5",
+    "preprocessor.json",
+    "task.json",
+    "task.weights.h5",
+)
 
 _OLD_CARD = "README.old.md"
 _PACKAGED = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "presets")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
+from layered_segmentation import privacy
 from layered_segmentation.errors import UserError
 from layered_segmentation.segmenter import model_card, preset_files
 
@@ -30,6 +31,8 @@ def require_address(address: str) -> None:
 def prepared(preset: str, card: str, place: str) -> Iterator[str]:
     """Copies a preset with its card for the upload, and checks that the copy loads.
 
+    Only the files of `preset_files.SHARED` are copied: a preset's directory may hold anything.
+
     Args:
         preset: The preset's directory; not modified.
         card: The model card.
@@ -39,19 +42,43 @@ def prepared(preset: str, card: str, place: str) -> Iterator[str]:
         A temporary directory with the preset's files, the card and new checksums.
 
     Raises:
-        UserError: The card is incomplete, or the copy is not a `LayeredSegmenter`.
+        UserError: The card is incomplete, a file is a link or contains a path of this machine, or
+            the copy is not a `LayeredSegmenter`.
     """
     from layered_segmentation.segmenter import presets
 
     model_card.require_complete(card, place)
     with TemporaryDirectory() as temporary:
         copy = os.path.join(temporary, "preset")
-        shutil.copytree(preset, copy)
+        os.mkdir(copy)
+        for name in preset_files.SHARED:
+            _copy(os.path.join(preset, name), os.path.join(copy, name))
         with open(os.path.join(copy, preset_files.CARD), "w", encoding="utf-8") as file:
             file.write(card)
         preset_files.write_checksums(copy)
         presets.load(copy)
         yield copy
+
+
+def left_out(preset: str) -> list[str]:
+    """Returns the names in a preset's directory that are not published, sorted."""
+    return sorted(set(os.listdir(preset)) - set(preset_files.SHARED))
+
+
+def _copy(path: str, to: str) -> None:
+    """Copies a file, if there is one; a link could lead anywhere."""
+    if os.path.islink(path):
+        raise UserError(
+            f"{path}: is a link; publish a copy with the file itself (`cp -rL` makes one)"
+        )
+    if not os.path.lexists(path):
+        return
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: is not a regular file; remove it")
+    if path.endswith(".json"):
+        with open(path, encoding="utf-8") as file:
+            privacy.require_no_paths(file.read(), path)
+    shutil.copyfile(path, to, follow_symlinks=False)
 
 
 def upload(directory: str, address: str, private: bool = False, overwrite: bool = False) -> None:

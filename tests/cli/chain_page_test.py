@@ -27,6 +27,15 @@ def test_the_verdict_is_honest(miou, references, words):
     assert words in chain_page.verdict(results(miou, references), is_shapes=True)
 
 
+def test_the_commands_and_notes_name_no_folder_of_the_machine():
+    commands = chain_page._commands("run")
+    assert commands[0].line.startswith("layerseg segment --segmenter=run --input=PHOTOS ")
+    test = {"images": "/home/somebody/cars", "masks": "/home/somebody/masks"}
+    for miou in (None, 0.5):
+        note = chain_page._examples_note({"miou": miou, "test": test}, is_shapes=False)
+        assert note.startswith("Photos of cars") and "somebody" not in note
+
+
 def test_examples_come_in_the_order_of_the_page(tmp_path):
     for name in ("worst", "best"):
         Image.new("RGB", (2, 2)).save(tmp_path / f"{name}.png")

@@ -165,6 +165,21 @@ def test_a_run_report_shows_sheets_and_curves(run):
     assert not os.path.exists(files.partial_path(path))
 
 
+def test_a_page_names_no_folder_of_the_machine(run, tmp_path):
+    secret = str(tmp_path)
+    page = full_page(run)
+    page.verdict = page.examples_note = page.scores_note = f"Photos of {secret}/my/cars, in 9 s."
+    page.warnings = [f"warning: {secret}/cars is 1/2 of the 7 images/s"]
+    config = configs.load("", [f"data.path={secret}/cars", f"data.cache_dir={secret}/cache"])
+    page.settings = report.settings_of(config)
+    text = report.render(page)
+    assert secret not in text and "Photos of cars, in 9 s." in text
+    assert "cars is 1/2 of the 7 images/s" in text and "<code>cache</code>" in text
+    with open(report.write_run_report(run), encoding="utf-8") as file:
+        text = file.read()
+    assert secret not in text and "layerseg distill --run_dir=." in text
+
+
 def test_a_run_without_a_log_has_a_page_too(tmp_path):
     run = RunDirectory(tmp_path)
     run.create_or_resume(configs.load("quickstart"))

@@ -134,6 +134,53 @@ def test_a_run_is_published_with_its_scores(layerseg, hub, run):
     assert {path.name: path.read_bytes() for path in (run / "segmenter").iterdir()} == before
 
 
+def test_only_the_files_of_a_preset_are_published(layerseg, hub, run):
+    preset = run / "segmenter"
+    finish(preset / preset_files.CARD)
+    expected = sorted(path.name for path in preset.iterdir())
+    (preset / "notes.txt").write_text("secret")
+    (preset / ".env").write_text("TOKEN=secret")
+    (preset / "photos").mkdir()
+    (preset / "photos" / "task.json").write_text("secret")
+    (preset / "README.old.md").write_text("secret")
+    flags = [f"--preset={run}", f"--to={HF}"]
+    done = layerseg("publish", *flags)
+    assert done.status == 0, done.stderr
+    assert sorted(os.listdir(hub.root)) == expected
+    assert "left out, not part of a preset: .env, README.old.md, notes.txt, photos" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "task.json", "model.weights.h5"])
+def test_a_link_is_not_published(layerseg, hub, run, tmp_path, name):
+    preset = run / "segmenter"
+    finish(preset / preset_files.CARD)
+    outside = tmp_path / "outside"
+    if (preset / name).exists():
+        (preset / name).rename(outside)
+    else:
+        outside.write_text("secret")
+    (preset / name).symlink_to(outside)
+    done = layerseg("publish", f"--preset={run}", f"--to={HF}")
+    assert done.status == 2 and f"{name}: is a link; publish a copy" in done.stderr
+    assert hub.calls == []
+
+
+def test_no_path_of_the_machine_is_published(layerseg, hub, run, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    results = json.loads((run / "evaluation" / "results.json").read_text())
+    results["protocol"] = "Pseudo truth: the detector /home/somebody/nets/mask_rcnn, class 3."
+    (run / "evaluation" / "results.json").write_text(json.dumps(results))
+    card = run / "segmenter" / preset_files.CARD
+    finish(card)
+    flags = [f"--preset={run}", f"--to={HF}", f"--evaluation={run / 'evaluation'}", "--dry_run"]
+    done = layerseg("publish", *flags)
+    assert done.status == 0, done.stderr
+    assert "the detector mask_rcnn, class 3." in done.stdout and "somebody/nets" not in done.stdout
+    card.write_text(card.read_text() + "\nTrained on /home/somebody/photos.\n")
+    done = layerseg("publish", *flags)
+    assert done.status == 2 and "contains /home/somebody, a path of this machine" in done.stderr
+
+
 def test_a_model_on_the_hub_is_overwritten_only_if_asked(layerseg, hub, run):
     flags = [f"--preset={FLOWERS}", f"--to={HF}"]
     assert layerseg("publish", *flags).status == 0
