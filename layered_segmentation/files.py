@@ -187,6 +187,22 @@ def setting_aside(path: str) -> Iterator[None]:
     remove(aside)
 
 
+@contextlib.contextmanager
+def undoing(*paths: str) -> Iterator[None]:
+    """Removes what the block wrote if it fails, so that the same command can be run again.
+
+    Args:
+        *paths: Files and directories; those that exist before the block stay.
+    """
+    new = [path for path in paths if not os.path.lexists(path)]
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            remove(path)
+        raise
+
+
 def restore_replaced(path: str) -> None:
     """Puts `path` back if a process was killed while it replaced it; removes leftovers."""
     aside = _aside(path)

@@ -486,3 +486,20 @@ def test_names_that_are_not_utf8_are_written_as_escapes(tmp_path):
 
 def test_control_characters_are_shown_as_escapes():
     assert files.printable("a\nb\x1b[31m é/ü x\udce9'") == "a\\nb\\x1b[31m é/ü x\\udce9'"
+
+
+def test_undoing_removes_what_a_failing_block_wrote(tmp_path):
+    old, new, folder = tmp_path / "old", tmp_path / "new", tmp_path / "folder"
+    old.write_text("old")
+    with (
+        pytest.raises(OSError),
+        files.undoing(str(old), str(new), str(folder), str(tmp_path / "x")),
+    ):
+        new.write_text("new")
+        folder.mkdir()
+        (folder / "a").write_text("a")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert os.listdir(tmp_path) == ["old"]
+    with files.undoing(str(new)):
+        new.write_text("new")
+    assert sorted(os.listdir(tmp_path)) == ["new", "old"]

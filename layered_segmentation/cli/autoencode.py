@@ -65,18 +65,20 @@ def main(_: list[str]) -> None:
         segmenter = trainer.segmenter
         facts = {"iterations": config.encoder.iterations, "seed": config.train.seed}
         card = model_card.draft(config, side, segmenter.count_params(), facts)
-        presets.save(segmenter, run.encoder, overwrite=_OVERWRITE.value, card=card)
-    layers = segmenter.predict_layers(photos[:_SHOWN])
-    sheet = sheets.reconstruction_sheet(photos[:_SHOWN], layers)
-    sheets.save_png(sheet, os.path.join(run.path, SHEET))
-    results = {
-        "mode": "dataset",
-        **dataclasses.asdict(summary),
-        "resolution": side,
-        "seed": config.train.seed,
-        "encoder": dataclasses.asdict(config.encoder),
-    }
-    files.write_json(os.path.join(run.path, RESULTS), results)
+        layers = segmenter.predict_layers(photos[:_SHOWN])
+        sheet = sheets.reconstruction_sheet(photos[:_SHOWN], layers)
+        results = {
+            "mode": "dataset",
+            **dataclasses.asdict(summary),
+            "resolution": side,
+            "seed": config.train.seed,
+            "encoder": dataclasses.asdict(config.encoder),
+        }
+        written = [os.path.join(run.path, name) for name in (SHEET, RESULTS)]
+        with files.undoing(run.encoder, *written):
+            presets.save(segmenter, run.encoder, overwrite=_OVERWRITE.value, card=card)
+            sheets.save_png(sheet, written[0])
+            files.write_json(written[1], results)
     print(
         f"encoder of {summary.photos:,} photos, {summary.iterations:,} steps in "
         f"{summary.seconds:,.0f} s, {summary.images_per_second:,.1f} images/s; loss "

@@ -57,16 +57,16 @@ def main(_: list[str]) -> None:
     quiet.import_tensorflow()
     from layered_segmentation.segmenter import distill
 
-    with run.lock():
+    with run.lock(), files.undoing(out, out + RESULTS):
         segmenter, summary = distill.distill_run(run, config, out, _OVERWRITE.value)
-    results = {
-        **dataclasses.asdict(summary),
-        "parameters": segmenter.count_params(),
-        "resolution": segmenter.resolution,
-        "seed": config.train.seed,
-        "student": dataclasses.asdict(config.student),
-    }
-    files.write_json(out + RESULTS, results)
+        results = {
+            **dataclasses.asdict(summary),
+            "parameters": segmenter.count_params(),
+            "resolution": segmenter.resolution,
+            "seed": config.train.seed,
+            "student": dataclasses.asdict(config.student),
+        }
+        files.write_json(out + RESULTS, results)
     print(
         f"distilled {summary.steps:,} steps in {summary.seconds:,.0f} s, "
         f"{summary.images_per_second:,.1f} images/s; loss {summary.loss:.3f}, agreement with the "

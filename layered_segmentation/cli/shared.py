@@ -195,11 +195,13 @@ def write_results(
     from layered_segmentation import sheets
 
     os.makedirs(out, exist_ok=True)
-    if scores is not None:
-        scores.write_csv(os.path.join(out, TABLE))
-    for name, picture in (pictures or {}).items():
-        sheets.save_png(picture, os.path.join(out, name))
-    files.write_json(os.path.join(out, RESULTS), results, ensure_ascii=False)
+    names = [TABLE, *(pictures or {}), RESULTS]
+    with files.undoing(*(os.path.join(out, name) for name in names)):
+        if scores is not None:
+            scores.write_csv(os.path.join(out, TABLE))
+        for name, picture in (pictures or {}).items():
+            sheets.save_png(picture, os.path.join(out, name))
+        files.write_json(os.path.join(out, RESULTS), results, ensure_ascii=False)
 
 
 def parse_resolutions(texts: Sequence[str]) -> list[int]:

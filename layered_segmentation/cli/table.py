@@ -45,9 +45,11 @@ def main(_: list[str]) -> None:
     table = tables.build(int(_TABLE.value), runs)
     picture = table.png()
     os.makedirs(_OUT.value, exist_ok=True)
-    files.write_text(os.path.join(_OUT.value, markdown), table.markdown())
-    files.write_text(os.path.join(_OUT.value, csv), table.csv())
-    files.write_bytes(os.path.join(_OUT.value, png), picture)
+    paths = [os.path.join(_OUT.value, name) for name in (markdown, csv, png)]
+    with files.undoing(*paths):
+        files.write_text(paths[0], table.markdown())
+        files.write_text(paths[1], table.csv())
+        files.write_bytes(paths[2], picture)
     print(table.markdown())
     print(f"table: {os.path.join(_OUT.value, markdown)}, {csv}, {png}")
     for line in table.missing:
