@@ -70,6 +70,30 @@ def test_where_photos_and_which_stages_are_kept_may_change(tmp_path, config):
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["quickstart", "quickstart_photos", "folder", "photos/flowers", "shapes/d_contrast_jitter"],
+)
+def test_a_run_of_version_0_1_0_with_a_measured_config_resumes_with_the_same_command(
+    tmp_path, name
+):
+    added = {
+        field.name
+        for section in dataclasses.fields(configs.Config)
+        for field in dataclasses.fields(section.type)
+        if "was" in field.metadata
+    }
+    config = configs.load(name)
+    lines = configs.to_yaml(config).splitlines(keepends=True)
+    saved = "".join(line for line in lines if line.strip().partition(":")[0] not in added)
+    (tmp_path / "config.yaml").write_text(saved)
+    run = RunDirectory(tmp_path)
+    run.append_log({"images_seen": 0})
+    assert run.config().gan == config.gan and run.config().data == config.data
+    assert run.create_or_resume(config) is True
+    assert (tmp_path / "config.yaml").read_text() == saved
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [("holiday.jpg", "x"), ("config.yaml", "other: 1\n"), ("config.yaml", "a: [")],
 )
