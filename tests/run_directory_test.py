@@ -306,7 +306,8 @@ def test_photos_of_version_0_1_0_are_compared_without_their_hash(begun, config):
     with open(begun.photos_path, "w") as file:
         file.write("".join(f"{line}\n" for line in now))
     begun.keep_inventory(now)
-    with pytest.raises(UserError, match=r"1 gone, such as c\.jpg 30 cc, 1 new, such as c\.jpg 30 dd"):
+    words = r"1 gone, such as c\.jpg 30 cc, 1 new, such as c\.jpg 30 dd"
+    with pytest.raises(UserError, match=words):
         begun.keep_inventory([*now[:2], "c.jpg\t30\tdd"])
 
 
