@@ -30,6 +30,7 @@ _INCEPTION = flags.DEFINE_string(
     "",
     "Feature network: classify_image_graph_def.pb, or weights of Keras's InceptionV3.",
 )
+_TRUST = shared.define_trust_flag("--inception")
 _OUT = flags.DEFINE_string("out", "", "Directory to write to; RUN/evaluation_fid if empty.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results in --out.")
 shared.define_max_pixels_flag()
@@ -50,7 +51,7 @@ def main(_: list[str]) -> None:
     from layered_segmentation.progress import Bar
 
     scenes = GeneratedScenes(networks.load_generator(run), _SEED.value)
-    features = inception.open_features(_INCEPTION.value)
+    features = inception.open_features(_INCEPTION.value, _TRUST.value)
     real = fid.RealImages(run.config(), _COUNT.value, _IMAGES.value)
     with Bar(_COUNT.value + len(real), "features", "image") as bar:
         measured = fid.measure(

@@ -50,6 +50,7 @@ class DetectorFlags:
             ["union", "largest"],
             "SavedModel: which instances to use if there are several.",
         )
+        self._trust = define_trust_flag("--detector")
 
     @property
     def path(self) -> str:
@@ -58,7 +59,7 @@ class DetectorFlags:
 
     def check(self) -> None:
         """Refuses the flags of a SavedModel if the detector is none."""
-        options = (self._class, self._score, self._instances)
+        options = (self._class, self._score, self._instances, self._trust)
         given = [flag.name for flag in options if flags.FLAGS[flag.name].present]
         if not given:
             return
@@ -78,8 +79,21 @@ class DetectorFlags:
         from layered_segmentation.evaluation import detectors
 
         return detectors.open_detector(
-            self.path, self._class.value, self._score.value, self._instances.value
+            self.path,
+            self._class.value,
+            self._score.value,
+            self._instances.value,
+            self._trust.value,
         )
+
+
+def define_trust_flag(graph: str) -> "flags.FlagHolder[bool]":
+    """Defines `--trust` for the calling verb and returns it; `graph` is the flag of the graph."""
+    return flags.DEFINE_bool(
+        "trust",
+        False,
+        f"Let a graph of {graph} run operators that reach files, the network or other programs.",
+    )
 
 
 def define_detector_size_flag() -> "flags.FlagHolder[int]":

@@ -9,6 +9,7 @@ import numpy as np
 
 from layered_segmentation import privacy
 from layered_segmentation.errors import UserError
+from layered_segmentation.evaluation import operators
 
 CAR = 3  # COCO's class number in the Object Detection API
 
@@ -35,13 +36,24 @@ class SavedModelDetector:
         instances: `union` uses all detections: a layer's mask does not separate instances, so
             covering a second car is not an error. `largest` uses only the one with most pixels.
 
+        trust: Whether the model may run operators that reach files or the network.
+
     Raises:
-        UserError: The model cannot be loaded or has another signature.
+        UserError: The model cannot be loaded, is not safe or has another signature.
     """
 
-    def __init__(self, path: str, class_id: int, score: float, instances: str = "union"):
+    def __init__(
+        self,
+        path: str,
+        class_id: int,
+        score: float,
+        instances: str = "union",
+        trust: bool = False,
+    ):
         self._class, self._score, self._instances = class_id, score, instances
         self._path = path
+        if not trust:
+            operators.require_safe_saved_model(path, f"--detector={path}")
         self._model, self._run = _load_signature(path)
         self.protocol = (
             f"Pseudo truth: the detector {_name(path)}, class {class_id}, "

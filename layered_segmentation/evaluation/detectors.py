@@ -135,7 +135,11 @@ class DetectedFolder(Sequence[Pair]):
 
 
 def open_detector(
-    path: str, class_id: int = detection_model.CAR, score: float = 0.5, instances: str = "union"
+    path: str,
+    class_id: int = detection_model.CAR,
+    score: float = 0.5,
+    instances: str = "union",
+    trust: bool = False,
 ) -> Detector:
     """Opens a detector of the kind that its path indicates.
 
@@ -145,6 +149,7 @@ def open_detector(
         class_id: For a SavedModel; see `detection_model.SavedModelDetector`.
         score: For a SavedModel.
         instances: For a SavedModel.
+        trust: For a SavedModel.
 
     Raises:
         UserError: The path is none of them, or cannot be used.
@@ -154,7 +159,7 @@ def open_detector(
         return MaskFolderDetector(path)
     if kind == SEGMENTER:
         return SegmenterDetector(path)
-    return detection_model.SavedModelDetector(_saved_model(path), class_id, score, instances)
+    return detection_model.SavedModelDetector(_saved_model(path), class_id, score, instances, trust)
 
 
 def kind_of(path: str) -> str:

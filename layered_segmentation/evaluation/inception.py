@@ -12,6 +12,7 @@ import numpy as np
 
 from layered_segmentation import files
 from layered_segmentation.errors import UserError
+from layered_segmentation.evaluation import operators
 
 SIDE = 299  # of the networks' input, pixels
 SIZE = 2048  # features
@@ -56,9 +57,10 @@ class InceptionGraph:
 
     Args:
         path: The file.
+        trust: Whether the graph may run operators that reach files or the network.
 
     Raises:
-        UserError: The file is not that graph.
+        UserError: The file is not that graph, or not safe.
     """
 
     protocol = (
@@ -66,7 +68,7 @@ class InceptionGraph:
         f"bilinearly to {SIDE} × {SIDE} itself. "
     )
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, trust: bool = False):
         import tensorflow as tf
         from google.protobuf.message import DecodeError
 
@@ -85,6 +87,8 @@ class InceptionGraph:
                 f"--inception={path}: the graph has no node {' and no '.join(lacking)}, so it is "
                 f"not FID's; {_HOW}"
             )
+        if not trust:
+            operators.require_safe_graph(definition, f"--inception={path}")
         with tf.Graph().as_default() as graph:
             # Replaces the node that fixes the batch at one image.
             self._images = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3])
@@ -162,11 +166,12 @@ class KerasInception:
         return np.asarray(features)
 
 
-def open_features(path: str) -> Features:
+def open_features(path: str, trust: bool = False) -> Features:
     """Opens the feature network that the file's extension indicates.
 
     Args:
         path: `.pb`, the original graph; `.h5` or `.keras`, Keras's network.
+        trust: Whether a graph may run operators that reach files or the network.
 
     Raises:
         UserError: There is no such file, or it is neither; the message tells where to get it.
@@ -176,7 +181,7 @@ def open_features(path: str) -> Features:
     if not os.path.isfile(path):
         raise UserError(f"--inception={path}: there is no such file; {_HOW}")
     if path.endswith(".pb"):
-        return InceptionGraph(path)
+        return InceptionGraph(path, trust)
     if path.endswith(_WEIGHTS):
         return KerasInception(path)
     raise UserError(f"--inception={path}: neither .pb nor {' nor '.join(_WEIGHTS)}; {_HOW}")

@@ -66,6 +66,16 @@ def save(path, outputs=2048, side=299, gain=1.0):
     return str(path)
 
 
+@pytest.mark.parametrize("operator", ["WriteFile", "PyFunc", "DebugIdentityV2"])
+def test_a_graph_that_reaches_files_is_refused(tmp_path, operator):
+    definition = tiny_graph()
+    definition.node.add(name="hidden", op=operator)
+    path = tmp_path / "graph.pb"
+    path.write_bytes(definition.SerializeToString())
+    with pytest.raises(UserError, match=rf"--inception=.*runs {operator}, .* add --trust"):
+        inception.open_features(str(path))
+
+
 def test_features_of_the_frozen_graph(graph_file):
     features = inception.open_features(graph_file)
     assert features.name == f"inception-2015-12-05 pool_3 sha256:{digest(graph_file)}"
