@@ -222,7 +222,7 @@ def _methods(runs: Runs) -> Table:
             "the method another name"
         )
     kind = "segmentation"
-    split = any("detected" in one.get(kind, {}) for several in runs.values() for one in several)
+    split = any("detected" in results for results in _all(runs, kind))
     columns = ["method", "paper: LSUN Car, detected", "paper: LSUN Car, all", "paper: CUB-200"]
     columns += ["ours: detected", "ours: all"] if split else ["ours: mIoU"]
     parts = [("detected",), ("all",)] if split else [()]
@@ -256,9 +256,7 @@ def _methods(runs: Runs) -> Table:
 def _distances(runs: Runs) -> Table:
     _require_known(runs, paper.GENERATORS, 3)
     _require_one_resolution(runs, "fid")
-    features = {
-        one["fid"]["features"] for several in runs.values() for one in several if "fid" in one
-    }
+    features = {results["features"] for results in _all(runs, "fid")}
     if len(features) > 1:
         raise UserError(
             "--runs: FIDs of different features are not comparable "
@@ -289,13 +287,18 @@ def _distances(runs: Runs) -> Table:
 
 def _cell(runs: Runs, key: str, kind: str, *path: str) -> Cell:
     """Returns the entry of a row: the value of each of its runs that has it."""
-    values = [_value(one, kind, path) for one in runs.get(key, [])]
+    values = [_value(one[kind], path) for one in runs.get(key, []) if kind in one]
     return Cell(tuple(value for value in values if value is not None))
 
 
-def _value(run: Mapping[str, Results], kind: str, path: Sequence[str]) -> float | None:
-    value: Any = run.get(kind)
-    if path and path[0] in ("detected", "all") and value and path[0] not in value:
+def _all(runs: Runs, kind: str) -> list[Results]:
+    """Returns the results of a kind of all runs that have them."""
+    return [one[kind] for several in runs.values() for one in several if kind in one]
+
+
+def _value(results: Results, path: Sequence[str]) -> float | None:
+    value: Any = results
+    if path and path[0] in ("detected", "all") and path[0] not in value:
         path = path[1:]  # no true mask is empty, so both are the same
     for step in path:
         value = value.get(step) if isinstance(value, Mapping) else None
@@ -304,7 +307,7 @@ def _value(run: Mapping[str, Results], kind: str, path: Sequence[str]) -> float 
 
 def _agreed(runs: Runs, kind: str, path: tuple[str, ...]) -> Cell | None:
     """Returns the reference that all runs agree on, empty if none has it, None if they differ."""
-    values = [_value(one, kind, path) for several in runs.values() for one in several]
+    values = (_value(results, path) for results in _all(runs, kind))
     known = [value for value in values if value is not None]
     if not known:
         return Cell()
@@ -320,19 +323,16 @@ def _missing(runs: Runs, key: str, kind: str) -> list[str]:
 
 
 def _some_have(runs: Runs, kind: str, *path: str) -> bool:
-    return any(
-        _value(one, kind, path) is not None if path else kind in one
-        for several in runs.values()
-        for one in several
-    )
+    found = _all(runs, kind)
+    return any(_value(results, path) is not None for results in found) if path else bool(found)
 
 
 def _protocols(runs: Runs, kinds: Sequence[str]) -> list[str]:
     """Returns the protocols that the results of each kind state, without repetition."""
     notes = []
     for kind in kinds:
-        results = [one[kind] for several in runs.values() for one in several if kind in one]
-        stated = dict.fromkeys(str(one["protocol"]).strip() for one in results if "protocol" in one)
+        results = [one for one in _all(runs, kind) if "protocol" in one]
+        stated = dict.fromkeys(str(one["protocol"]).strip() for one in results)
         notes += [f"Ours, {kind}: {protocol}" for protocol in stated]
     if any(len(several) > 1 for several in runs.values()):
         notes.append("±: standard deviation (of the population) over runs.")
@@ -349,8 +349,7 @@ def _require_known(runs: Runs, rows: Mapping[str, Any], number: int) -> None:
 
 
 def _require_one_resolution(runs: Runs, kind: str) -> None:
-    results = [one[kind] for several in runs.values() for one in several if kind in one]
-    sides = sorted({one["resolution"] for one in results if one.get("resolution")})
+    sides = sorted({one["resolution"] for one in _all(runs, kind) if one.get("resolution")})
     if len(sides) > 1:
         raise UserError(
             f"--runs: results of {' and '.join(map(str, sides))} px; make a table for each, with "
