@@ -139,7 +139,7 @@ def test_an_installed_package_is_complete(python, checkout, tmp_path):
 
 @pytest.mark.slow
 def test_the_type_checker_sees_all_of_the_package(python, checkout, tmp_path):
-    module = checkout / "layered_segmentation" / "export" / "quantize.py"
+    module = checkout / "layered_segmentation" / "export" / "tflite.py"
     text = module.read_text()
     module.write_text(f"{text}\n\ndef wrong() -> None:\n    compare.no_such_function()\n")
     try:
@@ -155,7 +155,7 @@ def test_the_type_checker_sees_all_of_the_package(python, checkout, tmp_path):
         module.write_text(text)
     found = [line for line in done.stdout.splitlines() if "no_such_function" in line]
     assert len(found) == 1, done.stdout + done.stderr
-    assert found[0].startswith(os.path.join("layered_segmentation", "export", "quantize.py"))
+    assert found[0].startswith(os.path.join("layered_segmentation", "export", "tflite.py"))
 
 
 def test_a_checkout_works_without_an_install(tmp_path):

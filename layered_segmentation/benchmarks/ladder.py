@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from layered_segmentation import files
 from layered_segmentation.data.source import Pair
-from layered_segmentation.export import compare, metadata, quantize, tflite
+from layered_segmentation.export import compare, metadata, tflite
 from layered_segmentation.images import to_square
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
@@ -67,7 +67,7 @@ def _measure_one(
 ) -> Iterator[tuple[Row, Callable[[], object]]]:
     """Yields a segmenter's rows, without their times, each with the call to time."""
     side = segmenter.resolution
-    samples = quantize.representative_samples(representative_data, side)
+    samples = tflite.representative_samples(representative_data, side)
     image = to_square(pairs[0].image, side)[None]
     for mode in MODES:
         content = tflite.convert(segmenter, side, mode, samples if mode == "int8" else ())

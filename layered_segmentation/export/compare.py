@@ -142,7 +142,7 @@ def require_limits(measured: Comparison, mode: str) -> None:
 
     Args:
         measured: How it compares with the Keras model.
-        mode: One of `quantize.MODES`.
+        mode: One of `tflite.MODES`.
 
     Raises:
         UserError: It exceeds them.

@@ -25,9 +25,12 @@ from layered_segmentation import files
 from layered_segmentation.data import folder
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import compare, metadata
-from layered_segmentation.export import quantize as quantization
 from layered_segmentation.images import to_square
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
+
+MODES = ("none", "float16", "dynamic", "int8")  # of quantization
+
+_SAMPLES = 200  # representative photos; more hardly change the ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +92,7 @@ def export_tflite(
         input_size: Side of its input, pixels; 0 uses the segmenter's resolution.
         images: Directory of photos to compare on; procedural scenes if empty.
         overwrite: Whether to replace an existing file.
-        quantize: One of `quantize.MODES`.
+        quantize: One of `MODES`.
         representative_data: Directory of photos from which `int8` derives its ranges.
         masks: Directory of true masks of all of `images`, to score against.
         ignore: Directory of masks of pixels that are not scored.
@@ -102,8 +105,8 @@ def export_tflite(
     """
     side = input_size or segmenter.resolution
     _require_writable(segmenter, out, side, overwrite)
-    if quantize not in quantization.MODES:
-        raise UserError(f"--quantize={quantize}: one of {', '.join(quantization.MODES)}")
+    if quantize not in MODES:
+        raise UserError(f"--quantize={quantize}: one of {', '.join(MODES)}")
     if masks and not images:
         raise UserError(f"--masks={masks}: name their photos with --images too")
     if ignore and not masks:
@@ -113,7 +116,7 @@ def export_tflite(
     pairs = folder.PairFolder(images, masks, ignore) if masks else None
     samples = []
     if quantize == "int8":
-        samples = quantization.representative_samples(representative_data, side)
+        samples = representative_samples(representative_data, side)
     elif representative_data:
         raise UserError(
             f"--representative_data={representative_data}: it goes with --quantize=int8"
@@ -161,7 +164,15 @@ def convert(
     quantize: str = "none",
     samples: Sequence[np.ndarray] = (),
 ) -> bytes:
-    """Returns the segmenter as a TFLite flatbuffer, unchecked; see `quantize.configure`."""
+    """Returns the segmenter as a TFLite flatbuffer, unchecked.
+
+    Args:
+        segmenter: The segmenter.
+        side: Side of the file's input, pixels.
+        quantize: `none`; `float16`: weights in half precision; `dynamic`: int8 weights, computed
+            in float; `int8`: int8 weights and activations, with uint8 `images` and `masks`.
+        samples: Typical input, which `int8` derives its ranges from: float32 [S, S, 3], 0 to 255.
+    """
     scale = segmenter.preprocessor.image_converter.scale
     offset = segmenter.preprocessor.image_converter.offset
 
@@ -178,9 +189,35 @@ def convert(
             directory, signature_keys=["serving_default"]
         )
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        quantization.configure(converter, quantize, samples)
+        _quantize(converter, quantize, samples)
         content: bytes = converter.convert()
     return content
+
+
+def representative_samples(directory: str, side: int) -> list[np.ndarray]:
+    """Returns the photos from which `int8` derives its ranges.
+
+    Args:
+        directory: Photos like those the segmenter will see; at most `_SAMPLES` are used, spread
+            evenly over the directory.
+        side: Side of the model's input, pixels.
+
+    Returns:
+        float32 [side, side, 3], whole numbers from 0 to 255.
+
+    Raises:
+        UserError: No directory is given, it is missing, or it contains no readable image.
+    """
+    flag = "--representative_data"
+    if not directory:
+        raise UserError(
+            f"{flag} is needed with --quantize=int8: name a directory of some hundred photos like "
+            "those the segmenter will see"
+        )
+    if os.path.isfile(directory):
+        raise UserError(f"{flag}={directory}: is a file; name a directory of photos")
+    images = compare.images_to_compare(directory, _SAMPLES, flag)
+    return [to_square(image, side).astype(np.float32) for image in images]
 
 
 def interpreter(content: bytes, threads: int) -> compare.Run:
@@ -228,6 +265,28 @@ def builtin_operators(content: bytes) -> list[str]:
             )
         operators.add(names[number])
     return sorted(operators)
+
+
+def _quantize(converter: Any, mode: str, samples: Sequence[np.ndarray]) -> None:
+    if mode == "none":
+        return
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if mode == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    elif mode == "int8":
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.uint8
+        converter.inference_output_type = tf.uint8
+        converter.representative_dataset = lambda: (
+            ("serving_default", {"images": sample[None]}) for sample in _with_full_range(samples)
+        )
+
+
+def _with_full_range(samples: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Adds a black and a white pixel, so that quantized input equals the photo's own bytes."""
+    first = samples[0].copy()
+    first[0, 0], first[0, 1] = 0, 255
+    return [first, *samples[1:]]
 
 
 def _count_operations(content: bytes) -> int:

@@ -15,7 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from layered_segmentation.data.scenes import Scenes
-from layered_segmentation.export import quantize, tflite
+from layered_segmentation.export import tflite
 from layered_segmentation.images import to_square
 from layered_segmentation.segmenter.segmenter import create_segmenter, resize_masks
 
@@ -63,7 +63,7 @@ def test_the_readme_explains_int8(readme, tmp_path):
     scenes.mkdir()
     for index, scene in enumerate(Scenes(seed=1, count=4, split="test").load(SIDE)):
         cv2.imwrite(str(scenes / f"{index}.png"), scene)
-    samples = quantize.representative_samples(str(scenes), SIDE)
+    samples = tflite.representative_samples(str(scenes), SIDE)
     content = tflite.convert(create_segmenter(8, SIDE), SIDE, "int8", samples)
     run = Interpreter(model_content=content).get_signature_runner("serving_default")
     (scale, zero), (divisor,) = (

@@ -9,7 +9,7 @@ from layered_segmentation import images
 from layered_segmentation.data.folder import Folder
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.evaluation.scoring import iou
-from layered_segmentation.export import quantize, signatures
+from layered_segmentation.export import signatures, tflite
 from layered_segmentation.segmenter import distill, presets, self_training
 from layered_segmentation.segmenter.segmenter import create_segmenter
 
@@ -74,7 +74,7 @@ def test_in_float_all_are_the_same(photo, segmenter):
 def test_in_bytes_all_are_the_same_within_a_level(photo, segmenter, tmp_path, monkeypatch):
     expected = triangle(photo, SIDE)
     Image.fromarray(photo).save(tmp_path / "photo.png")
-    (sample,) = quantize.representative_samples(str(tmp_path), SIDE)
+    (sample,) = tflite.representative_samples(str(tmp_path), SIDE)
     square = images.to_square(photo, SIDE)
     assert np.abs(square - expected).max() < 1
     (loaded,) = Folder(str(tmp_path), crop_margin=2).load(SIDE)

@@ -10,7 +10,7 @@ from layered_segmentation import masks
 from layered_segmentation.data import folder
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
-from layered_segmentation.export import compare, quantize, tflite
+from layered_segmentation.export import compare, tflite
 from layered_segmentation.segmenter import preset_files, presets
 
 FLOWERS = "layered_unet_flowers_64"
@@ -182,7 +182,7 @@ def test_grey_and_transparent_photos_are_converted(tmp_path):
 
     Image.new("L", (30, 20), 90).save(tmp_path / "grey.png")
     Image.new("RGBA", (30, 20), (10, 200, 30, 0)).save(tmp_path / "alpha.png")
-    samples = quantize.representative_samples(str(tmp_path), 16)
+    samples = tflite.representative_samples(str(tmp_path), 16)
     assert [sample.shape for sample in samples] == [(16, 16, 3)] * 2
     assert {float(sample.mean()) for sample in samples} == {90.0, 255.0}  # clear becomes white
 
