@@ -88,7 +88,7 @@ class PipelineProcess:
     def __init__(
         self, pool: concurrent.futures.Executor, data: DataConfig, resolutions: Sequence[int]
     ):
-        """Caches the photos; arguments as for `pipeline_process`, `pool` is of one process."""
+        """Caches the photos in the one process of `pool`."""
         self._pool = pool
         self.cache = pool.submit(_open, data, resolutions).result()
 
@@ -106,10 +106,6 @@ class PipelineProcess:
 @contextlib.contextmanager
 def pipeline_process(data: DataConfig, resolutions: Sequence[int]) -> Iterator[PipelineProcess]:
     """Starts a process that caches the photos for all stages; it ends with the context.
-
-    Args:
-        data: The photos, and where to cache them.
-        resolutions: Image sides of the stages, pixels.
 
     Raises:
         UserError: The photos cannot be used.
@@ -153,15 +149,7 @@ def time_stage(
 
 
 def prepare_drawn(count: int, data_dir: str) -> str:
-    """Draws photos and prepares them as a TensorFlow dataset.
-
-    Args:
-        count: Number of photos.
-        data_dir: Directory to prepare the dataset in.
-
-    Returns:
-        The dataset's name, as in `data.dataset`.
-    """
+    """Draws photos and prepares them as a TensorFlow dataset; returns its `data.dataset`."""
     from layered_segmentation.data.prepare import prepare
 
     with tempfile.TemporaryDirectory(prefix="layerseg-") as directory:
@@ -172,12 +160,9 @@ def prepare_drawn(count: int, data_dir: str) -> str:
 
 
 def draw_photo(number: int) -> bytes:
-    """Draws a photo, a pure function of its number.
+    """Draws a photo, a JPEG file of 256 × 341 pixels, as a pure function of its number.
 
-    Its spectrum is that of photos, and so are, roughly, its size in bytes and its decoding time.
-
-    Returns:
-        A JPEG file of 256 × 341 pixels.
+    Its spectrum, and roughly its size in bytes and decoding time, are those of photos.
     """
     random = np.random.Generator(np.random.Philox(key=number))
     height, width = _PHOTO_SIDES

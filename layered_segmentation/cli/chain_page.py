@@ -29,14 +29,7 @@ _EXAMPLES = {
 def page(
     out: str, run: "RunDirectory", results: Mapping[str, Any], examples: Sequence[report.Picture]
 ) -> report.Page:
-    """Returns the page of a finished chain.
-
-    Args:
-        out: Directory of the chain.
-        run: The run directory inside it.
-        results: The contents of results.json.
-        examples: Sheets of segmented photos.
-    """
+    """Returns the page of a finished chain in `out`; `results` is its results.json."""
     config = run.config()
     records = run.read_log()
     is_shapes = config.data.name == SourceName.shapes

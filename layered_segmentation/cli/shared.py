@@ -24,11 +24,7 @@ RESULTS, TABLE, SHEET = "results.json", "per_image.csv", "sheet.png"
 
 
 class DetectorFlags:
-    """The flags that choose a detector, defined for the calling verb.
-
-    Args:
-        required: Whether `--detector` must be given.
-    """
+    """The flags that choose a detector, defined for the calling verb."""
 
     def __init__(self, required: bool):
         self._detector = flags.DEFINE_string(
@@ -120,12 +116,7 @@ def define_stage_flag() -> "flags.FlagHolder[int]":
 
 
 def open_run(path: str, stage: int) -> "RunDirectory":
-    """Opens a run, or what it kept of a stage.
-
-    Args:
-        path: The value of `--run_dir`.
-        stage: The value of `--stage`.
-    """
+    """Opens a run, or what it kept of a stage if that is not 0."""
     from layered_segmentation.run_directory import RunDirectory
 
     return RunDirectory.open(path).at_stage(stage)
@@ -176,13 +167,7 @@ def define_value_flag(name: str, flag: str) -> "flags.FlagHolder[list[int]]":
 
 
 def require_free(out: str, names: Sequence[str], overwrite: bool) -> None:
-    """Raises a UserError if `out` is a file, or has one of these files and may not be overwritten.
-
-    Args:
-        out: The value of `--out`, a directory that need not exist.
-        names: Files to be written to it.
-        overwrite: The value of `--overwrite`.
-    """
+    """Raises a UserError if `--out` is a file, or has one of these files and no `--overwrite`."""
     files.require_directory(out)
     taken = [name for name in names if os.path.exists(os.path.join(out, name))]
     if taken and not overwrite:

@@ -43,15 +43,7 @@ class Detector(Protocol):
     protocol: str
 
     def __call__(self, images: Sequence[np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
-        """Finds the object.
-
-        Args:
-            images: uint8 photos [H, W, 3] of any sizes.
-            names: Their names.
-
-        Returns:
-            For each photo a bool [H, W], empty where nothing is found.
-        """
+        """Returns the object in each uint8 photo [H, W, 3]: bool [H, W], empty if there is none."""
         ...
 
 
@@ -108,9 +100,7 @@ class SegmenterDetector:
 class DetectedFolder(Sequence[Pair]):
     """The photos of a directory with a detector's masks as true masks; read one at a time.
 
-    Args:
-        images: Directory of photos; sub-directories named `masks` are left out.
-        detector: Provides the masks.
+    Sub-directories named `masks` are left out.
 
     Raises:
         UserError: There is no photo, or the detector has no mask for some.

@@ -244,14 +244,7 @@ def sheet(
 
 
 def write_record(directory: str, scenes: GeneratedScenes, count: int, run: str) -> None:
-    """Writes the record of scenes 0 … count - 1.
-
-    Args:
-        directory: Directory that holds images/ and masks/.
-        scenes: The scenes.
-        count: How many were written.
-        run: Directory of the run.
-    """
+    """Writes the record of a run's scenes 0 … count - 1 next to their images/ and masks/."""
     name = os.path.basename(os.path.abspath(run))
     record = {"run": name, **scenes.identity(), "size": scenes.side, "count": count}
     files.sync(directory)  # the scenes, before the record that vouches for them
@@ -261,11 +254,7 @@ def write_record(directory: str, scenes: GeneratedScenes, count: int, run: str) 
 def check_record(masks: str, scenes: GeneratedScenes) -> None:
     """Rejects masks of other scenes than those to be scored; without a record, prints a note.
 
-    The record may lie in the directory of masks or next to it.
-
-    Args:
-        masks: The directory of masks.
-        scenes: The scenes to be scored.
+    The record may be in the directory of masks or next to it.
 
     Raises:
         UserError: The masks are of other scenes, or the record cannot be read.

@@ -115,11 +115,7 @@ class Scores:
         return [f"  {name} {m:.3f} ± {std[name]:.3f}" for name, m in self.references.items()]
 
     def lines(self, split: bool = False) -> list[str]:
-        """Returns the scores as lines of text.
-
-        Args:
-            split: As for `to_results`.
-        """
+        """Returns the scores as lines of text; `split` as for `to_results`."""
         seconds = self.predict_seconds / self.images
         lines = [
             f"mIoU {self.miou:.3f} ± {self.miou_std:.3f} over {self.images} photos "
@@ -263,12 +259,7 @@ def score_pairs(
 
 
 def held_out_scenes(resolution: int, limit: int = 0) -> list[Pair]:
-    """Draws held-out procedural scenes with their masks.
-
-    Args:
-        resolution: Side of the scenes, pixels.
-        limit: Draw only the first so many of the `HELD_OUT`; 0 draws all.
-    """
+    """Draws the first `limit` held-out scenes (0: all `HELD_OUT`) at `resolution` pixels."""
     count = min(limit or HELD_OUT, HELD_OUT)
     return list(Scenes(_HELD_OUT_SEED, count, split="test").pairs(resolution))
 

@@ -73,12 +73,7 @@ def images_to_compare(
 
 
 def measure(exported: Run, keras: Run, images: Sequence[np.ndarray]) -> Comparison:
-    """Compares the masks of two models.
-
-    Args:
-        exported: The exported model.
-        keras: The Keras model.
-        images: uint8 [H, W, 3].
+    """Compares the masks of an exported and a Keras model on images, uint8 [H, W, 3] each.
 
     Raises:
         UserError: The shapes of their masks differ.
@@ -103,13 +98,7 @@ def largest_difference(values: np.ndarray, expected: np.ndarray) -> float:
 
 
 def score(run: Run, pairs: Iterable[Pair], side: int) -> float:
-    """Returns a model's mIoU on photos squashed to its input size, scored as by `evaluate`.
-
-    Args:
-        run: The model.
-        pairs: Photos and true masks.
-        side: Side of the model's input, pixels.
-    """
+    """Returns a model's mIoU on photos squashed to `side` pixels, its input, as by `evaluate`."""
 
     def predict(images: list[np.ndarray]) -> list[np.ndarray]:
         return [run(photos.to_square(image, side)[None])[0, ..., 0] for image in images]
@@ -118,15 +107,12 @@ def score(run: Run, pairs: Iterable[Pair], side: int) -> float:
 
 
 def require_close(difference: float, images: int, mode: str = "") -> None:
-    """Requires masks within a limit of the Keras model's.
+    """Raises a UserError if masks differ too much from the Keras model's.
 
     Args:
         difference: Largest difference of a mask value.
         images: Number of images it was measured on.
         mode: A key of `MAX_DIFFERENCE`; empty for a SavedModel.
-
-    Raises:
-        UserError: The difference is over the limit.
     """
     limit = MAX_DIFFERENCE[mode] if mode else TOLERANCE
     if not difference <= limit:
@@ -138,15 +124,7 @@ def require_close(difference: float, images: int, mode: str = "") -> None:
 
 
 def require_limits(measured: Comparison, mode: str) -> None:
-    """Requires a TFLite file to keep within the limits of its mode.
-
-    Args:
-        measured: How it compares with the Keras model.
-        mode: One of `tflite.MODES`.
-
-    Raises:
-        UserError: It exceeds them.
-    """
+    """Raises a UserError unless a TFLite file is within the limits of its mode of quantization."""
     if mode in MAX_DIFFERENCE:
         require_close(measured.largest, measured.images, mode)
     elif not (measured.miou_loss <= MAX_MIOU_LOSS and np.isfinite(measured.largest)):

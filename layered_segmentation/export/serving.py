@@ -38,12 +38,8 @@ max_enqueued_batches { value: 100 }
 def write_warmup(directory: str, segmenter: LayeredSegmenter, model: str) -> None:
     """Writes warm-up requests for every signature.
 
-    They show procedural scenes, so that no one's photos become part of the model.
-
-    Args:
-        directory: The version's directory.
-        segmenter: The exported segmenter.
-        model: The model's name on the server.
+    They show procedural scenes, so that no one's photos become part of the model. `model` is its
+    name on the server.
     """
     path = os.path.join(directory, WARMUP)
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -59,15 +55,7 @@ def write_warmup(directory: str, segmenter: LayeredSegmenter, model: str) -> Non
 
 
 def replay_warmup(directory: str, loaded: Any) -> int:
-    """Answers the warm-up requests as a server does.
-
-    Args:
-        directory: The version's directory.
-        loaded: The model, as `tf.saved_model.load` returns it.
-
-    Returns:
-        The number of requests.
-    """
+    """Answers the warm-up requests with a loaded model, as a server does; returns their number."""
     count = 0
     for record in tf.data.TFRecordDataset(os.path.join(directory, WARMUP)).as_numpy_iterator():
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request

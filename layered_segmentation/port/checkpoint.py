@@ -129,10 +129,7 @@ def run_config(
 ) -> configs.Config:
     """Returns the config of a run with these networks.
 
-    Args:
-        generator: The converted generator.
-        discriminator: The converted discriminator, or None.
-        overrides: `section.field=value` strings for the other settings.
+    `overrides` are `section.field=value` strings for the other settings.
 
     Raises:
         UserError: An override is invalid, or contradicts a size of the networks.

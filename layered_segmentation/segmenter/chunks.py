@@ -150,7 +150,7 @@ def encode(job: ChunkJob, open_trainer: Callable[[], EncoderTrainer]) -> list[di
     """Trains the encoders of all unfinished chunks and writes their results.
 
     Args:
-        job: The job.
+        job: The chunks.
         open_trainer: Creates the trainer; called only if a chunk is unfinished.
 
     Returns:
@@ -244,11 +244,7 @@ def _finish(job: ChunkJob, chunk: _Chunk, training: Training, trainer: EncoderTr
 
 
 def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the totals of chunks for results.json, and means over their photos.
-
-    Args:
-        records: The chunks' records.
-    """
+    """Returns the totals of chunks for results.json, and means over their photos."""
     photos = sum(record["photos"] for record in records)
     seconds = sum(record["seconds"] for record in records)
     means = {

@@ -65,11 +65,7 @@ def draft(config: Config, resolution: int, parameters: int, facts: Mapping[str, 
 
 
 def with_scores(card: str, results: Mapping[str, Any]) -> str:
-    """Returns a card with the scores and the protocol of an evaluation inserted.
-
-    Args:
-        card: The card.
-        results: The results.json of `layerseg evaluate`.
+    """Returns a card with the scores and the protocol of a results.json of `layerseg evaluate`.
 
     Raises:
         UserError: The card lacks these sections, or the results are not those of a segmenter.
@@ -96,11 +92,7 @@ def with_scores(card: str, results: Mapping[str, Any]) -> str:
 
 
 def require_complete(card: str, place: str) -> None:
-    """Refuses an incomplete card.
-
-    Args:
-        card: The card.
-        place: Its file, for the message.
+    """Refuses a card that lacks something; `place` is its file, for the message.
 
     Raises:
         UserError: A section is missing, a mark is left, or a path of this machine is named.

@@ -111,11 +111,7 @@ def write_card(directory: str, card: str) -> None:
 def keep_edited_card(before: str, after: str) -> None:
     """Copies an edited model card to the preset that replaces it, as README.old.md.
 
-    A card was edited if it does not match its checksum.
-
-    Args:
-        before: The preset that is about to be replaced; it need not exist.
-        after: The preset that replaces it.
+    A card was edited if it does not match its checksum. There need not be a preset `before`.
     """
     card = os.path.join(before, CARD)
     if not os.path.isfile(card):

@@ -16,11 +16,7 @@ _KAGGLE = re.compile(r"kaggle://[\w.-]+/[\w.-]+/[\w.-]+/[\w.-]+")
 
 
 def require_address(address: str) -> None:
-    """Refuses an address that is not a hub's.
-
-    Raises:
-        UserError: It is neither hf://OWNER/NAME nor kaggle://OWNER/MODEL/keras/VARIATION.
-    """
+    """Raises a UserError unless an address is a hub's."""
     if not _HUGGING_FACE.fullmatch(address) and not _KAGGLE.fullmatch(address):
         raise UserError(
             f"--to={address}: must be hf://OWNER/NAME or kaggle://OWNER/MODEL/keras/VARIATION"
