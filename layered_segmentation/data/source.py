@@ -213,17 +213,11 @@ class PhotoSource(Source):
 
     def _require_few(self, unreadable: list[str], small: list[str], least: int) -> None:
         total = len(self)
-        if len(unreadable) > MOST_SKIPPED * total:
-            raise UserError(
-                f"{self.origin}: more than {MOST_SKIPPED:.0%} of the {total} photos cannot be "
-                f"read, such as {first_few(unreadable)}; replace or remove them"
-            )
-        if len(small) > MOST_SKIPPED * total:
-            raise UserError(
-                f"{self.origin}: more than {MOST_SKIPPED:.0%} of the {total} photos are smaller "
-                f"than the resolution ({least} px), such as {first_few(small)}; remove them, or "
-                "train smaller with --set=gan.resolution="
-            )
+        advice = "replace or remove them"
+        require_few(self.origin, unreadable, total, "photos cannot be read", advice)
+        problem = f"photos are smaller than the resolution ({least} px)"
+        advice = "remove them, or train smaller with --set=gan.resolution="
+        require_few(self.origin, small, total, problem, advice)
         if len(unreadable) + len(small) == total:
             raise UserError(f"{self.origin}: no photo is usable: {first_few(unreadable + small)}")
 
@@ -247,6 +241,15 @@ def in_order(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> It
 def most_skipped(total: int) -> int:
     """Returns how many of `total` photos are read although they are unusable: enough to name."""
     return max(int(MOST_SKIPPED * total), _NAMED)
+
+
+def require_few(place: str, skipped: Sequence[str], total: int, problem: str, advice: str) -> None:
+    """Raises a UserError if more than `MOST_SKIPPED` of a source's photos are skipped."""
+    if len(skipped) > MOST_SKIPPED * total:
+        raise UserError(
+            f"{place}: more than {MOST_SKIPPED:.0%} of the {total:,} {problem}, such as "
+            f"{first_few(skipped)}; {advice}"
+        )
 
 
 def first_few(names: Sequence[str]) -> str:

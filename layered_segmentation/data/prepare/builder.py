@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from layered_segmentation import images
 from layered_segmentation.data.prepare.kept_shards import PREFIX, KeptShards, Shard, Writer
-from layered_segmentation.data.source import MOST_SKIPPED, first_few, in_order, most_skipped
+from layered_segmentation.data.source import first_few, in_order, most_skipped, require_few
 from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
 
@@ -289,7 +289,7 @@ class PhotoBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type
             if skipped:
                 print(
                     f"{self.info.full_name}, {split}: left out {len(skipped)} of "
-                    f"{self._entries[split]:,}: {_reasons(skipped)}",
+                    f"{self._entries[split]:,}: {first_few(_reasons(skipped))}",
                     file=sys.stderr,
                 )
 
@@ -300,12 +300,9 @@ def _placeholders(count: int) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _require_few(split: str, skipped: Sequence[Unusable], count: int) -> None:
-    if len(skipped) > MOST_SKIPPED * count:
-        raise UserError(
-            f"{split}: more than {MOST_SKIPPED:.0%} of {count:,} entries cannot be used, such as "
-            f"{_reasons(skipped)}; replace or remove them. Nothing was prepared"
-        )
+    advice = "replace or remove them. Nothing was prepared"
+    require_few(split, _reasons(skipped), count, "entries cannot be used", advice)
 
 
-def _reasons(skipped: Sequence[Unusable]) -> str:
-    return first_few([f"{name} ({reason})" for name, reason in skipped])
+def _reasons(skipped: Sequence[Unusable]) -> list[str]:
+    return [f"{name} ({reason})" for name, reason in skipped]

@@ -17,7 +17,7 @@ import numpy as np
 
 from layered_segmentation import files, images
 from layered_segmentation.data.folder import MASKS
-from layered_segmentation.data.source import MOST_SKIPPED, first_few, most_skipped
+from layered_segmentation.data.source import first_few, most_skipped, require_few
 from layered_segmentation.data.tfds import SPLIT, Part, TFDSSource
 from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
@@ -130,11 +130,8 @@ def _write_all(
             )
         written += is_new
         count += 1
-    if len(skipped) > MOST_SKIPPED * total:
-        raise UserError(
-            f"{source.origin}: more than {MOST_SKIPPED:.0%} of the {total:,} photos cannot be used,"
-            f" such as {first_few(skipped)}; name another slice, or prepare it again without them"
-        )
+    advice = "name another slice, or prepare it again without them"
+    require_few(source.origin, skipped, total, "photos cannot be used", advice)
     return Extracted(count, masks, written, skipped)
 
 
