@@ -148,7 +148,7 @@ def test_one_damaged_pair_is_left_out_and_counted(tmp_path, capsys, damage, word
     mask = source / "segmentations" / name.replace(".jpg", ".png")
     damage(mask, source / "CUB_200_2011" / "images" / name)
     # Of 5 images to train on it is a fifth:
-    with pytest.raises(UserError, match=f"train: more than 5% of 5 .*{words}"):
+    with pytest.raises(UserError, match=f"train: more than 5% of the 5 .*{words}"):
         prepare(source, tmp_path / "data")
     write_redo(source / cub.REDO_FILE, {number: max(0, number - 20) for number in range(1, 23)})
     builder = prepare(source, tmp_path / "data", "redo")

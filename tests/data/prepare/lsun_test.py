@@ -200,7 +200,7 @@ def test_too_many_undecodable_values_are_an_error(tmp_path):
     for name in sorted(values)[:2]:
         values[name] = values[name][:100]
     lmdb_files.write(tmp_path / "car", values)
-    with pytest.raises(UserError, match=r"more than 5% of 20 entries cannot be used, such as"):
+    with pytest.raises(UserError, match=r"more than 5% of the 20 entries cannot be used, such as"):
         prepare(tmp_path, tmp_path / "data")
     assert not list((tmp_path / "data").rglob("dataset_info.json"))
 
