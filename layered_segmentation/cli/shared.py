@@ -183,14 +183,7 @@ def write_results(
     scores: "Scores | None" = None,
     pictures: "Mapping[str, np.ndarray] | None" = None,
 ) -> None:
-    """Writes the results of a measurement to a directory, results.json last.
-
-    Args:
-        out: The directory.
-        results: JSON values.
-        scores: Written as a table with one line per image.
-        pictures: PNG files by name, uint8 [H, W, 3].
-    """
+    """Writes a measurement's scores per image, PNG files by name, and results.json, the last."""
     from layered_segmentation import sheets
 
     os.makedirs(out, exist_ok=True)

@@ -100,15 +100,7 @@ class Scenes(Source):
     def squares(
         self, sides: Sequence[int], filter: Resampling = BICUBIC
     ) -> Iterator[tuple[np.ndarray, ...]]:
-        """Yields each scene at every side; the smaller ones are averaged down from the largest.
-
-        Args:
-            sides: Pixels.
-            filter: Has no effect: scenes are drawn.
-
-        Yields:
-            uint8 [side, side, 3] RGB for each side.
-        """
+        """Yields each scene at every side, averaged down from the largest; ignores `filter`."""
         largest = max(sides)
         for index in range(len(self)):
             image, _ = render(self.scene(index), largest)

@@ -168,14 +168,7 @@ class PhotoSource(Source):
     def squares(
         self, sides: Sequence[int], filter: Resampling = images.BICUBIC
     ) -> Iterator[tuple[np.ndarray, ...]]:
-        """Decodes the photos one after another; unusable ones are left out.
-
-        Args:
-            sides: Of the squares, pixels; each is resized from the photo itself.
-            filter: Of the resize.
-
-        Yields:
-            For each usable photo, in order, a uint8 [side, side, 3] RGB for each side.
+        """Decodes the photos; each square is resized from the photo itself.
 
         Raises:
             UserError: More than 5 % of the photos are unreadable, or too small.

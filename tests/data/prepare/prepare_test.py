@@ -266,7 +266,9 @@ def test_too_many_damaged_photos_are_an_error(folder, tmp_path):
     (tmp_path / "photos" / "empty.jpg").write_bytes(b"")
     result = folder()
     assert result.status == 2
-    assert "train: more than 5% of the 9 entries cannot be used, such as empty.jpg (" in result.stderr
+    assert (
+        "train: more than 5% of the 9 entries cannot be used, such as empty.jpg (" in result.stderr
+    )
     assert is_clean(tmp_path / "data")
 
 
