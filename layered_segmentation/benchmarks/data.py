@@ -8,7 +8,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import io
-import multiprocessing
 import os
 import statistics
 import sys
@@ -110,8 +109,7 @@ def pipeline_process(data: DataConfig, resolutions: Sequence[int]) -> Iterator[P
     Raises:
         UserError: The photos cannot be used.
     """
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+    with training.second_process() as pool:
         yield PipelineProcess(pool, data, resolutions)
 
 

@@ -12,6 +12,7 @@ import functools
 import multiprocessing
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -189,11 +190,26 @@ class Timer:
         return float(profile.total_float_ops) / self.batch
 
 
+def second_process() -> concurrent.futures.ProcessPoolExecutor:
+    """Returns an executor with one process, which ends with this one even if that is killed."""
+    context = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(1, context, _watch_parent)
+
+
+def _watch_parent() -> None:
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextlib.contextmanager
 def _plain_process(sizes: Sizes, chosen: Sequence[str]) -> Iterator[Callable[[int], float]]:
     """Yields `Timer.run` of the unfused float32 step in a process without variables `chosen`."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+    with second_process() as pool:
         unset = {name: os.environ.pop(name) for name in chosen if name in os.environ}
         try:
             pool.submit(quiet.import_tensorflow)  # starts the process

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -64,3 +66,19 @@ def test_a_row_of_the_table():
         "61%",
     ]
     assert len(row.line()) == len(training.HEADER)
+
+
+def test_the_second_process_ends_when_the_first_is_killed():
+    program = """
+import os
+from layered_segmentation.benchmarks import training
+
+if __name__ == "__main__":
+    with training.second_process() as pool:
+        pool.submit(print, "started", flush=True).result()
+        os.kill(os.getpid(), 9)
+"""
+    # Returns when all that may write to its output have ended.
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (-9, "started\n"), done.stderr
