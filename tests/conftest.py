@@ -1,6 +1,7 @@
 import dataclasses
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 
@@ -103,6 +104,41 @@ def small_disk(request, tmp_path):
         pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture
+def power_failure(tmp_path):
+    """A directory on an ext4 disk, and a function that returns it as a power failure leaves it.
+
+    What has reached the disk is what its image holds; the rest is in the memory of the machine.
+    """
+    image, disk = tmp_path / "disk.img", tmp_path / "disk"
+    mounted = []
+
+    def mount(image, directory):
+        directory.mkdir()
+        command = ["mount", "-t", "ext4", "-o", "loop", str(image), str(directory)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"an image of a disk cannot be mounted here: {done.stderr.strip()}")
+        mounted.append(directory)
+
+    def fail():
+        copy = tmp_path / f"after{len(mounted)}"
+        shutil.copyfile(image, copy.with_suffix(".img"))
+        mount(copy.with_suffix(".img"), copy)
+        return copy
+
+    image.write_bytes(bytes(16 << 20))
+    try:
+        subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mkfs.ext4")
+    mount(image, disk)
+    subprocess.run(["sync", "-f", str(disk)], check=True)
+    yield disk, fail
+    for directory in reversed(mounted):
+        subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 @pytest.fixture(scope="module")

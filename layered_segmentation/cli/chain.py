@@ -92,7 +92,7 @@ def run(chain: Chain, devices: Sequence[str] = ()) -> dict[str, Any]:
             return {**finished, "already_finished": True}
         steps: dict[str, Callable[[], dict[str, Any]]] = {
             "train": lambda: _train(chain, directory, devices),
-            "distill": lambda: _distill(chain, directory),
+            "distill": lambda: _distill(chain, directory, devices),
             "score": lambda: _score(chain, directory, pairs),
             "export": lambda: _export(chain, directory),
         }
@@ -160,9 +160,12 @@ def _train(chain: Chain, directory: RunDirectory, devices: Sequence[str]) -> dic
     }
 
 
-def _distill(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
+def _distill(chain: Chain, directory: RunDirectory, devices: Sequence[str]) -> dict[str, Any]:
+    from layered_segmentation.gan import networks
     from layered_segmentation.segmenter import distill
 
+    if not networks.are_whole(directory):  # damaged since they were trained
+        _train(chain, directory, devices)
     segmenter, summary = distill.distill_run(
         directory, chain.config, directory.segmenter, overwrite=True
     )

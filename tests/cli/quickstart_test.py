@@ -112,6 +112,16 @@ def test_the_chain_on_scenes_then_again_then_resumed(layerseg, tmp_path, monkeyp
     again = read(out / "results.json")
     assert (again["miou"], again["references"]) == (results["miou"], results["references"])
 
+    # The generator was damaged since: it is written again before a student learns from it.
+    phases = read(out / "phases.json")
+    del phases["distill"]
+    (out / "phases.json").write_text(json.dumps(phases))
+    os.truncate(out / "run" / "generator" / "generator.keras", 1_000)
+    result = layerseg(*command)
+    assert result.status == 0, result.stderr
+    assert "generator.keras: is missing or damaged; it is written again" in result.stderr
+    assert "[2/4]" in result.stdout and "[1/4]" not in result.stdout
+
     result = layerseg(*command, "--set=gan.shift=0")
     assert result.status == 2
     assert "gan.shift: 0.125 != 0.0" in result.stderr

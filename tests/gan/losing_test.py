@@ -17,7 +17,8 @@ gan: {resolution: 16, max_channels: 8, latent_dim: 8, mapping_layers: 2}
 schedule: {images_at: {8: 1600, 16: 1600}, batch: {8: 16, 16: 16}}
 train: {checkpoint_every: 100000, sheet_every: 1600, keep_stages: []}
 """
-STOPS = int(os.environ.get("LAYERSEG_STOPS", "6"))  # docs/reliability.md was measured with 40
+STOPS = int(os.environ.get("LAYERSEG_STOPS", "6"))  # docs/reliability.md was measured with 8
+POWER_FAILURES = 3
 
 pytestmark = pytest.mark.slow
 
@@ -124,6 +125,23 @@ def test_a_stop_in_a_step_loses_nothing(start, output, tmp_path):
     assert seen > 1_000 and "stopping: finishing this step and saving a checkpoint" in output()
     logged = json.loads(log.read_text().splitlines()[-1])["images_seen"]
     assert logged <= seen < logged + 1_000  # whole steps since the last record
+
+
+def test_a_run_goes_on_after_a_power_failure(start, output, tmp_path, uninterrupted, power_failure):
+    disk, fail = power_failure
+    process, after = start(disk / "run", "--set=train.checkpoint_every=160"), []
+    while process.poll() is None:
+        if (disk / "run" / "checkpoints" / "ckpt-0.json").exists() and len(after) < POWER_FAILURES:
+            after.append(fail())
+        time.sleep(0.5)
+    finish(process, output)
+    after.append(fail())  # at once after the end
+    for number, copy in enumerate(after):
+        resumed_from = last_checkpoint(copy / "run")
+        finish(start(copy / "run"), output)
+        assert networks(copy / "run") == networks(uninterrupted)
+        print(f"power failure {number}: resumed from {resumed_from} images seen")
+    assert "is finished" in output()
 
 
 def test_damaged_networks_of_a_finished_run_are_written_again(
