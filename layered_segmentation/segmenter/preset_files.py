@@ -7,6 +7,7 @@ A preset is a directory that KerasHub can load. This module imports neither Kera
 import json
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 from layered_segmentation import files
@@ -159,6 +160,29 @@ def verify(directory: str, advice: str) -> None:
             raise UserError(
                 f"{os.path.join(directory, name)}: its SHA-256 is {found[name][:12]}…, not "
                 f"{str(expected[name])[:12]}…; {advice}"
+            )
+
+
+def verify_downloads(checksums: str, get: Callable[[str], str | None], place: str) -> None:
+    """Checks the files that are loaded from a hub against its checksums.json.
+
+    Args:
+        checksums: The local path of checksums.json.
+        get: Returns the local path of a file of the preset, or None if it has no such file.
+        place: The preset, for messages.
+
+    Raises:
+        UserError: checksums.json cannot be read, or a file is missing or has changed.
+    """
+    expected = files.read_json(checksums)
+    if not isinstance(expected, dict):
+        raise UserError(f"{place}: {CHECKSUMS} cannot be read; ask its author")
+    for name in sorted(set(SHARED) - {CARD, CHECKSUMS, "LICENSE"}):
+        path = get(name)
+        found = files.digest_of_files(path) if path else None
+        if found != expected.get(name):
+            raise UserError(
+                f"{place}: {name} does not match {CHECKSUMS}; download it again, or ask its author"
             )
 
 

@@ -1,11 +1,14 @@
+import json
 import os
 import re
 import shutil
 
 import cv2
+import h5py
 import keras_hub
 import numpy as np
 import pytest
+from keras_hub.src.utils import preset_utils
 from PIL import Image
 
 from layered_segmentation.errors import UserError
@@ -143,6 +146,89 @@ def test_saved_presets_have_checksums(tmp_path):
     os.remove(os.path.join(mine, preset_files.CHECKSUMS))
     with pytest.raises(UserError, match=r"checksums\.json: cannot be read"):
         preset_files.verify(mine, "write it")
+
+
+def edit(preset, name, change):
+    """Changes a JSON file of a preset and drops the checksums, as a stranger's preset has none."""
+    path = preset / name
+    config = json.loads(path.read_text())
+    change(config["config"])
+    path.write_text(json.dumps(config))
+    (preset / preset_files.CHECKSUMS).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("width", [1e8, 100_000_000, 400, 0, -8])
+def test_sizes_are_checked_before_the_network_is_built(tmp_path, monkeypatch, width):
+    presets.save(create_segmenter(8, 16), str(tmp_path / "mine"))
+    edit(tmp_path / "mine", "config.json", lambda config: config.update(width=width))
+    monkeypatch.setattr(keras_hub.models.ImageSegmenter, "from_preset", None)
+    with pytest.raises(UserError, match=r"width is|has more than .* parameters, and model\.wei"):
+        presets.load(str(tmp_path / "mine"))
+
+
+def test_a_nested_size_is_checked(tmp_path):
+    presets.save(create_segmenter(8, 16), str(tmp_path / "mine"))
+    edit(tmp_path / "mine", "image_converter.json", lambda c: c.update(image_size=[16, 10**9]))
+    with pytest.raises(UserError, match=r"image_size is 1e\+09; it must be in \[1, 4,096\]"):
+        presets.load(str(tmp_path / "mine"))
+
+
+@pytest.mark.parametrize("fault", ["nan", "infinite", "link", "external", "bomb", "cut"])
+def test_weights_are_checked_before_the_network_is_built(tmp_path, monkeypatch, fault):
+    mine = tmp_path / "mine"
+    presets.save(create_segmenter(8, 16), str(mine))
+    (mine / preset_files.CHECKSUMS).unlink()
+    path = mine / "model.weights.h5"
+    with h5py.File(path, "r+") as file:
+        found = []
+        file.visititems(lambda _, item: found.append(item) if hasattr(item, "shape") else None)
+        first = next(item for item in found if item.ndim == 4)
+        if fault in ("nan", "infinite"):
+            first[0, 0, 0, 0] = float("nan" if fault == "nan" else "inf")
+        elif fault == "link":
+            file["more"] = h5py.ExternalLink("other.h5", "/")
+        elif fault == "external":
+            file.create_dataset("more", (2,), "f4", external=[("/etc/passwd", 0, 8)])
+        elif fault == "bomb":
+            file.create_dataset("more", (10**6, 10**6), "f4", chunks=(1000, 1000))
+    if fault == "cut":
+        path.write_bytes(path.read_bytes()[:-5000])
+    monkeypatch.setattr(keras_hub.models.ImageSegmenter, "from_preset", None)
+    words = "not finite|is a link|in another file|more than the file|cannot be read as HDF5"
+    with pytest.raises(UserError, match=rf"model\.weights\.h5: .*({words})"):
+        presets.load(str(mine))
+
+
+def test_a_preset_without_checksums_is_loaded_with_a_warning(tmp_path, capsys):
+    presets.save(create_segmenter(8, 16), str(tmp_path / "mine"))
+    presets.load(str(tmp_path / "mine"))
+    assert "warning" not in capsys.readouterr().err
+    (tmp_path / "mine" / preset_files.CHECKSUMS).unlink()
+    assert presets.load(str(tmp_path / "mine")).resolution == 16
+    assert f"mine: it has no {preset_files.CHECKSUMS}" in capsys.readouterr().err
+
+
+def test_a_preset_of_a_hub_is_checked_too(tmp_path, monkeypatch, capsys):
+    hub = tmp_path / "hub"
+    presets.save(create_segmenter(8, 16), str(hub))
+
+    def download(repo_id, filename):
+        assert repo_id == "somebody/flowers"
+        if not (hub / filename).exists():
+            raise preset_utils.EntryNotFoundError(filename)
+        return str(hub / filename)
+
+    monkeypatch.setattr(preset_utils.huggingface_hub, "hf_hub_download", download)
+    assert presets.load("hf://somebody/flowers").resolution == 16
+    assert "warning" not in capsys.readouterr().err
+    with open(hub / "model.weights.h5", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(UserError, match=r"model\.weights\.h5 does not match checksums\.json"):
+        presets.load("hf://somebody/flowers")
+    edit(hub, "config.json", lambda config: config.update(width=10**8))
+    with pytest.raises(UserError, match=r"hf://somebody/flowers: config\.json: width is 1e\+08"):
+        presets.load("hf://somebody/flowers")
+    assert "hf://somebody/flowers: it has no checksums.json" in capsys.readouterr().err
 
 
 def test_an_edited_card_is_kept_when_its_segmenter_is_replaced(tmp_path):
