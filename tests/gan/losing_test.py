@@ -61,8 +61,9 @@ def networks(run):
 
 
 def last_checkpoint(run):
-    names = [n for n in os.listdir(run / "checkpoints") if n.endswith(".json")]
-    return max(int(name[5:-5]) for name in names)
+    """Returns the images seen of the newest checkpoint, -1 if there is none."""
+    names = [path.stem for path in run.glob("checkpoints/ckpt-*.json")]
+    return max((int(name.removeprefix("ckpt-")) for name in names), default=-1)
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_a_run_stopped_at_random_moments_ends_as_the_uninterrupted_one(
     begin = time.monotonic()
     finish(start(tmp_path / "whole"), output)
     duration = time.monotonic() - begin
-    expected, runs, times, saved, losing = networks(tmp_path / "whole"), 0, [], 0, 0
+    expected, runs, times, saved, losing = networks(tmp_path / "whole"), 0, [], -1, 0
     while len(times) < STOPS:
         run = tmp_path / f"run{runs}"
         process = start(run)
@@ -87,7 +88,7 @@ def test_a_run_stopped_at_random_moments_ends_as_the_uninterrupted_one(
         if process.poll() is not None:
             finish(process, output)
             assert networks(run) == expected
-            runs, saved = runs + 1, 0
+            runs, saved = runs + 1, -1
             continue
         begin = time.monotonic()
         process.send_signal(number)
@@ -99,12 +100,11 @@ def test_a_run_stopped_at_random_moments_ends_as_the_uninterrupted_one(
         if process.returncode == 128 + number:
             assert "Traceback" not in output()
             assert "interrupted; run the same command again" in output()
-        if (run / "checkpoints").is_dir() and os.listdir(run / "checkpoints"):
-            assert last_checkpoint(run) >= saved
-            saved = last_checkpoint(run)
-            if (run / "log.jsonl").exists():  # from 1,000 images on
-                records = map(json.loads, (run / "log.jsonl").read_text().splitlines())
-                losing += max(record["images_seen"] for record in records) > saved
+        assert last_checkpoint(run) >= saved
+        saved = last_checkpoint(run)
+        if (run / "log.jsonl").exists():  # from 1,000 images on
+            records = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+            losing += max(record["images_seen"] for record in records) > saved
     finish(start(tmp_path / f"run{runs}"), output)
     assert networks(tmp_path / f"run{runs}") == expected
     print(
@@ -131,11 +131,13 @@ def test_a_stop_in_a_step_loses_nothing(start, output, tmp_path):
 
 def test_a_run_goes_on_after_a_power_failure(start, output, tmp_path, uninterrupted, power_failure):
     disk, fail = power_failure
-    process, after = start(disk / "run", "--set=train.checkpoint_every=160"), []
+    process, after, seen = start(disk / "run", "--set=train.checkpoint_every=160"), [], -1
     while process.poll() is None:
-        if (disk / "run" / "checkpoints" / "ckpt-0.json").exists() and len(after) < POWER_FAILURES:
+        newest = last_checkpoint(disk / "run")
+        if newest > seen and len(after) < POWER_FAILURES:
             after.append(fail())
-        time.sleep(0.5)
+            seen = newest
+        time.sleep(0.2)
     finish(process, output)
     after.append(fail())  # at once after the end
     for number, copy in enumerate(after):
