@@ -16,6 +16,9 @@ from layered_segmentation.segmenter.segmenter import EncoderSegmenter, LayeredSe
 # is exact to a quarter of a mask pixel.
 _OVERSAMPLING = 4
 
+# Of one photo. A file of some kilobytes can hold a picture that does not fit into memory.
+MOST_PIXELS = 1 << 26
+
 
 class Signature(NamedTuple):
     """One signature."""
@@ -101,6 +104,7 @@ def _masks(segmenter: LayeredSegmenter) -> Callable[[Any], dict[str, Any]]:
     """uint8 [B, H, W, 3] -> masks [B, H, W, 1]."""
 
     def serving_default(images: Any) -> dict[str, Any]:
+        _require_photos(images)
         masks = segmenter(_prepare(segmenter, images), training=False)
         # Does what `segmenter.restore` does; keras.ops cannot resize to a size that only the
         # running graph knows.
@@ -116,12 +120,16 @@ def _masks(segmenter: LayeredSegmenter) -> Callable[[Any], dict[str, Any]]:
 
 
 def _masks_of_files(segmenter: LayeredSegmenter) -> Callable[[Any], dict[str, Any]]:
-    """Encoded images, string [B] -> masks of the whole images, each squashed to [R, R, 1]."""
+    """Encoded images, string [B] -> masks of the whole images, each squashed to [R, R, 1].
+
+    A server may batch the images of several clients. An image that cannot be decoded must not fail
+    the others, so `valid`, bool [B], is false for it and its mask is 0. An image alone is an error.
+    """
     side = segmenter.resolution
 
-    def prepare(encoded: Any) -> tuple[Any, Any]:
+    def prepare(encoded: Any) -> tuple[Any, Any, Any]:
         image = _decode(encoded)
-        return _prepare(segmenter, image[None])[0], tf.shape(image)[:2]
+        return _prepare(segmenter, image[None])[0], tf.shape(image)[:2], True
 
     def squash(mask_and_size: tuple[Any, Any]) -> Any:
         mask, size = mask_and_size
@@ -129,17 +137,38 @@ def _masks_of_files(segmenter: LayeredSegmenter) -> Callable[[Any], dict[str, An
         square = resize(mask[None], _OVERSAMPLING * side, _OVERSAMPLING * side)
         return resize(crop_from_square(square, height, width), side, side)[0]
 
+    def prepare_all(encoded: Any) -> tuple[Any, Any, Any]:
+        """Prepares each image; where that fails, there are zeros."""
+        blank = tf.zeros((side, side, 3)), tf.ones(2, tf.int32), False
+        blanks = tf.data.Dataset.from_tensors(blank)
+
+        def one(encoded: Any) -> Any:
+            # Only datasets can catch an error inside a graph.
+            prepared = tf.data.Dataset.from_tensors(encoded).map(prepare).ignore_errors()
+            return prepared.concatenate(blanks).take(1)
+
+        prepared = tf.data.Dataset.from_tensor_slices(encoded).flat_map(one)
+        count = tf.shape(encoded, out_type=tf.int64)[0]
+        images, sizes, valid = prepared.batch(count).get_single_element()
+        return images, sizes, valid
+
+    def prepare_alone(encoded: Any) -> tuple[Any, Any, Any]:
+        image, size, _ = prepare(encoded[0])
+        return image[None], size[None], tf.constant([True])
+
     def image_bytes(bytes: Any) -> dict[str, Any]:  # clients depend on the input's name
-        prepared_and_size = (
-            tf.TensorSpec((side, side, 3), tf.float32),
-            tf.TensorSpec((2,), tf.int32),
+        count = tf.shape(bytes)[0]
+        _require(count > 0, "bytes: the batch is empty; send at least one image")
+        prepared, sizes, valid = tf.cond(
+            tf.equal(count, 1), lambda: prepare_alone(bytes), lambda: prepare_all(bytes)
         )
-        prepared, sizes = tf.map_fn(prepare, bytes, fn_output_signature=prepared_and_size)
+        prepared = tf.ensure_shape(prepared, (None, side, side, 3))
         masks = segmenter(prepared, training=False)
         if segmenter.preprocessor.image_converter.pads:
             shape = tf.TensorSpec((side, side, 1), tf.float32)
             masks = tf.map_fn(squash, (masks, sizes), fn_output_signature=shape)
-        return {"masks": masks}
+        masks = tf.where(valid[:, None, None, None], masks, 0.0)
+        return {"masks": masks, "valid": valid}
 
     return image_bytes
 
@@ -149,8 +178,17 @@ def _decode(encoded: Any) -> Any:
 
     By default TensorFlow decodes JPEG with a faster transform that is off by some levels.
     """
+    is_jpeg = tf.io.is_jpeg(encoded)
+    pixels = tf.cond(
+        is_jpeg,
+        lambda: tf.reduce_prod(
+            tf.cast(tf.io.extract_jpeg_shape(encoded, output_type=tf.int32)[:2], tf.int64)
+        ),
+        lambda: _pixels(encoded),
+    )
+    _require(pixels <= MOST_PIXELS, f"bytes: an image has more than {MOST_PIXELS:,} pixels")
     image = tf.cond(
-        tf.io.is_jpeg(encoded),
+        is_jpeg,
         lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
         lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
     )
@@ -158,10 +196,42 @@ def _decode(encoded: Any) -> Any:
     return image
 
 
+def _pixels(encoded: Any) -> Any:
+    """Returns the pixels that the header of a PNG or GIF states; 0 for other files.
+
+    A BMP is as large as its pixels, and a WebP has at most 16,383 × 16,383 of them.
+    """
+    head = tf.strings.substr(encoded, 0, 24)
+    padded = tf.strings.substr(tf.strings.join([head, 24 * chr(0)]), 0, 24)
+    values = tf.cast(tf.io.decode_raw(padded, tf.uint8), tf.int64)
+    png = tf.reduce_sum(tf.reshape(values[16:24], (2, 4)) * (1 << 24, 1 << 16, 1 << 8, 1), axis=1)
+    gif = tf.reduce_sum(tf.reshape(values[6:10], (2, 2)) * (1, 1 << 8), axis=1)
+    is_png = tf.equal(tf.strings.substr(padded, 1, 3), b"PNG")
+    is_gif = tf.equal(tf.strings.substr(padded, 0, 3), b"GIF")
+    sides = tf.where(is_gif, gif, png)
+    is_known = tf.logical_or(is_png, is_gif)
+    return tf.where(is_known, tf.reduce_prod(sides), 0)
+
+
+def _require_photos(images: Any) -> None:
+    """Refuses a batch, uint8 [B, H, W, 3], without pixels or with far too many."""
+    shape = tf.shape(images, out_type=tf.int64)
+    _require(tf.reduce_all(shape > 0), "images: the batch is empty; send [B, H, W, 3] with pixels")
+    _require(
+        shape[1] * shape[2] <= MOST_PIXELS, f"images: a photo has more than {MOST_PIXELS:,} pixels"
+    )
+
+
+def _require(condition: Any, message: str) -> None:
+    """Fails in the running graph; without `tf.cond`, which other runtimes may lack."""
+    tf.raw_ops.Assert(condition=condition, data=[message])
+
+
 def _layers(segmenter: EncoderSegmenter) -> Callable[[Any], dict[str, Any]]:
     """uint8 [B, H, W, 3] -> the generator's layers, [B, R, R, C], and their composite (eq. 1)."""
 
     def layers(images: Any) -> dict[str, Any]:
+        _require_photos(images)
         drawn = segmenter.backbone.draw(_prepare(segmenter, images))
         return {**drawn._asdict(), "composite": compose(drawn)}
 

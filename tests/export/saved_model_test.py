@@ -10,7 +10,7 @@ from tiny_networks import random_student, scenes
 
 from layered_segmentation import images as photos
 from layered_segmentation.errors import UserError
-from layered_segmentation.export import compare, saved_model, tflite
+from layered_segmentation.export import compare, saved_model, signatures, tflite
 from layered_segmentation.segmenter.segmenter import create_segmenter
 
 
@@ -83,6 +83,64 @@ def test_the_saved_model_accepts_encoded_photos_of_several_sizes(segmenter, expo
     assert np.abs(masks[0] - masks[1]).max() > 0.01
     with pytest.raises(tf.errors.InvalidArgumentError):
         serve(bytes=tf.constant([b"no image"]))
+
+
+@pytest.mark.parametrize("pads", [False, True])
+def test_a_broken_photo_does_not_fail_the_others(segmenter, tmp_path, pads):
+    """A server batches the images of several clients."""
+    if pads:
+        padding = create_segmenter(8, 16, "pad")
+        padding.set_weights(segmenter.get_weights())
+        segmenter = padding
+    saved_model.write(segmenter, str(tmp_path / "model"))
+    saved_model.served_operators(str(tmp_path / "model"))
+    serve = tf.saved_model.load(str(tmp_path / "model")).signatures["image_bytes"]
+    good = [tf.io.encode_png(scenes(64)[0, 10:40]).numpy(), jpeg(scenes(23)[1])]
+    alone = [serve(bytes=tf.constant([photo]))["masks"].numpy()[0] for photo in good]
+    broken = [b"", b"no image", good[0][:60], good[1][:200], b"\x89PNG", b"GIF89a", _bomb()]
+    batch = [broken[0], good[0], *broken[1:4], good[1], *broken[4:]]
+    answer = {name: value.numpy() for name, value in serve(bytes=tf.constant(batch)).items()}
+    assert answer["masks"].shape == (9, 16, 16, 1) and answer["masks"].dtype == np.float32
+    is_good = np.array([photo in good for photo in batch])
+    assert np.array_equal(answer["valid"], is_good)
+    np.testing.assert_allclose(answer["masks"][is_good], alone, atol=1e-6)
+    assert not answer["masks"][~is_good].any() and alone[0].any()
+    everything = serve(bytes=tf.constant(good))
+    assert everything["valid"].numpy().all()
+    for photo in broken:
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            serve(bytes=tf.constant([photo]))
+    assert not serve(bytes=tf.constant([b"", b"x"]))["valid"].numpy().any()
+
+
+def _bomb():
+    """A small PNG whose header states 100,000 × 100,000 pixels."""
+    content = tf.io.encode_png(np.zeros((2, 2, 3), np.uint8)).numpy()
+    return content[:16] + 2 * (100_000).to_bytes(4, "big") + content[24:]
+
+
+def test_requests_without_or_with_too_many_pixels(segmenter, tmp_path, monkeypatch):
+    monkeypatch.setattr(signatures, "MOST_PIXELS", 30 * 30)
+    saved_model.write(segmenter, str(tmp_path / "model"))
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    of_bytes, of_pixels = (loaded.signatures[name] for name in ("image_bytes", "serving_default"))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="bytes: the batch is empty"):
+        of_bytes(bytes=tf.constant([], tf.string))
+    for shape in ((0, 16, 16, 3), (1, 0, 16, 3), (1, 16, 0, 3)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="images: the batch is empty"):
+            of_pixels(images=tf.zeros(shape, tf.uint8))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a photo has more than 900 pixels"):
+        of_pixels(images=tf.zeros((1, 30, 31, 3), tf.uint8))
+    for side in (30, 31):
+        image = np.zeros((30, side, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "GIF")
+        for photo in (jpeg(image), tf.io.encode_png(image).numpy(), buffer.getvalue()):
+            if side == 30:
+                assert of_bytes(bytes=tf.constant([photo]))["valid"].numpy().all()
+                continue
+            with pytest.raises(tf.errors.InvalidArgumentError, match="has more than 900 pixels"):
+                of_bytes(bytes=tf.constant([photo]))
 
 
 def test_a_wrong_image_bytes_signature_is_a_mismatch(segmenter, tmp_path, monkeypatch):
