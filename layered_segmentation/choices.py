@@ -87,8 +87,12 @@ class Precision(Choice):
 
 
 class Strategy(Choice):
-    """Which devices train: one, all of one machine, or those of several machines."""
+    """Which devices train: one, all of one machine, or those of several machines.
 
+    `auto` is `mirrored` where there are several accelerators, otherwise `one_device`.
+    """
+
+    auto = enum.auto()
     one_device = enum.auto()
     mirrored = enum.auto()
     multi_worker = enum.auto()

@@ -42,6 +42,7 @@ NOT_TRAINED = (
     "train.keep_checkpoints",
     "encoder.feature_term",
     "train.keep_stages",
+    "train.strategy",
 )
 
 
@@ -242,7 +243,7 @@ class TrainConfig:
     seed: int = bounded(0, "in [0, 2147483648)")
     precision: Precision = Precision.float32
     jit_compile: bool = False
-    strategy: Strategy = Strategy.one_device
+    strategy: Strategy = Strategy.auto
     checkpoint_every: int = bounded(50_000, "at least 1")
     checkpoint_minutes: float = added(5.0, was=5.0, possible="more than 0")
     sheet_every: int = bounded(20_000, "at least 1")

@@ -17,14 +17,25 @@ _NOTES = re.compile(
 )
 
 
-def import_tensorflow() -> None:
-    """Imports TensorFlow; call it before any other module imports it."""
+def import_tensorflow(logical_cpus: int = 1) -> None:
+    """Imports TensorFlow; call it before any other module imports it.
+
+    Args:
+        logical_cpus: Number of devices to split the CPU into.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     os.environ.setdefault("GLOG_minloglevel", "2")
     if "tensorflow" not in sys.modules:
         with _without_notes():
             import tensorflow  # noqa: F401
+    if logical_cpus > 1:
+        import tensorflow as tf
+
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * logical_cpus,
+        )
 
 
 @contextlib.contextmanager

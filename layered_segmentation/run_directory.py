@@ -202,11 +202,11 @@ class RunDirectory:
                     f"{others[0]!r}); name an empty or a new one"
                 )
         if os.path.exists(self.config_path):
-            self._require_same(config)  # before the lock, which leaves a file
+            self.require_same(config)  # before the lock, which leaves a file
         os.makedirs(self.path, exist_ok=True)
         with self.lock():
             if os.path.exists(self.config_path):
-                self._require_same(config)
+                self.require_same(config)
                 if self._has_begun():
                     self._mend_config(config)
                     return True
@@ -344,7 +344,7 @@ class RunDirectory:
         """
         finished = self.finished()
         if finished is not None:
-            self._require_same(config)
+            self.require_same(config)
             self._mend_config(config)
         return finished
 
@@ -376,7 +376,7 @@ class RunDirectory:
         return self._has_begun() and not is_whole
 
     def _mend_config(self, config: configs.Config) -> None:
-        """Writes a config that is cut off again, after `_require_same` checked what is left."""
+        """Writes a config that is cut off again, after `require_same` checked what is left."""
         if self._config_is_cut_off():
             print(f"{self.config_path}: was cut off; written again", file=sys.stderr)
             configs.save(config, self.config_path)
@@ -384,7 +384,8 @@ class RunDirectory:
     def _log_lines(self) -> list[str]:
         return _read(self.log_path).split("\n")[:-1] if os.path.exists(self.log_path) else []
 
-    def _require_same(self, config: configs.Config) -> None:
+    def require_same(self, config: configs.Config) -> None:
+        """Raises UserError if the directory holds a run of another config."""
         if self._config_is_cut_off():
             if configs.to_yaml(config).startswith(_read(self.config_path)):
                 return

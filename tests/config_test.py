@@ -111,7 +111,7 @@ def test_choices_are_saved_and_read_by_their_names(tmp_path):
         "variant: one_generator",
         "self_training_refine: none",
         "precision: float32",
-        "strategy: one_device",
+        "strategy: auto",
     ):
         assert f"  {line}" in lines
     assert configs.is_saved(str(path))

@@ -84,6 +84,22 @@ def define_config_flags(default: str = "") -> tuple[flags.FlagHolder, flags.Flag
     return name, overrides
 
 
+def define_device_flags() -> tuple[flags.FlagHolder, flags.FlagHolder]:
+    """Defines `--devices` and `--logical_cpus` for the calling verb and returns them."""
+    devices = flags.DEFINE_list(
+        "devices",
+        [],
+        "Devices to train on, as in --devices=GPU:0,GPU:1; all accelerators if empty.",
+    )
+    logical_cpus = flags.DEFINE_integer(
+        "logical_cpus",
+        1,
+        "Number of devices to split the CPU into, to try several devices without accelerators.",
+        lower_bound=1,
+    )
+    return devices, logical_cpus
+
+
 def command_of(module: types.ModuleType) -> str:
     """Returns the command that runs a verb or a script, also while it runs as `__main__`."""
     spec = getattr(module, "__spec__", None)

@@ -167,7 +167,7 @@ def _distill(chain: Chain, directory: RunDirectory, devices: Sequence[str]) -> d
     if not networks.are_whole(directory):  # damaged since they were trained
         _train(chain, directory, devices)
     segmenter, summary = distill.distill_run(
-        directory, chain.config, directory.segmenter, overwrite=True
+        directory, chain.config, directory.segmenter, overwrite=True, devices=devices
     )
     print(
         f"distilled {summary.steps:,} steps, {summary.images_per_second:,.1f} images/s", flush=True

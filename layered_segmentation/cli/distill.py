@@ -27,6 +27,7 @@ _CONFIG = flags.DEFINE_string(
     "config", "", "A config whose section `student` overrides the run's, such as students/w8_64."
 )
 _OUT = flags.DEFINE_string("out", "", "The preset's directory; RUN/segmenter if empty.")
+_DEVICES, _LOGICAL_CPUS = app.define_device_flags()
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing segmenter.")
 shared.define_max_pixels_flag()
 
@@ -54,11 +55,13 @@ def main(_: list[str]) -> None:
             "replace it, or name another --out"
         )
     files.require_directory(out)
-    quiet.import_tensorflow()
+    quiet.import_tensorflow(_LOGICAL_CPUS.value)
     from layered_segmentation.segmenter import distill
 
     with run.lock(), files.undoing(out, out + RESULTS):
-        segmenter, summary = distill.distill_run(run, config, out, _OVERWRITE.value)
+        segmenter, summary = distill.distill_run(
+            run, config, out, _OVERWRITE.value, _DEVICES.value
+        )
         results = {
             **dataclasses.asdict(summary),
             "parameters": segmenter.count_params(),

@@ -32,9 +32,7 @@ _TEST_IGNORE = flags.DEFINE_string(
     "test_ignore", "", "Directory of masks of the pixels to leave out of the score."
 )
 _CONFIG, _SET = app.define_config_flags()
-_DEVICES = flags.DEFINE_list(
-    "devices", [], "Devices to train on, as in --devices=GPU:0,GPU:1; all if empty."
-)
+_DEVICES, _LOGICAL_CPUS = app.define_device_flags()
 shared.define_max_pixels_flag()
 
 RESUME = "run the same command again to resume"
@@ -44,7 +42,7 @@ def main(_: list[str]) -> None:
     """Runs the remaining phases of the chain."""
     config = _load_config()
 
-    quiet.import_tensorflow()
+    quiet.import_tensorflow(_LOGICAL_CPUS.value)
     from layered_segmentation.cli import chain as chains
 
     test = chains.TestSet(

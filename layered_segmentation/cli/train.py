@@ -15,12 +15,7 @@ from layered_segmentation.cli import app, shared
 
 _CONFIG, _SET = app.define_config_flags()
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
-_DEVICES = flags.DEFINE_list(
-    "devices",
-    [],
-    "Devices to train on, as in --devices=GPU:0,GPU:1. Several need train.strategy=mirrored, which "
-    "uses all accelerators if this is empty.",
-)
+_DEVICES, _LOGICAL_CPUS = app.define_device_flags()
 shared.define_max_pixels_flag()
 
 RESUME = "run the same command again to resume from the last checkpoint"
@@ -30,7 +25,7 @@ def main(_: list[str]) -> None:
     """Trains one run, or resumes it."""
     config = configs.with_absolute_paths(configs.load(_CONFIG.value, _SET.value))
 
-    quiet.import_tensorflow()
+    quiet.import_tensorflow(_LOGICAL_CPUS.value)
     from layered_segmentation import run_directory
     from layered_segmentation.evaluation import report
     from layered_segmentation.gan import trainer
@@ -44,6 +39,8 @@ def main(_: list[str]) -> None:
             f"trained on {summary.images_seen:,} images in {summary.seconds:,.0f} s, "
             f"{summary.images_per_second:,.1f} images/s"
         )
+    if not summary.is_chief:  # the first worker writes the report
+        return
     path = report.write_run_report(run)
     print(f"report: {path}")
     if config.gan.variant.has_mask:

@@ -30,10 +30,19 @@ class CheckpointKeeper(keras.callbacks.Callback):
         progress: Kept up to date by the trainer; `restore` sets its images seen.
         gan: The networks and optimizers to save.
         config: The run's config.
+        writes: Whether to write checkpoints; False for all workers but the chief.
     """
 
-    def __init__(self, run: RunDirectory, progress: RunProgress, gan: LayeredGAN, config: Config):
+    def __init__(
+        self,
+        run: RunDirectory,
+        progress: RunProgress,
+        gan: LayeredGAN,
+        config: Config,
+        writes: bool = True,
+    ):
         super().__init__()
+        self._writes = writes
         self.progress = progress
         self._run = run
         self._every = config.train.checkpoint_every
@@ -91,7 +100,7 @@ class CheckpointKeeper(keras.callbacks.Callback):
         Raises:
             UserError: A weight is not finite.
         """
-        if self._saved_at == self.progress.images_seen:
+        if self._saved_at == self.progress.images_seen or not self._writes:
             return
         # A step's metrics are computed before its update, so check the weights themselves.
         sums = [tf.reduce_sum(variable.value) for variable in self._trained]

@@ -1,6 +1,9 @@
-"""Which devices train: one, or several that mirror the weights."""
+"""Which devices train: one, or several that mirror the weights, on one machine or on several."""
 
-from collections.abc import Sequence
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -11,48 +14,67 @@ from layered_segmentation.schedule import stages
 
 
 def open_strategy(config: Config, devices: Sequence[str] = ()) -> tf.distribute.Strategy:
-    """Returns the strategy that a config and the --devices flag name.
+    """Returns the strategy of a GAN's training, from a config and the --devices flag.
 
     Args:
         config: The experiment; `train.strategy` decides.
-        devices: Names such as `GPU:0`; all accelerators, or all CPU devices, if empty.
+        devices: As for `on_devices`.
+
+    Raises:
+        UserError: As of `on_devices`.
+    """
+    name = config.train.strategy
+    if name == Strategy.auto and config.train.jit_compile and len(devices) < 2:
+        name = Strategy.one_device  # XLA cannot compile the exchange between replicas
+    batches = {f"schedule.batch.{stage.resolution}": stage.batch for stage in stages(config)}
+    return on_devices(devices, batches, name)
+
+
+def on_devices(
+    devices: Sequence[str], batches: Mapping[str, int], name: Strategy = Strategy.auto
+) -> tf.distribute.Strategy:
+    """Returns the strategy of a name.
+
+    Args:
+        devices: Names such as `GPU:0`. If empty, all accelerators, or all CPU devices; `auto`
+            takes as many accelerators as all batches divide among.
+        batches: Global batches by the name of their setting, each of which must divide among the
+            replicas.
+        name: Which strategy.
 
     Raises:
         UserError: A missing device, more devices than the strategy takes, or a batch that does not
             divide among the replicas.
     """
+    if name == Strategy.multi_worker:  # before TensorFlow starts its devices
+        return _open_workers(devices, batches)
     known = [device.name.split("device:")[-1] for device in tf.config.list_logical_devices()]
     for device in devices:
         if device.upper() not in known:
             raise UserError(
                 f"--devices={device}: there is no such device; there are {', '.join(known)}"
             )
-    name = config.train.strategy
-    if name == Strategy.multi_worker:
-        raise UserError(
-            "train.strategy=multi_worker is not available in this version; "
-            "train.strategy=mirrored uses all devices of one machine"
-        )
+    accelerators = [device for device in known if not device.startswith("CPU")]
+    chosen = list(devices)
+    if name == Strategy.auto:
+        chosen = chosen or _largest_share(accelerators, batches)
+        name = Strategy.mirrored if len(chosen) > 1 else Strategy.one_device
     if name == Strategy.one_device:
-        if len(devices) > 1:
+        if len(chosen) > 1:
             raise UserError(
-                f"--devices={','.join(devices)}: train.strategy=one_device takes one; set "
+                f"--devices={','.join(chosen)}: train.strategy=one_device takes one; set "
                 "--set=train.strategy=mirrored"
             )
-        accelerators = [device for device in known if not device.startswith("CPU")]
-        chosen = devices[0] if devices else [*accelerators, "CPU:0"][0]
         # On the only device the default strategy does the same with less overhead.
-        is_default = not devices and not accelerators
-        if is_default:
+        if not devices and accelerators in ([], ["GPU:0"]):
             return tf.distribute.get_strategy()
-        return tf.distribute.OneDeviceStrategy(chosen)
-    gpus = [device for device in known if device.startswith("GPU")]
-    chosen = list(devices) or gpus or known
+        return tf.distribute.OneDeviceStrategy([*chosen, *accelerators][0])
+    chosen = chosen or accelerators or known
     # Collectives between CPU devices can block each other on a machine of few cores.
     is_cpu = all(device.upper().startswith("CPU") for device in chosen)
     reduction = tf.distribute.ReductionToOneDevice() if is_cpu else None
     strategy = tf.distribute.MirroredStrategy(chosen, cross_device_ops=reduction)
-    _require_divisible(config, strategy.num_replicas_in_sync)
+    _require_divisible(batches, strategy.num_replicas_in_sync)
     return strategy
 
 
@@ -63,10 +85,89 @@ def distribute(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset) -> tf
     return strategy.distribute_datasets_from_function(lambda context: dataset)
 
 
-def _require_divisible(config: Config, replicas: int) -> None:
-    for stage in stages(config):
-        if stage.batch % replicas:
+def local_replicas(engine: tf.distribute.Strategy) -> range:
+    """Returns the numbers of the replicas that this process trains."""
+    resolver = engine.cluster_resolver
+    if resolver is None:
+        return range(engine.num_replicas_in_sync)
+    count = engine.extended._num_devices_per_worker
+    worker = engine.extended._id_in_cluster
+    return range(worker * count, (worker + 1) * count)
+
+
+def is_chief(engine: tf.distribute.Strategy) -> bool:
+    """Returns whether this process writes the run: it is the only one, or the first worker."""
+    return local_replicas(engine).start == 0
+
+
+def wait_for_workers(engine: tf.distribute.Strategy) -> None:
+    """Returns once all workers have called it."""
+    if engine.cluster_resolver is None:
+        return
+
+    def count() -> tf.Tensor:
+        ones = engine.run(lambda: tf.constant(1.0))
+        return engine.reduce(tf.distribute.ReduceOp.SUM, ones, axis=None)
+
+    tf.function(count)()
+
+
+@contextlib.contextmanager
+def reports_lost_workers(engine: tf.distribute.Strategy) -> Iterator[None]:
+    """Turns the errors that follow the end of another worker into a UserError."""
+    try:
+        yield
+    except (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.InternalError,
+    ) as error:
+        if engine.cluster_resolver is None:
+            raise
+        raise UserError(
+            "another worker has ended or cannot be reached, so this one stops too; see that "
+            "worker's output, then run the same command on all workers: training resumes from the "
+            f"last checkpoint ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _open_workers(devices: Sequence[str], batches: Mapping[str, int]) -> tf.distribute.Strategy:
+    if devices:
+        raise UserError(
+            f"--devices={','.join(devices)}: train.strategy=multi_worker uses all devices of every "
+            "worker; hide some with CUDA_VISIBLE_DEVICES"
+        )
+    text = os.environ.get("TF_CONFIG", "")
+    try:
+        described = json.loads(text)
+        hosts, task = described["cluster"]["worker"], described["task"]
+        is_possible = task["type"] == "worker" and 0 <= int(task["index"]) < len(hosts)
+    except (ValueError, KeyError, TypeError):
+        is_possible = False
+    if not is_possible:
+        raise UserError(
+            f"TF_CONFIG={text!r} does not describe this worker; set it on each worker, as in "
+            '{"cluster": {"worker": ["host0:12345", "host1:12345"]}, '
+            '"task": {"type": "worker", "index": 0}}'
+        )
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    _require_divisible(batches, strategy.num_replicas_in_sync)
+    return strategy
+
+
+def _largest_share(devices: list[str], batches: Mapping[str, int]) -> list[str]:
+    """Returns as many of the devices as all batches divide among."""
+    counts = range(len(devices), 0, -1)
+    fitting = (n for n in counts if all(batch % n == 0 for batch in batches.values()))
+    return devices[: next(fitting, 0)]
+
+
+def _require_divisible(batches: Mapping[str, int], replicas: int) -> None:
+    for name, batch in batches.items():
+        if batch % replicas:
             raise UserError(
-                f"schedule.batch.{stage.resolution}={stage.batch} is not divisible by the "
-                f"{replicas} replicas; choose a multiple of {replicas}"
+                f"{name}={batch} is not divisible by the {replicas} replicas; choose a multiple "
+                f"of {replicas}"
             )

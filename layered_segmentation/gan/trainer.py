@@ -1,11 +1,13 @@
 """The training run: one `fit` a stage, checkpoints, exact resume."""
 
+import contextlib
 import dataclasses
 import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from layered_segmentation import schedule, stopping
@@ -35,12 +37,14 @@ class TrainSummary:
             interruption undid.
         images_per_second: `images_seen` over `seconds`.
         already_finished: Whether there was nothing left to do.
+        is_chief: Whether this process wrote the run; False for all workers but the first.
     """
 
     images_seen: int
     seconds: float
     images_per_second: float
     already_finished: bool
+    is_chief: bool = True
 
 
 def train(config: Config, run: RunDirectory, devices: Sequence[str] = ()) -> TrainSummary:
@@ -65,21 +69,35 @@ def train(config: Config, run: RunDirectory, devices: Sequence[str] = ()) -> Tra
             finished.images_seen, finished.seconds, finished.images_per_second, True
         )
     engine = strategy.open_strategy(config, devices)
-    source = open_source(config.data, config.train.seed)
-    run.create_or_resume(config)
-    with run.lock():
-        cache = batches.PhotoCache.open(
-            source,
-            [stage.resolution for stage in schedule.stages(config)],
-            config.data.crop_margin,
-            memory=config.data.cache_memory * 1_000_000,
-            directory=config.data.cache_dir or os.path.join(run.path, "cache"),
-        )
-        run.keep_inventory(source.inventory())
-        _report_skipped(run, source, len(cache))
+    is_chief = strategy.is_chief(engine)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(strategy.reports_lost_workers(engine))
+        if is_chief:
+            source = open_source(config.data, config.train.seed)
+            run.create_or_resume(config)
+            stack.enter_context(run.lock())
+            cache = _open_cache(config, run, source)
+            run.keep_inventory(source.inventory())
+            _report_skipped(run, source, len(cache))
+        strategy.wait_for_workers(engine)
+        if not is_chief:
+            run.require_same(config)
+            cache = _open_cache(config, run, open_source(config.data, config.train.seed))
         with engine.scope():
             gan = LayeredGAN.from_run_config(config)
-        return _run(config, run, gan, cache, engine)
+        summary = _run(config, run, gan, cache, engine)
+        strategy.wait_for_workers(engine)
+        return summary
+
+
+def _open_cache(config: Config, run: RunDirectory, source: Source) -> batches.PhotoCache:
+    return batches.PhotoCache.open(
+        source,
+        [stage.resolution for stage in schedule.stages(config)],
+        config.data.crop_margin,
+        memory=config.data.cache_memory * 1_000_000,
+        directory=config.data.cache_dir or os.path.join(run.path, "cache"),
+    )
 
 
 def _run(
@@ -91,11 +109,16 @@ def _run(
 ) -> TrainSummary:
     stages = gan.stages
     progress = RunProgress(total_images=stages[-1].end_image)
-    keeper = CheckpointKeeper(run, progress, gan, config)
-    keeper.restore()
-    machine.note(run, engine, progress.images_seen)
+    is_chief = strategy.is_chief(engine)
+    keeper = CheckpointKeeper(run, progress, gan, config, writes=is_chief)
+    if is_chief:
+        keeper.restore()
+        machine.note(run, engine, progress.images_seen)
+    strategy.wait_for_workers(engine)
+    if not is_chief:
+        keeper.restore()
     events = callbacks.Events(run.tensorboard)
-    before = _rewind(run, events, progress.images_seen)
+    before = _rewind(run, events, progress.images_seen) if is_chief else 0.0
     start = time.perf_counter()
 
     def seconds() -> float:
@@ -108,15 +131,18 @@ def _run(
         )
 
     bar = ProgressBar(progress, stages)
-    watchers = [
+    watchers: list[keras.callbacks.Callback] = [
         Advance(gan, progress),
         callbacks.FiniteLoss(run, progress),
+    ]
+    writers = [
         *([callbacks.CollapseWarning(run, progress, config)] if gan.generator.has_mask else []),
         callbacks.LogWriter(run, progress, events, seconds),
         callbacks.Sheets(run, progress, events, draw_sheet, every=config.train.sheet_every),
         keeper,  # last of those that write, so that a resumed run repeats no record of this step
         bar,
     ]
+    watchers += writers if is_chief else [keeper]
     try:
         with stopping.deferred(), cache.failures():
             for stage in stages:
@@ -134,18 +160,20 @@ def _run(
                         shuffle=False,
                         callbacks=watchers,
                     )
-                _keep_stage(run, config, gan, seconds())
+                if is_chief:
+                    _keep_stage(run, config, gan, seconds())
     finally:
         bar.close()
     spent = seconds()
     keeper.save()
     latents = mean_style_latents(config.train.seed, config.gan.latent_dim)
     gan.average.update_mean_styles(latents)
-    networks.save_discriminator(run, gan.discriminator)
-    networks.save_generator(run, gan.average)
     speed = progress.images_seen / spent
-    run.finish(progress.images_seen, spent, speed)
-    return TrainSummary(progress.images_seen, spent, speed, False)
+    if is_chief:
+        networks.save_discriminator(run, gan.discriminator)
+        networks.save_generator(run, gan.average)
+        run.finish(progress.images_seen, spent, speed)
+    return TrainSummary(progress.images_seen, spent, speed, False, is_chief)
 
 
 def _keep_stage(run: RunDirectory, config: Config, gan: LayeredGAN, seconds: float) -> None:
@@ -190,6 +218,7 @@ def _stage_data(
         first_image,
         stage.end_image - first_image,
         engine.num_replicas_in_sync,
+        strategy.local_replicas(engine),
     )
     return strategy.distribute(engine, images)
 

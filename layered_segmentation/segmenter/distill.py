@@ -6,6 +6,7 @@ A pool of scenes is drawn once, because drawing a scene costs more than learning
 import dataclasses
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from layered_segmentation.config import Config
-from layered_segmentation.gan import networks
+from layered_segmentation.gan import networks, strategy
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.gan.sampling import sampler
@@ -43,7 +44,10 @@ class DistillSummary(FitSummary):
 
 
 def distill(
-    generator: LayeredGenerator, config: Config, photos: np.ndarray | None = None
+    generator: LayeredGenerator,
+    config: Config,
+    photos: np.ndarray | None = None,
+    devices: Sequence[str] = (),
 ) -> tuple[LayeredSegmenter, DistillSummary]:
     """Trains a student on a generator's scenes, then on its own masks of unlabelled photos.
 
@@ -53,6 +57,7 @@ def distill(
             contrast jitter of `gan` are used.
         photos: The training photos for self-training, from `self_training.training_photos`; None
             for no self-training.
+        devices: Devices to train on; all accelerators if empty, as of `strategy.on_devices`.
 
     Returns:
         The segmenter, with averaged weights, and the summary. Its loss and agreement are those on
@@ -61,23 +66,29 @@ def distill(
     Raises:
         UserError: The loss is not finite.
     """
+    engine = strategy.on_devices(devices, {"student.batch": config.student.batch})
     seed = config.train.seed
     start = time.perf_counter()
     pool = draw_pool(generator, config)
     drawn = time.perf_counter() - start
     side = pool.layers.mask.shape[1]
-    segmenter = create_segmenter(config.student.width, side, config.data.aspect)
-    fit.initialise(segmenter, seed)
-    summary = fit.fit(segmenter, pool, config.student, seed)
     rounds: list[FitSummary] = []
-    if photos is not None and config.student.self_training:
-        rounds = self_training.self_train(segmenter, photos, config.student, seed)
+    with engine.scope():
+        segmenter = create_segmenter(config.student.width, side, config.data.aspect)
+        fit.initialise(segmenter, seed)
+        summary = fit.fit(segmenter, pool, config.student, seed)
+        if photos is not None and config.student.self_training:
+            rounds = self_training.self_train(segmenter, photos, config.student, seed)
     fields = {**dataclasses.asdict(summary), "seconds": time.perf_counter() - start}
     return segmenter, DistillSummary(**fields, draw_seconds=drawn, self_training_rounds=len(rounds))
 
 
 def distill_run(
-    run: RunDirectory, config: Config, out: str, overwrite: bool
+    run: RunDirectory,
+    config: Config,
+    out: str,
+    overwrite: bool,
+    devices: Sequence[str] = (),
 ) -> tuple[LayeredSegmenter, DistillSummary]:
     """Distils a run's generator and writes the student's preset with a drafted model card.
 
@@ -86,6 +97,7 @@ def distill_run(
         config: Its config, perhaps with other settings of the student.
         out: The preset.
         overwrite: Whether to replace an existing preset.
+        devices: As for `distill`.
 
     Returns:
         As for `distill`.
@@ -97,7 +109,7 @@ def distill_run(
     generator = networks.load_generator(run)
     side = config.student.resolution or generator.resolution
     photos = self_training.training_photos(config, side)
-    segmenter, summary = distill(generator, config, photos=photos)
+    segmenter, summary = distill(generator, config, photos, devices)
     facts = {"steps": summary.steps, "seed": config.train.seed}
     card = model_card.draft(config, side, segmenter.count_params(), facts)
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)

@@ -18,7 +18,7 @@ from layered_segmentation.config import StudentConfig
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import composite
 from layered_segmentation.gan.composite import Layers
-from layered_segmentation.gan.draws import Purpose, student_draws, weights
+from layered_segmentation.gan.draws import Purpose, replica_share, student_draws, weights
 from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter.augment import augment
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
@@ -88,6 +88,9 @@ def fit(
 ) -> FitSummary:
     """Trains a segmenter on pairs of a pool. It ends with averaged weights.
 
+    In the scope of a `tf.distribute` strategy in which the segmenter was created, all replicas
+    train, each on its share of every batch.
+
     Args:
         segmenter: A segmenter with the pool's resolution; trained in place.
         pool: The scenes.
@@ -98,20 +101,27 @@ def fit(
     Raises:
         UserError: The loss is not finite.
     """
-    optimizer = _optimizer(settings)
+    engine = tf.distribute.get_strategy()
+    replicas = engine.num_replicas_in_sync
+    optimizer = _optimizer(settings, replicas)
     variables = segmenter.trainable_variables
     optimizer.build(variables)
     layers = Layers(*(tf.constant(part) for part in pool.layers))
+    _synchronise_norms(segmenter, replicas)
 
-    def train_step(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def replica_step(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         images, masks = _pairs(pool, layers, settings, seed, step)
         with tf.GradientTape() as tape:
             logits = segmenter.logits(images, training=True)
-            loss = mask_loss(masks, logits)
+            loss = mask_loss(masks, logits) / replicas  # Keras sums gradients over the replicas
         optimizer.apply(tape.gradient(loss, variables), variables)
-        return loss, _agreement(masks > 0.5, logits > 0)
+        return loss, _agreement(masks > 0.5, logits > 0) / replicas
 
-    train_step = tf.function(train_step)
+    def step_of_all(step: tf.Tensor) -> list[tf.Tensor]:
+        parts = engine.run(replica_step, args=(step,))
+        return [engine.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in parts]
+
+    train_step = tf.function(step_of_all if tf.distribute.has_strategy() else replica_step)
     start = compiled = time.perf_counter()
     history = []
     with Bar(settings.steps, "distilling", "step", progress) as bar:
@@ -128,6 +138,7 @@ def fit(
             bar.update(note=f"loss {loss:.3f}, agreement {agreement:.3f}")
     end = time.perf_counter()
     optimizer.finalize_variable_values(variables)
+    _synchronise_norms(segmenter, 1)
     loss, agreement = np.mean(history[-50:], axis=0)
     pairs_after_first = (settings.steps - 1) * settings.batch
     return FitSummary(
@@ -186,6 +197,9 @@ def _pairs(
         pool.contrast_jitter,
         settings.augment,
     )
+    context = tf.distribute.get_replica_context()
+    if context is not None and context.num_replicas_in_sync > 1:
+        drawn = replica_share(drawn, context.replica_id_in_sync_group, context.num_replicas_in_sync)
     scenes = Layers(*(tf.cast(tf.gather(part, drawn.scenes), tf.float32) for part in layers))
     scenes = Layers(
         scenes.background / 127.5 - 1.0, scenes.foreground / 127.5 - 1.0, scenes.mask / 255.0
@@ -198,7 +212,7 @@ def _pairs(
     return augment(images, masks, drawn.augmentation)
 
 
-def _optimizer(settings: StudentConfig) -> keras.optimizers.Optimizer:
+def _optimizer(settings: StudentConfig, replicas: int) -> keras.optimizers.Optimizer:
     warm_up = min(_WARM_UP, settings.steps // 10)
     rate = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warm_up else settings.learning_rate,
@@ -209,7 +223,15 @@ def _optimizer(settings: StudentConfig) -> keras.optimizers.Optimizer:
     )
     # The weights are averaged over about the last twentieth of the training.
     momentum = min(0.995, max(0.5, 1 - 20 / settings.steps))
-    return keras.optimizers.Adam(rate, clipnorm=5.0, use_ema=True, ema_momentum=momentum)
+    # Keras clips a replica's gradient, of a share of the loss, before it sums them.
+    return keras.optimizers.Adam(rate, clipnorm=5.0 / replicas, use_ema=True, ema_momentum=momentum)
+
+
+def _synchronise_norms(segmenter: LayeredSegmenter, replicas: int) -> None:
+    """Lets batch norms take their statistics over all replicas' images."""
+    for layer in segmenter.backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = replicas > 1
 
 
 def _agreement(prediction: tf.Tensor, target: tf.Tensor) -> tf.Tensor:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -23,7 +24,7 @@ def config(*overrides):
 
 
 def test_a_batch_must_divide_among_the_replicas():
-    odd = config("schedule.batch={8: 9}")
+    odd = {"schedule.batch.8": 9}
     with pytest.raises(UserError, match=r"schedule.batch.8=9 is not divisible by the 2 replicas"):
         strategy._require_divisible(odd, 2)
     strategy._require_divisible(odd, 3)
@@ -51,11 +52,36 @@ def test_an_unknown_device_is_refused_with_those_that_there_are():
         strategy.open_strategy(config(), ["TPU:3"])
 
 
+@pytest.mark.parametrize(
+    "accelerators, batch, chosen",
+    [
+        ([], 12, "default"),
+        (["GPU:0"], 12, "default"),
+        (["GPU:0", "GPU:1"], 12, ["GPU:0", "GPU:1"]),
+        (["GPU:0", "GPU:1", "GPU:2", "GPU:3", "GPU:4"], 12, ["GPU:0", "GPU:1", "GPU:2", "GPU:3"]),
+        (["GPU:0", "GPU:1"], 9, ["GPU:0"]),
+    ],
+)
+def test_all_accelerators_train_by_default(accelerators, batch, chosen, monkeypatch):
+    devices = [
+        types.SimpleNamespace(name=f"/device:{name}") for name in ("CPU:0", "CPU:1", *accelerators)
+    ]
+    opened = []
+
+    def mirrored(devices, cross_device_ops):
+        opened.append(devices)
+        return types.SimpleNamespace(num_replicas_in_sync=len(devices))
+
+    monkeypatch.setattr("tensorflow.config.list_logical_devices", lambda: devices)
+    monkeypatch.setattr("tensorflow.distribute.MirroredStrategy", mirrored)
+    monkeypatch.setattr(
+        "tensorflow.distribute.OneDeviceStrategy", lambda device: opened.append([device])
+    )
+    settings = config("train.strategy=auto", f"schedule.batch={{8: {batch}}}")
+    strategy.open_strategy(settings)
+    assert opened == ([] if chosen == "default" else [chosen])
+
+
 def test_one_device_takes_one():
     with pytest.raises(UserError, match="mirrored"):
         strategy.open_strategy(config("train.strategy=one_device"), ["CPU:0", "CPU:0"])
-
-
-def test_multi_worker_says_that_it_is_not_there_yet():
-    with pytest.raises(UserError, match="multi_worker is not available"):
-        strategy.open_strategy(config("train.strategy=multi_worker"))
