@@ -79,6 +79,11 @@ def run(chain: Chain, devices: Sequence[str] = ()) -> dict[str, Any]:
         UserError: The directory is taken, there are no usable photos, settings or test photos do
             not fit, or an export differs from the model.
     """
+    if chain.config.train.strategy == configs.Strategy.multi_worker:
+        raise UserError(
+            "train.strategy=multi_worker: quickstart runs on one machine; use layerseg train on "
+            "each worker, then layerseg distill"
+        )
     files.require_empty_or(chain.out, chain.run.config_path, "not a quickstart's")
     open_source(chain.config.data, chain.config.train.seed)
     pairs = test_pairs(chain)
