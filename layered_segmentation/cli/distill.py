@@ -59,9 +59,7 @@ def main(_: list[str]) -> None:
     from layered_segmentation.segmenter import distill
 
     with run.lock(), files.undoing(out, out + RESULTS):
-        segmenter, summary = distill.distill_run(
-            run, config, out, _OVERWRITE.value, _DEVICES.value
-        )
+        segmenter, summary = distill.distill_run(run, config, out, _OVERWRITE.value, _DEVICES.value)
         results = {
             **dataclasses.asdict(summary),
             "parameters": segmenter.count_params(),

@@ -56,7 +56,7 @@ def test_a_run_ends_and_resumes_on_two_devices(config, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start("train", config, f"--run_dir={whole}", *TWO_CPUS))
     process = start("train", config, f"--run_dir={killed}", *TWO_CPUS)
-    while not list((killed / "checkpoints").glob("*.index")) and process.poll() is None:
+    while not list((killed / "checkpoints").glob("ckpt-16.json")) and process.poll() is None:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

@@ -97,7 +97,7 @@ def test_two_workers_have_the_losses_of_one_device(together, tmp_path):
 def test_a_killed_worker_ends_the_run_which_then_resumes_exactly(victim, together, tmp_path):
     run = tmp_path / "run"
     workers = start_workers(tmp_path, run)
-    while not list((run / "checkpoints").glob("*.index")) and workers[victim].poll() is None:
+    while not list((run / "checkpoints").glob("ckpt-24.json")) and workers[victim].poll() is None:
         time.sleep(0.02)
     os.kill(workers[victim].pid, signal.SIGKILL)
     output, _ = workers[1 - victim].communicate(timeout=300)
