@@ -14,13 +14,15 @@ from layered_segmentation.segmenter.segmenter import create_segmenter
 
 STUDENTS = [name for name in config_files.packaged_names() if name.startswith("students/")]
 GANS = [name for name in config_files.packaged_names() if name not in STUDENTS]
-FULL = [name for name in GANS if configs.load(name).gan.max_channels == 512]
-SMALL = [name for name in GANS if name not in FULL]
+FAST = ["quickstart", "shapes/h_single_generator", "students/w24_64"]  # one of each kind
 
 
-@pytest.mark.parametrize(
-    "name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in FULL)]
-)
+def fast_for_one_of_a_kind(names):
+    """Each name; those that repeat the networks of `FAST`, or are of full width, are slow."""
+    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", fast_for_one_of_a_kind(GANS))
 def test_the_networks_of_every_config_can_be_built(name):
     config = configs.load(name)
     stages = schedule.stages(config)
@@ -35,7 +37,7 @@ def test_the_networks_of_every_config_can_be_built(name):
     assert np.isfinite(np.asarray(gan.discriminator(layers.background))).all()
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", fast_for_one_of_a_kind(STUDENTS))
 def test_every_student_can_be_built(name):
     student = configs.load(name).student
     segmenter = create_segmenter(student.width, student.resolution)

@@ -105,6 +105,7 @@ def test_a_run_that_stopped_at_the_end_of_a_stage_keeps_it_when_it_resumes(
         np.testing.assert_array_equal(weights(one), weights(other))
 
 
+@pytest.mark.slow
 def test_no_stage_is_kept_if_none_is_asked_for(tmp_path):
     assert stages(train(tmp_path / "run", "gan.resolution=16", "train.keep_stages=[]")) == []
 

@@ -37,6 +37,7 @@ def exported(segmenter, tmp_path_factory):
     return saved_model.export_saved_model(segmenter, str(out), str(album))
 
 
+@pytest.mark.slow
 def test_layers_equal_the_generators(segmenter, exported):
     serve = tf.saved_model.load(exported.path).signatures["layers"]
     image = scenes(64)[:2, 10:40]
@@ -108,6 +109,7 @@ def test_warm_up_requests_reach_every_signature(exported):
     assert exported.warmup == sum(map(len, seen.values())) <= 1000  # the server's limit
 
 
+@pytest.mark.slow
 def test_a_warm_up_that_fails_adds_no_version(tmp_path, monkeypatch):
     def broken(directory, loaded):
         loaded.signatures["image_bytes"](bytes=tf.constant([b"no image"]))

@@ -43,7 +43,10 @@ def signature(path):
     return Interpreter(model_path=path, num_threads=1).get_signature_runner("serving_default")
 
 
-@pytest.mark.parametrize("mode", ["none", "float16", "dynamic"])
+@pytest.mark.parametrize(
+    "mode",
+    ["none", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("float16", "dynamic"))],
+)
 def test_float_files_keep_within_their_limits(flowers, album, tmp_path, mode):
     """A trained network of the default size; random weights would say nothing of quantization."""
     assert (flowers.backbone.width, flowers.resolution) == (24, 64)
@@ -139,6 +142,7 @@ def test_invalid_input_writes_nothing(segmenter, tmp_path, options, message):
     assert os.listdir(tmp_path) == ["empty"]
 
 
+@pytest.mark.slow
 def test_pixels_to_ignore_are_not_scored(flowers, album, tmp_path):
     everywhere = album / "ignore"
     everywhere.mkdir(exist_ok=True)

@@ -71,6 +71,7 @@ def trained(eagerly):
     return gan
 
 
+@pytest.mark.slow
 def test_the_readmes_example_runs(tmp_path, monkeypatch):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (example,) = [
@@ -254,6 +255,7 @@ def test_call_and_predict_draw_the_layers_of_latents(trained):
         np.testing.assert_allclose(here, there, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_callbacks_work(tmp_path, eagerly):
     gan = create()
     callbacks = [

@@ -112,6 +112,7 @@ def test_the_first_codes_lie_around_the_mean_style(trained):
     assert 0 < np.abs(first - mean).mean() < 0.3
 
 
+@pytest.mark.slow
 def test_batch_norms_end_with_the_statistics_of_the_photos(trained):
     trained.train(iterations=2)
     # All of them in one batch: what training mode computes, inference does too.
@@ -119,6 +120,7 @@ def test_batch_norms_end_with_the_statistics_of_the_photos(trained):
     np.testing.assert_allclose(actual, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_training_is_a_function_of_the_seed_and_starts_anew_each_time(trained):
     masks = []
     for _ in range(2):
@@ -133,6 +135,7 @@ def test_training_is_a_function_of_the_seed_and_starts_anew_each_time(trained):
     assert all(np.abs(actual[index] - expected[index]).max() > 1e-3 for index in kernels)
 
 
+@pytest.mark.slow
 def test_encoders_that_train_together_are_those_that_train_alone(trained, eagerly):
     trainer = trained.set(iterations=3, learning_rate=1e-4)
     # Sizes differ, and so does the last one's batch.
@@ -252,6 +255,7 @@ def test_chunks_of_photos_get_masks_at_the_photos_own_size(
     assert (written != (kept.predict_masks([photo])[0] >= 0.5)).mean() < 0.02
 
 
+@pytest.mark.slow
 def test_finished_chunks_of_held_out_scenes_are_not_trained_twice(
     trained_run, layerseg, eagerly, tmp_path
 ):
