@@ -53,8 +53,25 @@ class RunDirectory:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = os.fspath(path)
+        self.config_path = self._inside("config.yaml")  # the effective config
+        self.log_path = self._inside("log.jsonl")  # one JSON record per line
+        self.checkpoints = self._inside("checkpoints")  # directory of the last ones
+        self.sheets = self._inside("sheets")  # directory of PNG files, named by images seen
+        self.tensorboard = self._inside("tensorboard")  # directory of event files
+        # The averaged generator, and the discriminator, whose features the encoder's loss uses.
+        self.generator = self._inside("generator")
+        self.generator_file = self._inside("generator", "generator.keras")
+        self.discriminator_file = self._inside("generator", "discriminator.keras")
+        # The generator itself, not its average; only of a stage that was kept.
+        self.trained_generator_file = self._inside("generator", "trained_generator.keras")
+        self.encoder = self._inside("encoder")  # KerasHub preset: encoder and generator
+        self.segmenter = self._inside("segmenter")  # KerasHub preset of the student
+        self.report = self._inside("report.html")
+        self.photos_path = self._inside("photos.txt")  # the photos it trains on, one per line
+        self.machine_path = self._inside("machine.json")  # versions, threads, last devices
+        self.finished_path = self._inside("finished.json")  # written when training has finished
         self._lock = files.Lock(
-            os.path.join(self.path, "lock"),
+            self._inside("lock"),
             f"{self.path}: another process is training in it; wait for it, stop it, or name "
             "another directory",
         )
@@ -100,84 +117,12 @@ class RunDirectory:
             )
         return stage
 
+    def _inside(self, *names: str) -> str:
+        return os.path.join(self.path, *names)
+
     def stage_path(self, resolution: int) -> str:
         """Directory of what was kept at the end of a stage."""
-        return os.path.join(self.path, "stages", str(resolution))
-
-    @property
-    def config_path(self) -> str:
-        """The effective config."""
-        return os.path.join(self.path, "config.yaml")
-
-    @property
-    def log_path(self) -> str:
-        """The log, one JSON record per line."""
-        return os.path.join(self.path, "log.jsonl")
-
-    @property
-    def checkpoints(self) -> str:
-        """Directory of the last checkpoints."""
-        return os.path.join(self.path, "checkpoints")
-
-    @property
-    def sheets(self) -> str:
-        """Directory of PNG sheets, named by images seen."""
-        return os.path.join(self.path, "sheets")
-
-    @property
-    def tensorboard(self) -> str:
-        """Directory of TensorBoard's event files."""
-        return os.path.join(self.path, "tensorboard")
-
-    @property
-    def generator(self) -> str:
-        """Directory of the averaged generator."""
-        return os.path.join(self.path, "generator")
-
-    @property
-    def generator_file(self) -> str:
-        """The averaged generator as a Keras file."""
-        return os.path.join(self.generator, "generator.keras")
-
-    @property
-    def discriminator_file(self) -> str:
-        """The trained discriminator as a Keras file; the encoder's loss uses its features."""
-        return os.path.join(self.generator, "discriminator.keras")
-
-    @property
-    def trained_generator_file(self) -> str:
-        """The generator itself, not its average; only of a stage that was kept."""
-        return os.path.join(self.generator, "trained_generator.keras")
-
-    @property
-    def encoder(self) -> str:
-        """KerasHub preset of the encoder with the generator, the paper's segmenter."""
-        return os.path.join(self.path, "encoder")
-
-    @property
-    def segmenter(self) -> str:
-        """KerasHub preset of the student."""
-        return os.path.join(self.path, "segmenter")
-
-    @property
-    def report(self) -> str:
-        """The HTML page that shows the run."""
-        return os.path.join(self.path, "report.html")
-
-    @property
-    def photos_path(self) -> str:
-        """List of the photos that the run trains on, one per line."""
-        return os.path.join(self.path, "photos.txt")
-
-    @property
-    def machine_path(self) -> str:
-        """Versions, threads and devices of the last session."""
-        return os.path.join(self.path, "machine.json")
-
-    @property
-    def finished_path(self) -> str:
-        """Written last: if it exists, training is finished."""
-        return os.path.join(self.path, "finished.json")
+        return self._inside("stages", str(resolution))
 
     def create_or_resume(self, config: configs.Config) -> bool:
         """Makes the directory a run of `config`, or checks that it already is.
