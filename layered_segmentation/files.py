@@ -120,13 +120,7 @@ def write_text(path: str, text: str) -> None:
 
 
 def write_json(path: str, content: Any, **options: Any) -> None:
-    """Writes a JSON file as `replacing` does, indented by 2.
-
-    Args:
-        path: The file.
-        content: JSON values.
-        **options: For `json.dumps`.
-    """
+    """Writes JSON values as `replacing` does, indented by 2; options as of `json.dumps`."""
     write_text(path, json.dumps(content, **({"indent": 2} | options)) + "\n")
 
 

@@ -50,87 +50,53 @@ class Purpose(enum.IntEnum):
 
 
 class GeneratorDraws(NamedTuple):
-    """What the generator needs.
+    """What the generator needs."""
 
-    Attributes:
-        latents: Float [B, 2, latent_dim], N(0, 1).
-        noise: List of float [B, R, R, N] for R = 4, 8, … up to the resolution, N(0, 1); as for
-            `LayeredGenerator`.
-        crossover: Int [B], the first block that uses the second latent; `len(noise)` where
-            styles are not mixed.
-    """
-
-    latents: Any
+    latents: Any  # float [B, 2, latent_dim], N(0, 1)
+    # list of float [B, R, R, N] for R = 4, 8, … up to the resolution, N(0, 1); as for
+    # `LayeredGenerator`
     noise: list[Any]
+    # int [B], the first block that uses the second latent; `len(noise)` where styles are not mixed
     crossover: Any
 
 
 class StepDraws(NamedTuple):
-    """What a composite and its losses need.
+    """What a composite and its losses need."""
 
-    Attributes:
-        generator: The generator's draws.
-        shifts: Int [B, 2], (dx, dy) in pixels, uniform on [-δ, δ]².
-        contrast: Float [B], uniform on 1 ± jitter.
-        zeta: Float [B, 1, 1, 1], ζ of eq. 6, uniform on [0, 1].
-    """
-
-    generator: GeneratorDraws
-    shifts: Any
-    contrast: Any
+    generator: GeneratorDraws  # the generator's draws
+    shifts: Any  # int [B, 2], (dx, dy) in pixels, uniform on [-δ, δ]²
+    contrast: Any  # float [B], uniform on 1 ± jitter
+    # Float [B, 1, 1, 1], ζ of eq. 6, uniform on [0, 1].
     zeta: Any
 
 
 class AugmentationDraws(NamedTuple):
-    """How each image that the discriminator sees is augmented.
+    """How each image that the discriminator sees is augmented."""
 
-    Attributes:
-        brightness: Float [B, 1, 1, 1], added.
-        saturation: Float [B, 1, 1, 1], factor of the distance from grey.
-        contrast: Float [B, 1, 1, 1], factor of the distance from the image's mean.
-        shifts: Int [B, 2], (dx, dy) in pixels.
-        kept: Float [B, R, R, 1], 0 in the square that is cut out, 1 elsewhere.
-    """
-
-    brightness: Any
-    saturation: Any
-    contrast: Any
-    shifts: Any
-    kept: Any
+    brightness: Any  # float [B, 1, 1, 1], added
+    saturation: Any  # float [B, 1, 1, 1], factor of the distance from grey
+    contrast: Any  # float [B, 1, 1, 1], factor of the distance from the image's mean
+    shifts: Any  # int [B, 2], (dx, dy) in pixels
+    kept: Any  # float [B, R, R, 1], 0 in the square that is cut out, 1 elsewhere
 
 
 class PairAugmentation(NamedTuple):
-    """How each image/mask pair that a student learns from is augmented.
+    """How each image/mask pair that a student learns from is augmented."""
 
-    Attributes:
-        transforms: Float [B, 8], projective coefficients from output to input pixels.
-        colours: Float [B, 3, 3], maps RGB (as a row vector, around the image's mean) to RGB.
-        brightness: Float [B, 1, 1, 3], added.
-        sharpness: Float [B, 1, 1, 1]: below 0 blurs, above 0 sharpens.
-        noise: Float [B, R, R, 3], added.
-    """
-
-    transforms: Any
-    colours: Any
-    brightness: Any
-    sharpness: Any
-    noise: Any
+    transforms: Any  # float [B, 8], projective coefficients from output to input pixels
+    colours: Any  # float [B, 3, 3], maps RGB (as a row vector, around the image's mean) to RGB
+    brightness: Any  # float [B, 1, 1, 3], added
+    sharpness: Any  # float [B, 1, 1, 1]: below 0 blurs, above 0 sharpens
+    noise: Any  # float [B, R, R, 3], added
 
 
 class StudentDraws(NamedTuple):
-    """What one step of a student's training needs.
+    """What one step of a student's training needs."""
 
-    Attributes:
-        scenes: Int [B], places in the pool, drawn with replacement.
-        shifts: Int [B, 2], (dx, dy) in pixels, uniform on [-δ, δ]².
-        contrast: Float [B], uniform on 1 ± jitter.
-        augmentation: Of the pairs; None at strength 0.
-    """
-
-    scenes: Any
-    shifts: Any
-    contrast: Any
-    augmentation: PairAugmentation | None
+    scenes: Any  # int [B], places in the pool, drawn with replacement
+    shifts: Any  # int [B, 2], (dx, dy) in pixels, uniform on [-δ, δ]²
+    contrast: Any  # float [B], uniform on 1 ± jitter
+    augmentation: PairAugmentation | None  # of the pairs; None at strength 0
 
 
 def generator_draws(

@@ -36,45 +36,29 @@ _BATCH = 100  # photos per pass without gradients
 
 @dataclasses.dataclass(frozen=True)
 class EncodeSummary:
-    """The result of training one encoder.
+    """The result of training one encoder."""
 
-    Attributes:
-        photos: Photos it learned from.
-        iterations: Training steps.
-        batch: Photos per step.
-        together: Encoders that trained at once, including this one.
-        first_loss: Eq. 7 at the first step.
-        loss: Eq. 7 of the final segmenter over at most 1,000 of the photos.
-        pixel_loss: Its first term alone, the mean absolute difference of values in [-1, 1].
-        images_per_second: Training speed of all encoders together, without the first step, which
-            may compile.
-        seconds: Duration; of the joint training, this encoder's share.
-    """
-
-    photos: int
-    iterations: int
-    batch: int
-    together: int
+    photos: int  # photos it learned from
+    iterations: int  # training steps
+    batch: int  # photos per step
+    together: int  # encoders that trained at once, including this one
+    # Eq. 7 at the first step.
     first_loss: float
+    # Eq. 7 of the final segmenter over at most 1,000 of the photos.
     loss: float
-    pixel_loss: float
+    pixel_loss: float  # its first term alone, the mean absolute difference of values in [-1, 1]
+    # training speed of all encoders together, without the first step, which may compile
     images_per_second: float
-    seconds: float
+    seconds: float  # duration; of the joint training, this encoder's share
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """A trained encoder whose batch norms and loss are still to be computed, by `finish`.
+    """A trained encoder whose batch norms and loss are still to be computed, by `finish`."""
 
-    Attributes:
-        photos: The photos it learned from, uint8 [N, R, R, 3].
-        weights: Its weights, as `get_weights` returns them.
-        summary: Its summary, with losses of NaN.
-    """
-
-    photos: np.ndarray
-    weights: list[np.ndarray]
-    summary: EncodeSummary
+    photos: np.ndarray  # the photos it learned from, uint8 [N, R, R, 3]
+    weights: list[np.ndarray]  # its weights, as `get_weights` returns them
+    summary: EncodeSummary  # its summary, with losses of NaN
 
 
 class EncoderTrainer:
