@@ -86,7 +86,7 @@ def read(schema: type, path: str, overrides: Sequence[str], key_types: Mapping[s
 
 def differences(left: Any, right: Any) -> list[str]:
     """Returns one `section.field: left != right` line for each field that differs."""
-    lefts, rights = _flatten(dataclasses.asdict(left)), _flatten(dataclasses.asdict(right))
+    lefts, rights = flatten(dataclasses.asdict(left)), flatten(dataclasses.asdict(right))
     absent = "(absent)"
     return [
         f"{key}: {lefts.get(key, absent)!r} != {rights.get(key, absent)!r}"
@@ -180,12 +180,12 @@ def _unknown_field(merged: Any, key: str) -> str:
     return f"unknown field {key!r}; {hint}known: {', '.join(names)}"
 
 
-def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Returns the leaves of nested mappings by their dotted path."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
+            flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -195,7 +195,7 @@ def _ablations(runs: Runs) -> Table:
         if _some_have(runs, "generated", *path):
             references["generated"][heading] = path
     for kind in shown:
-        columns += [f"ours: {kinds[kind]}", *references[kind]]
+        columns += [f"measured: {kinds[kind]}", *references[kind]]
     rows: list[tuple[str, list[Cell]]] = []
     missing: list[str] = []
     for key, (name, figures) in paper.SETTINGS.items():
@@ -224,7 +224,7 @@ def _methods(runs: Runs) -> Table:
     kind = "segmentation"
     split = any("detected" in results for results in _all(runs, kind))
     columns = ["method", "paper: LSUN Car, detected", "paper: LSUN Car, all", "paper: CUB-200"]
-    columns += ["ours: detected", "ours: all"] if split else ["ours: mIoU"]
+    columns += ["measured: detected", "measured: all"] if split else ["measured: mIoU"]
     parts = [("detected",), ("all",)] if split else [()]
     rows: list[tuple[str, list[Cell]]] = []
     missing: list[str] = []
@@ -275,13 +275,13 @@ def _distances(runs: Runs) -> Table:
     if len(set(counts.values())) > 1:
         missing.append("FIDs of different numbers of images are not comparable: more lower it")
     notes = [
-        f"Ours, {key}: {images} composites against {real} real images."
+        f"Measured, {key}: {images} composites against {real} real images."
         for key, (images, real) in counts.items()
     ] + [
         "Paper: LSUN Car, 10,000 composites against 10,000 real images.",
         *_protocols(runs, ["fid"]),
     ]
-    columns = ["generator", "paper, 64 px", "paper, 128 px", "ours"]
+    columns = ["generator", "paper, 64 px", "paper, 128 px", "measured"]
     return Table("Table 3: Fréchet inception distance", columns, rows, notes, missing)
 
 
@@ -333,7 +333,7 @@ def _protocols(runs: Runs, kinds: Sequence[str]) -> list[str]:
     for kind in kinds:
         results = [one for one in _all(runs, kind) if "protocol" in one]
         stated = dict.fromkeys(str(one["protocol"]).strip() for one in results)
-        notes += [f"Ours, {kind}: {protocol}" for protocol in stated]
+        notes += [f"Measured, {kind}: {protocol}" for protocol in stated]
     if any(len(several) > 1 for several in runs.values()):
         notes.append("±: standard deviation (of the population) over runs.")
     return notes

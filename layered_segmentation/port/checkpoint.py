@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from layered_segmentation import config as configs
-from layered_segmentation import files
+from layered_segmentation import config_files, files
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import networks
 from layered_segmentation.gan.discriminator import Discriminator
@@ -95,7 +95,7 @@ def find_parts(checkpoint: Mapping[Any, Any], needs_stage: bool = True) -> Relea
         UserError: It contains no generator of the release, or several of which none or more than
             one is an average; several discriminators; or an invalid stage.
     """
-    flat = _flatten(checkpoint)
+    flat = config_files.flatten(checkpoint)
     generators = _roots(_GENERATOR, flat)
     if not generators:
         raise UserError(
@@ -192,16 +192,6 @@ def _as_numpy(tree: Mapping[Any, Any]) -> dict[str, Any]:
         else:
             result[str(key)] = value
     return result
-
-
-def _flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _roots(pattern: re.Pattern[str], flat: Mapping[str, Any]) -> list[str]:

@@ -68,8 +68,8 @@ def test_ablations(tmp_path):
     lines = table.markdown().splitlines()
     assert lines[2] == (
         "| setting | paper, 64 px | paper, 64 px: full mask | paper, 128 px | "
-        "paper, 128 px: full mask | ours: generated masks | ours: generated masks: full mask | "
-        "ours: student | ours: student: full mask |"
+        "paper, 128 px: full mask | measured: generated masks | "
+        "measured: generated masks: full mask | measured: student | measured: student: full mask |"
     )
     assert lines[4] == "| (a) default | 0.685 | 0.440 | 0.533 | 0.432 | — | — | — | — |"
     assert lines[5] == (
@@ -79,7 +79,7 @@ def test_ablations(tmp_path):
         "| (d) background contrast jitter | 0.765 | 0.454 | 0.673 | 0.436 | 0.600 | 0.300 | "
         "0.850 ± 0.050 | 0.270 ± 0.000 |"
     )
-    assert len(lines) == 4 + 8 + 8 and lines[15] == "Ours, generated: P."
+    assert len(lines) == 4 + 8 + 8 and lines[15] == "Measured, generated: P."
     assert "a: no run given" in table.missing
     assert "b: 1 of 1 runs without evaluation_generated/results.json" in table.missing
     assert "d: 1 of 2 runs without evaluation_generated/results.json" in table.missing
@@ -92,7 +92,7 @@ def test_ablations_of_results_with_more_columns(tmp_path):
     one = write(tmp_path / "a", "generated", miou=0.6, references=references, **more)
     lines = tables.build(1, tables.read_runs([("a", one)])).markdown().splitlines()
     assert lines[2].endswith(
-        "ours: generated masks: another scene's | ours: generated masks: detected |"
+        "measured: generated masks: another scene's | measured: generated masks: detected |"
     )
     assert lines[4].endswith("| 0.600 | 0.300 | 0.200 | 0.875 |")
     other = write(tmp_path / "b", "generated", **scores(0.5, 0.3), resolution=128)
@@ -103,7 +103,7 @@ def test_ablations_of_results_with_more_columns(tmp_path):
 def test_ablations_show_only_the_columns_that_exist(tmp_path):
     path = write(tmp_path / "a", "segmentation", **scores(0.8, 0.27))
     assert tables.build(1, tables.read_runs([("a", path)])).columns[5:] == [
-        "ours: student", "ours: student: full mask",
+        "measured: student", "measured: student: full mask",
     ]  # fmt: skip
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -125,7 +125,7 @@ def test_methods(tmp_path):
     table = tables.build(2, tables.read_runs(named))
     assert table.markdown().splitlines()[2:9] == [
         "| method | paper: LSUN Car, detected | paper: LSUN Car, all | paper: CUB-200 | "
-        "ours: detected | ours: all |",
+        "measured: detected | measured: all |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         "| the method (encoder) | 0.540 | 0.479 | 0.380 | 0.500 | 0.550 |",
         "| student | — | — | — | 0.610 | 0.550 |",
@@ -160,7 +160,7 @@ def test_methods_without_a_split_and_on_different_images(tmp_path):
     a = write(tmp_path / "a", "segmentation", **scores(0.7, 0.3))
     b = write(tmp_path / "b", "segmentation", **scores(0.6, 0.4))
     table = tables.build(2, tables.read_runs([("one", a), ("two", b)]))
-    assert table.columns[4:] == ["ours: mIoU"]
+    assert table.columns[4:] == ["measured: mIoU"]
     assert [cells[-1].text for _, cells in table.rows] == ["—", "0.700", "0.600", "—", "—"]
     assert "encoder: no run given" in table.missing
     assert any("not scored on the same images" in line for line in table.missing)
@@ -173,7 +173,7 @@ def test_distances(tmp_path):
     plain = write(tmp_path / "s", "fid", fid=20.0, features="y", protocol="P.")
     table = tables.build(3, tables.read_runs([("layered", layered)]))
     assert table.markdown().splitlines()[2:6] == [
-        "| generator | paper, 64 px | paper, 128 px | ours |",
+        "| generator | paper, 64 px | paper, 128 px | measured |",
         "| --- | ---: | ---: | ---: |",
         "| StyleGAN, single output | 27.8 | 21.7 | — |",
         "| layered | 31.4 | 30.9 | 31.5 |",
@@ -182,7 +182,7 @@ def test_distances(tmp_path):
     counts = {"images": 4, "real_images": 6, "warning": "of 4 images an FID says little"}
     few = write(tmp_path / "few", "fid", fid=2.0, features="x", **counts)
     table = tables.build(3, tables.read_runs([("layered", layered), ("single_output", few)]))
-    assert "Ours, single_output: 4 composites against 6 real images." in table.notes
+    assert "Measured, single_output: 4 composites against 6 real images." in table.notes
     assert "single_output: of 4 images an FID says little" in table.missing
     assert any("different numbers of images" in line for line in table.missing)
     with pytest.raises(UserError, match=r"are not comparable \(x, y\)"):
@@ -206,7 +206,7 @@ def test_the_command(layerseg, tmp_path):
     assert markdown in result.stdout and "| 0.800 ± 0.000 |" in markdown
     with open(out / "table1.csv", newline="", encoding="utf-8") as file:
         (row, *_) = csv.DictReader(file)
-    assert row["ours: student"] == "0.8" and row["ours: student, runs"] == "2"
+    assert row["measured: student"] == "0.8" and row["measured: student, runs"] == "2"
     assert "missing: b: no run given" in result.stderr
     again = layerseg("table", *flags)
     assert again.status == 2 and "table1.md, table1.csv, table1.png already exist" in again.stderr
