@@ -2,11 +2,15 @@ import dataclasses
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
 os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# A shell starts background jobs with Ctrl-C ignored, and so would the programs that tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 
