@@ -18,7 +18,10 @@ _NOTES = re.compile(
 
 
 def import_tensorflow(logical_cpus: int = 1) -> None:
-    """Imports TensorFlow; call it before any other module imports it.
+    """Imports TensorFlow and Keras for a command; call it before any other module imports them.
+
+    What the user has set for other Keras programs does not apply: neither the data format and
+    float type of ~/.keras/keras.json nor TF_USE_LEGACY_KERAS.
 
     Args:
         logical_cpus: Number of devices to split the CPU into.
@@ -26,9 +29,14 @@ def import_tensorflow(logical_cpus: int = 1) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     os.environ.setdefault("GLOG_minloglevel", "2")
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
     if "tensorflow" not in sys.modules:
         with _without_notes():
             import tensorflow  # noqa: F401
+    import keras
+
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
     if logical_cpus > 1:
         import tensorflow as tf
 

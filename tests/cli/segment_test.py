@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 
 import flowers
 import numpy as np
@@ -86,6 +88,26 @@ def test_masks_are_the_segmenters(preset, album, tmp_path, layerseg):
     mask = np.asarray(Image.open(tmp_path / "out" / "first.mask.png")) > 0
     assert 0.3 < mask.mean() < 0.7
     assert (mask != (expected >= threshold)).mean() < 0.01
+
+
+@pytest.mark.slow
+def test_settings_for_other_keras_programs_do_not_apply(preset, album, tmp_path, layerseg):
+    layerseg("segment", f"--segmenter={preset}", f"--input={album}", f"--out={tmp_path / 'out'}")
+    settings = {"backend": "jax", "floatx": "float16", "image_data_format": "channels_first"}
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
+    user = {"KERAS_HOME": str(tmp_path), "TF_USE_LEGACY_KERAS": "1"}
+    out = tmp_path / "again"
+    done = subprocess.run(
+        [sys.executable, "-m", "layered_segmentation.cli.segment",
+         f"--segmenter={preset}", f"--input={album}", f"--out={out}"],
+        capture_output=True, text=True, env={**os.environ, **user},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = [name for name in files(out) if name.endswith(".png")]
+    assert names
+    for name in names:
+        first, second = (np.asarray(Image.open(path / name)) for path in (tmp_path / "out", out))
+        np.testing.assert_array_equal(first, second)
 
 
 def test_unreadable_photos_are_named_and_skipped(preset, album, tmp_path, layerseg):
