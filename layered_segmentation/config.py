@@ -6,29 +6,15 @@ settings before anything is computed.
 """
 
 import dataclasses
+import enum
 from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from layered_segmentation import config_files, files
-from layered_segmentation.choices import Aspect as Aspect
-from layered_segmentation.choices import Choice as Choice
-from layered_segmentation.choices import FeatureTerm as FeatureTerm
-from layered_segmentation.choices import MaskLosses as MaskLosses
-from layered_segmentation.choices import Precision as Precision
-from layered_segmentation.choices import Refinement as Refinement
-from layered_segmentation.choices import SourceName as SourceName
-from layered_segmentation.choices import Strategy as Strategy
-from layered_segmentation.choices import Variant as Variant
+from layered_segmentation.config_files import POWER_OF_TWO, Choice, added, bounded, require
 from layered_segmentation.errors import UserError
-from layered_segmentation.validation import (
-    POWER_OF_TWO,
-    added,
-    bounded,
-    check_bounds,
-    check_combinations,
-)
 
 # Fields that change nothing of what a training computes.
 NOT_TRAINED = (
@@ -46,118 +32,168 @@ NOT_TRAINED = (
 )
 
 
-@dataclasses.dataclass
-class DataConfig:
-    """Where the photos come from and how they reach the network.
+class SourceName(Choice):
+    """Where photos come from: a directory, procedural scenes, or TensorFlow Datasets."""
 
-    Attributes:
-        name: Kind of source; see `SourceName`.
-        path: Directory of photos, for `folder`.
-        dataset: Prepared TensorFlow Datasets, for `tfds`: `lsun_objects/car[:100000]`, several
-            of them joined by `+`; `data/tfds.py` has the grammar.
-        data_dir: Directory that these were prepared in; empty for that of TFDS.
-        limit: Number of images to use, the first ones; 0 for all. For `shapes`: number to draw.
-        test_path: Directory of photos that `layerseg quickstart` and `layerseg evaluate` score on
-            if no others are named.
-        test_masks: Directory of their masks.
-        mirror: Whether to mirror images left to right at random.
-        crop_margin: Images are resized to this times the resolution, then cropped at random, so
-            that real objects move as the generated ones do.
-        aspect: How a photo becomes a square; see `Aspect`.
-        cache_memory: Megabytes that the resized photos may take in memory; above that they are
-            kept on disk.
-        cache_dir: Directory for those on disk, which runs may share; empty for RUN/cache.
+    folder = enum.auto()
+    shapes = enum.auto()
+    tfds = enum.auto()
+
+
+class Aspect(Choice):
+    """How a photo becomes a square.
+
+    `squash` changes the aspect ratio (the paper), `centre_crop` cuts off the ends of the longer
+    side, `pad` continues the edges.
     """
 
+    squash = enum.auto()
+    centre_crop = enum.auto()
+    pad = enum.auto()
+
+
+class Variant(Choice):
+    """Architecture of the generator.
+
+    `two_generators` (the paper) has two mapping and two synthesis networks fed with the same
+    latent, `one_generator` (ablation h) one network with 7 outputs, `shared_mapping` one mapping
+    and two synthesis networks, `single_output` is a plain StyleGAN without a mask.
+    """
+
+    two_generators = enum.auto()
+    one_generator = enum.auto()
+    shared_mapping = enum.auto()
+    single_output = enum.auto()
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the generator draws a mask."""
+        return self is not Variant.single_output
+
+
+class MaskLosses(Choice):
+    """The mask that eq. 3 and 4 act on: as generated (the paper) or as shifted (authors' code)."""
+
+    unshifted = enum.auto()
+    shifted = enum.auto()
+
+
+class FeatureTerm(Choice):
+    """How the features of eq. 7 are weighted against the pixels.
+
+    `sum` is the ratio of the paper's two sums, `mean` takes a mean over each instead.
+    """
+
+    sum = enum.auto()
+    mean = enum.auto()
+
+
+class Refinement(Choice):
+    """How a mask is fitted to the edges of its photo; `segmenter/refine.py` describes each."""
+
+    none = enum.auto()
+    guided = enum.auto()
+    grabcut = enum.auto()
+    consensus = enum.auto()
+
+
+class Precision(Choice):
+    """Keras dtype policies."""
+
+    float32 = enum.auto()
+    mixed_bfloat16 = enum.auto()
+    mixed_float16 = enum.auto()
+
+
+class Strategy(Choice):
+    """Which devices train: one, all of one machine, or those of several machines.
+
+    `auto` is `mirrored` where there are several accelerators, otherwise `one_device`.
+    """
+
+    auto = enum.auto()
+    one_device = enum.auto()
+    mirrored = enum.auto()
+    multi_worker = enum.auto()
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """Where the photos come from and how they reach the network."""
+
     name: SourceName = SourceName.folder
-    path: str = ""
+    path: str = ""  # directory of photos, for `folder`
+    # Prepared TensorFlow Datasets, for `tfds`: `lsun_objects/car[:100000]`, several of them joined
+    # by `+`; `data/tfds.py` has the grammar.
     dataset: str = ""
-    data_dir: str = ""
+    data_dir: str = ""  # directory that these were prepared in; empty for that of TFDS
+    # Number of images to use, the first ones; 0 for all. For `shapes`: number to draw.
     limit: int = bounded(0, "at least 0")
+    # Directory of photos that `layerseg quickstart` and `layerseg evaluate` score on if no others
+    # are named.
     test_path: str = ""
-    test_masks: str = ""
-    mirror: bool = False
+    test_masks: str = ""  # directory of their masks
+    mirror: bool = False  # whether to mirror images left to right at random
+    # Images are resized to this times the resolution, then cropped at random, so that real objects
+    # move as the generated ones do.
     crop_margin: float = bounded(1.125, "in [1, 2]")
     aspect: Aspect = Aspect.squash
+    # Megabytes that the resized photos may take in memory; above that they are kept on disk.
     cache_memory: int = bounded(2_000, "at least 0")
-    cache_dir: str = ""
+    cache_dir: str = ""  # directory for those on disk, which runs may share; empty for RUN/cache
 
 
 @dataclasses.dataclass
 class GANConfig:
-    """The layered generator, the perturbation and the losses (eq. 1 to 6).
-
-    Attributes:
-        variant: Architecture of the generator; see `Variant`.
-        resolution: Final image side, pixels.
-        initial_resolution: Image side of the first stage, pixels.
-        latent_dim: Length of the latent and of the style.
-        mapping_layers: Dense layers of the mapping network.
-        max_channels: Cap on the channels of every layer; 512 is StyleGAN's width.
-        mixing: Probability of style mixing.
-        average_decay: Decay per step of the exponential average of the generator's weights.
-        shift: δ of eq. 2, fraction of the image side.
-        contrast_jitter: Half width of the background's contrast factor around 1; 0 is off, the
-            paper's setting (d) is 0.3.
-        mask_size: η of eq. 3, the mean coverage below which a mask is penalised.
-        mask_size_most: The mean coverage above which a mask is penalised; 1 is off, as in the
-            paper. It keeps small and short trainings from masks that cover everything.
-        mask_size_weight: γ1 of eq. 5.
-        mask_binary_weight: γ2 of eq. 5.
-        gradient_penalty: λ of eq. 6.
-        drift: ε of eq. 6.
-        minibatch_std: Whether the discriminator sees the batch's standard deviation.
-        r1: Weight of R1, half the squared gradient of the real images' scores; 0 is off, as in
-            the paper.
-        augment: Strength of differentiable augmentation of all that the discriminator sees; 0 is
-            off, as in the paper, 1 the published strength.
-        mask_losses_on: The mask that the mask losses act on; see `MaskLosses`.
-        shared_noise: Whether both generators get the same noise images; with `shared_mapping` they
-            always do.
-    """
+    """The layered generator, the perturbation and the losses (eq. 1 to 6)."""
 
     variant: Variant = Variant.two_generators
-    resolution: int = bounded(128, POWER_OF_TWO)
-    initial_resolution: int = bounded(8, POWER_OF_TWO)
-    latent_dim: int = bounded(512, "at least 1")
-    mapping_layers: int = bounded(8, "at least 1")
+    resolution: int = bounded(128, POWER_OF_TWO)  # final image side, pixels
+    initial_resolution: int = bounded(8, POWER_OF_TWO)  # image side of the first stage, pixels
+    latent_dim: int = bounded(512, "at least 1")  # length of the latent and of the style
+    mapping_layers: int = bounded(8, "at least 1")  # dense layers of the mapping network
+    # Cap on the channels of every layer; 512 is StyleGAN's width.
     max_channels: int = bounded(512, "at least 1")
-    mixing: float = bounded(0.9, "in [0, 1]")
+    mixing: float = bounded(0.9, "in [0, 1]")  # probability of style mixing
+    # Decay per step of the exponential average of the generator's weights.
     average_decay: float = bounded(0.999, "in [0, 1)")
+    # δ of eq. 2, fraction of the image side.
     shift: float = bounded(0.125, "in [0, 1): a shift as large as the image hides the object")
+    # Half width of the background's contrast factor around 1; 0 is off, the paper's setting (d) is
+    # 0.3.
     contrast_jitter: float = bounded(0.0, "in [0, 1)")
+    # η of eq. 3, the mean coverage below which a mask is penalised.
     mask_size: float = bounded(0.25, "in (0, 1)")
+    # The mean coverage above which a mask is penalised; 1 is off, as in the paper. It keeps small
+    # and short trainings from masks that cover everything.
     mask_size_most: float = 1.0
-    mask_size_weight: float = bounded(2.0, "at least 0")
-    mask_binary_weight: float = bounded(2.0, "at least 0")
-    gradient_penalty: float = bounded(10.0, "at least 0")
-    drift: float = bounded(0.001, "at least 0")
-    minibatch_std: bool = True
+    mask_size_weight: float = bounded(2.0, "at least 0")  # γ1 of eq. 5
+    mask_binary_weight: float = bounded(2.0, "at least 0")  # γ2 of eq. 5
+    gradient_penalty: float = bounded(10.0, "at least 0")  # λ of eq. 6
+    drift: float = bounded(0.001, "at least 0")  # ε of eq. 6
+    minibatch_std: bool = True  # whether the discriminator sees the batch's standard deviation
+    # Weight of R1, half the squared gradient of the real images' scores; 0 is off, as in the paper.
     r1: float = bounded(0.0, "at least 0")
+    # Strength of differentiable augmentation of all that the discriminator sees; 0 is off, as in
+    # the paper, 1 the published strength.
     augment: float = bounded(0.0, "in [0, 1]")
     mask_losses_on: MaskLosses = added(MaskLosses.unshifted, was=MaskLosses.shifted)
+    # Whether both generators get the same noise images; with `shared_mapping` they always do.
     shared_noise: bool = added(False, was=True)
 
 
 @dataclasses.dataclass
 class ScheduleConfig:
-    """Progressive growing by images seen.
+    """Progressive growing by images seen."""
 
-    Attributes:
-        images_per_stage: Real images shown at each resolution.
-        images_at: Exceptions to `images_per_stage`, by resolution.
-        fade_fraction: Share of a stage in which the new resolution fades in.
-        batch: Global batch size by resolution; a resolution that is not listed has that of the
-            next smaller one.
-        learning_rate: `default`, and exceptions by resolution.
-    """
-
-    images_per_stage: int = bounded(1_200_000, "at least 1")
-    images_at: dict[int, int] = dataclasses.field(default_factory=dict)
-    fade_fraction: float = bounded(0.5, "in [0, 1]")
+    images_per_stage: int = bounded(1_200_000, "at least 1")  # real images at each resolution
+    images_at: dict[int, int] = dataclasses.field(default_factory=dict)  # exceptions by resolution
+    fade_fraction: float = bounded(0.5, "in [0, 1]")  # share of a stage that fades in
+    # Global batch size by resolution; one that is not listed has that of the next smaller one.
     batch: dict[int, int] = dataclasses.field(
         default_factory=lambda: {8: 256, 16: 128, 32: 64, 64: 32, 128: 32}
     )
+    # `default`, and exceptions by resolution.
     learning_rate: dict[str, float] = dataclasses.field(
         default_factory=lambda: {"default": 0.001, "128": 0.0015}
     )
@@ -165,89 +201,62 @@ class ScheduleConfig:
 
 @dataclasses.dataclass
 class StudentConfig:
-    """The student segmenter, trained on generated image/mask pairs.
+    """The student segmenter, trained on generated image/mask pairs."""
 
-    Attributes:
-        width: Channels of the U-Net's first level.
-        resolution: Side of its input, pixels; 0 for the generator's resolution.
-        steps: Training steps.
-        batch: Pairs per step.
-        learning_rate: Peak of Adam's cosine schedule.
-        augment: Strength of shift, colour and geometric augmentation; 0 is none.
-        truncation: ψ of the styles the pairs are drawn with; 1 draws from the whole
-            distribution.
-        self_training: Rounds in which the distilled student learns from its own masks of the
-            unlabelled training photos; 0 is none.
-        self_training_steps: Training steps per round.
-        self_training_refine: How those masks are first fitted to the edges of the photos, at
-            128 px or more; it helps where objects have crisp edges.
-    """
-
-    width: int = bounded(24, "at least 1")
-    resolution: int = 0
-    steps: int = bounded(1_000, "at least 1")
-    batch: int = bounded(64, "at least 1")
-    learning_rate: float = bounded(0.005, "more than 0")
+    width: int = bounded(24, "at least 1")  # channels of the U-Net's first level
+    # Side of its input, pixels; 0 for the generator's resolution.
+    resolution: int = bounded(0, "0 or a multiple of 8")
+    steps: int = bounded(1_000, "at least 1")  # training steps
+    batch: int = bounded(64, "at least 1")  # pairs per step
+    learning_rate: float = bounded(0.005, "more than 0")  # peak of Adam's cosine schedule
+    # Strength of shift, colour and geometric augmentation; 0 is none.
     augment: float = bounded(1.6, "at least 0")
+    # ψ of the styles the pairs are drawn with; 1 draws from the whole distribution.
     truncation: float = bounded(1.0, "in (0, 1]")
+    # Rounds in which the distilled student learns from its own masks of the unlabelled training
+    # photos; 0 is none.
     self_training: int = bounded(3, "at least 0")
-    self_training_steps: int = bounded(300, "at least 1")
+    self_training_steps: int = bounded(300, "at least 1")  # training steps per round
+    # How those masks are first fitted to the edges of the photos, at 128 px or more; it helps where
+    # objects have crisp edges.
     self_training_refine: Refinement = Refinement.none
 
 
 @dataclasses.dataclass
 class EncoderConfig:
-    """The paper's encoder (eq. 7).
+    """The paper's encoder (eq. 7)."""
 
-    Attributes:
-        chunk: Number of images that each encoder is trained on.
-        iterations: Training steps per chunk.
-        learning_rate: Learning rate of Adam.
-        batch: Images per step, at most the chunk; the paper does not give it. Batch norm needs 2.
-        input_resolution: Side that its input is resized to, pixels; 0 for the generator's
-            resolution.
-        max_channels: Cap on the channels of the ResNet's stages; 512 is ResNet-18.
-        together: Number of chunks whose encoders train at once, in one graph. The results do not
-            depend on it. Each encoder takes as much memory as one alone, so more than 1 pays only
-            where networks are small and cores idle.
-        feature_term: How eq. 7 weights features against pixels; see `FeatureTerm`.
-    """
-
-    chunk: int = bounded(100, "at least 1")
-    iterations: int = bounded(1_000, "at least 1")
-    learning_rate: float = bounded(0.0001, "more than 0")
+    chunk: int = bounded(100, "at least 1")  # number of images that each encoder is trained on
+    iterations: int = bounded(1_000, "at least 1")  # training steps per chunk
+    learning_rate: float = bounded(0.0001, "more than 0")  # of Adam
+    # Images per step, at most the chunk; the paper does not give it. Batch norm needs 2.
     batch: int = bounded(32, "at least 2")
-    input_resolution: int = 64
+    # Side that its input is resized to, pixels; 0 for the generator's resolution.
+    input_resolution: int = bounded(64, "0 or at least 8")
+    # Cap on the channels of the ResNet's stages; 512 is ResNet-18.
     max_channels: int = bounded(512, "at least 64")
+    # Number of chunks whose encoders train at once, in one graph. The results do not depend on it.
+    # Each encoder takes as much memory as one alone, so more than 1 pays only where networks are
+    # small and cores idle.
     together: int = bounded(1, "at least 1")
     feature_term: FeatureTerm = added(FeatureTerm.sum, was=FeatureTerm.mean)
 
 
 @dataclasses.dataclass
 class TrainConfig:
-    """How a run is carried out.
+    """How a run is carried out."""
 
-    Attributes:
-        seed: Seed of everything that is drawn.
-        precision: Keras dtype policy of the networks.
-        jit_compile: Whether XLA compiles the step; slower on CPU.
-        strategy: Which devices train; see `Strategy`.
-        checkpoint_every: Images between checkpoints.
-        checkpoint_minutes: Minutes between checkpoints, whichever comes first.
-        sheet_every: Images between image sheets.
-        keep_checkpoints: Number of checkpoints to keep on disk.
-        keep_stages: Resolutions below the final one whose networks are kept in RUN/stages at the
-            end of their stage, as in [64]; null keeps all, [] none.
-    """
-
-    seed: int = bounded(0, "in [0, 2147483648)")
+    seed: int = bounded(0, "in [0, 2147483648)")  # of everything that is drawn
     precision: Precision = Precision.float32
-    jit_compile: bool = False
+    jit_compile: bool = False  # whether XLA compiles the step; slower on CPU
     strategy: Strategy = Strategy.auto
-    checkpoint_every: int = bounded(50_000, "at least 1")
+    checkpoint_every: int = bounded(50_000, "at least 1")  # images between checkpoints
+    # Minutes between checkpoints, whichever comes first.
     checkpoint_minutes: float = added(5.0, was=5.0, possible="more than 0")
-    sheet_every: int = bounded(20_000, "at least 1")
-    keep_checkpoints: int = bounded(3, "at least 1")
+    sheet_every: int = bounded(20_000, "at least 1")  # images between image sheets
+    keep_checkpoints: int = bounded(3, "at least 1")  # number of checkpoints to keep on disk
+    # Resolutions below the final one whose networks are kept in RUN/stages at the end of their
+    # stage, as in [64]; null keeps all, [] none.
     keep_stages: list[int] | None = added(None, was=None)
 
 
@@ -279,7 +288,7 @@ def load(name_or_path: str = "", overrides: Sequence[str] = ()) -> Config:
     """
     path = config_files.find(name_or_path) if name_or_path else ""
     config: Config = config_files.read(Config, path, overrides, _KEY_TYPES)
-    check_bounds(config)
+    config_files.check_bounds(config)
     for section, fields in dataclasses.asdict(config).items():
         for field, value in fields.items():
             if isinstance(value, str) and not files.is_utf8(value):
@@ -287,7 +296,7 @@ def load(name_or_path: str = "", overrides: Sequence[str] = ()) -> Config:
                     f"{section}.{field}={files.printable(value)}: it has bytes that are not UTF-8, "
                     "which a config cannot hold; name the file by another path, such as a link"
                 )
-    check_combinations(config)
+    _check_combinations(config)
     return config
 
 
@@ -329,3 +338,30 @@ def with_absolute_paths(config: Config) -> Config:
         for name in ("path", "data_dir", "cache_dir", "test_path", "test_masks")
     }
     return dataclasses.replace(config, data=dataclasses.replace(data, **paths))
+
+
+def _check_combinations(config: Config) -> None:
+    """Refuses settings that contradict each other, and impossible rows of tables."""
+    gan, schedule = config.gan, config.schedule
+    first, last = gan.initial_resolution, gan.resolution
+    require(first <= last, "gan.initial_resolution", first, f"at most gan.resolution ({last})")
+    pixels = round(gan.shift * first)
+    possible = f"less than the whole image at {first} px, where it rounds to {pixels} pixels"
+    require(pixels < first, "gan.shift", gan.shift, possible)
+    is_more = gan.mask_size < gan.mask_size_most <= 1
+    possible = f"more than gan.mask_size ({gan.mask_size:g}) and at most 1"
+    require(is_more, "gan.mask_size_most", gan.mask_size_most, possible)
+    for table in ("images_at", "batch"):
+        for key, value in getattr(schedule, table).items():
+            is_power = config_files.is_power_of_two(key)
+            require(is_power, f"schedule.{table}", key, "keyed by powers of two, at least 8")
+            require(value >= 1, f"schedule.{table}.{key}", value, "at least 1")
+    require(bool(schedule.batch), "schedule.batch", schedule.batch, "a size for a resolution")
+    for name, rate in schedule.learning_rate.items():
+        is_known = name == "default" or name.isdigit()
+        require(is_known, "schedule.learning_rate", name, "keyed by `default` or a resolution")
+        require(rate > 0, f"schedule.learning_rate.{name}", rate, "more than 0")
+    for side in config.train.keep_stages or []:
+        is_stage = config_files.is_power_of_two(side) and first <= side < last
+        possible = f"null, or resolutions from {first} to below {last} (gan.resolution)"
+        require(is_stage, "train.keep_stages", config.train.keep_stages, possible)

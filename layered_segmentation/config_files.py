@@ -1,11 +1,13 @@
-"""Configs on disk: the packaged ones, and reading YAML differences strictly.
+"""What any config needs: fields with bounds, the packaged files, YAML differences read strictly.
 
 Nothing here knows the settings themselves; `config.py` declares them.
 """
 
 import dataclasses
 import difflib
+import enum
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -13,6 +15,69 @@ import omegaconf
 from omegaconf import OmegaConf
 
 from layered_segmentation.errors import UserError
+
+POWER_OF_TWO = "a power of two, at least 8"
+_INTERVAL = re.compile(r"in ([\[(])([^,]+), ([^\])]+)([\])])")
+
+
+class Choice(enum.StrEnum):
+    """A setting with a few values.
+
+    Members have the names that YAML files use, since OmegaConf reads and writes them by name.
+    """
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def bounded(default: Any, possible: str) -> Any:
+    """Returns a dataclass field whose value is checked by `check_bounds`.
+
+    Args:
+        default: The field's default.
+        possible: `at least 1`, `more than 0`, `a multiple of 8`, `POWER_OF_TWO`, or an interval
+            such as `in [0, 1)`, whose reason may follow; after `0 or`, 0 is possible too. It is
+            part of the error message.
+    """
+    return dataclasses.field(default=default, metadata={"possible": possible})
+
+
+def added(default: Any, was: Any, possible: str | None = None) -> Any:
+    """Returns a dataclass field that version 0.1.0 did not have.
+
+    Args:
+        default: The field's default, the paper's behaviour.
+        was: What version 0.1.0 did: the value in a saved config that lacks the field, so that its
+            run continues as it began.
+        possible: As for `bounded`; None for any value.
+    """
+    return dataclasses.field(default=default, metadata={"was": was, "possible": possible})
+
+
+def check_bounds(config: Any) -> None:
+    """Checks every `bounded` field of a dataclass of dataclasses.
+
+    Raises:
+        UserError: A value is out of bounds; the message names the field and quotes the value.
+    """
+    for section in dataclasses.fields(config):
+        settings = getattr(config, section.name)
+        for field in dataclasses.fields(settings):
+            possible, value = field.metadata.get("possible"), getattr(settings, field.name)
+            if possible is not None:
+                is_possible = _is_within(value, possible)
+                require(is_possible, f"{section.name}.{field.name}", value, possible)
+
+
+def require(condition: bool, field: str, value: Any, possible: str) -> None:
+    """Raises UserError unless the condition holds; `possible` says what the value must be."""
+    if not condition:
+        raise UserError(f"{field}={value!r} is not possible; it must be {possible}")
+
+
+def is_power_of_two(value: int) -> bool:
+    """Returns whether a value is `POWER_OF_TWO`."""
+    return value >= 8 and value & (value - 1) == 0
 
 
 def find(name_or_path: str) -> str:
@@ -189,3 +254,24 @@ def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _is_within(value: float, possible: str) -> bool:
+    # Each comparison is false for NaN.
+    if possible == POWER_OF_TWO:
+        return is_power_of_two(int(value))
+    if possible.startswith("0 or "):
+        return value == 0 or _is_within(value, possible.removeprefix("0 or "))
+    if possible.startswith("a multiple of "):
+        least = int(possible.removeprefix("a multiple of "))
+        return value >= least and value % least == 0
+    if possible.startswith("at least "):
+        return value >= float(possible.removeprefix("at least "))
+    if possible.startswith("more than "):
+        return value > float(possible.removeprefix("more than "))
+    interval = _INTERVAL.match(possible)
+    assert interval is not None, possible
+    opening, low, high, closing = interval.groups()
+    is_above = value >= float(low) if opening == "[" else value > float(low)
+    is_below = value <= float(high) if closing == "]" else value < float(high)
+    return is_above and is_below

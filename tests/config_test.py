@@ -119,7 +119,7 @@ def test_choices_are_saved_and_read_by_their_names(tmp_path):
     assert not configs.is_saved(str(path))
 
 
-@pytest.mark.parametrize("choice", configs.Choice.__subclasses__())
+@pytest.mark.parametrize("choice", config_files.Choice.__subclasses__())
 def test_a_choice_has_one_spelling(choice):
     assert [member.name for member in choice] == [member.value for member in choice]
 

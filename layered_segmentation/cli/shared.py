@@ -8,8 +8,8 @@ from absl import flags
 
 from layered_segmentation import files
 from layered_segmentation.config import Refinement
+from layered_segmentation.config_files import is_power_of_two
 from layered_segmentation.errors import UserError
-from layered_segmentation.validation import is_power_of_two
 
 if TYPE_CHECKING:
     import numpy as np
