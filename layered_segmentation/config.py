@@ -97,6 +97,25 @@ class Refinement(Choice):
     consensus = enum.auto()
 
 
+class Quantization(Choice):
+    """A TFLite file's numbers: float32, float16 weights, int8 weights, or int8 throughout.
+
+    With `dynamic`, int8 weights are computed in float; with `int8`, `images` and `masks` are uint8.
+    """
+
+    none = enum.auto()
+    float16 = enum.auto()
+    dynamic = enum.auto()
+    int8 = enum.auto()
+
+
+class Instances(Choice):
+    """Which of a detector's instances to use if there are several: all, or that of most pixels."""
+
+    union = enum.auto()
+    largest = enum.auto()
+
+
 class Precision(Choice):
     """Keras dtype policies."""
 

@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from layered_segmentation import files
+from layered_segmentation.config import Quantization
 from layered_segmentation.data.source import Pair
 from layered_segmentation.export import compare, metadata, tflite
 from layered_segmentation.images import to_square
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
-MODES = ("none", "int8")
 TABLE, JSON = "ladder.md", "ladder.json"
 
 _ROUNDS = 5
@@ -69,9 +69,10 @@ def _measure_one(
     side = segmenter.resolution
     samples = tflite.representative_samples(representative_data, side)
     image = to_square(pairs[0].image, side)[None]
-    for mode in MODES:
-        content = tflite.convert(segmenter, side, mode, samples if mode == "int8" else ())
-        content = metadata.attach(content, "object", is_uint8=mode == "int8")
+    for mode in (Quantization.none, Quantization.int8):
+        is_int8 = mode is Quantization.int8
+        content = tflite.convert(segmenter, side, mode, samples if is_int8 else ())
+        content = metadata.attach(content, "object", is_int8)
         run = tflite.interpreter(content, threads=1)
         miou = compare.score(run, pairs, side)
         row = Row(name, side, segmenter.count_params(), mode, len(content) / 1e6, miou)

@@ -73,11 +73,20 @@ def show_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def define_config_flags(default: str = "") -> tuple[flags.FlagHolder, flags.FlagHolder]:
+def goes_with(flag: flags.FlagHolder, other: flags.FlagHolder, value: str = "") -> None:
+    """States that a flag has no effect without another: the help says so, `run` refuses it alone.
+
+    Args:
+        flag: The flag.
+        other: The flag that it goes with.
+        value: What the other must be; empty for anything.
+    """
+    flags.FLAGS[flag.name].goes_with = (other.name, value)
+
+
+def define_config_flags() -> tuple[flags.FlagHolder, flags.FlagHolder]:
     """Defines `--config` and `--set` for the calling verb and returns them."""
-    name = flags.DEFINE_string(
-        "config", default, "Name of a packaged config, or path of a YAML file."
-    )
+    name = flags.DEFINE_string("config", "", "Name of a packaged config, or path of a YAML file.")
     overrides = flags.DEFINE_multi_string(
         "set", [], "A setting that overrides the config's, section.field=value; may be repeated."
     )
@@ -178,6 +187,7 @@ def _parse(module: types.ModuleType, command: str, arguments: Sequence[str]) -> 
         sys.exit(fail(command, f"--{empty[0]} is needed ({command} --help)", status=2))
     try:
         _expand_home(module)
+        _require_companions(module)
     except UserError as error:
         sys.exit(fail(command, str(error), status=2))
     if flags.FLAGS["verbosity"].using_default_value:
@@ -211,6 +221,22 @@ def _expand_home(module: types.ModuleType) -> None:
             flag.value = [
                 expand(item, flag.name) if isinstance(item, str) else item for item in flag.value
             ]
+
+
+def _require_companions(module: types.ModuleType) -> None:
+    """Refuses flags that have no effect without another; see `goes_with`."""
+    for flag in _own_flags(module):
+        name, value = getattr(flag, "goes_with", ("", ""))
+        if name and flag.present and flag.value not in ("", []):
+            other = flags.FLAGS[name].value
+            if not (other == value if value else other):
+                given = " ".join(flag.serialize().split("\n"))
+                companion = _assigned(name, value)
+                raise UserError(f"{given}: it goes with {companion}; add that, or leave this out")
+
+
+def _assigned(name: str, value: str) -> str:
+    return f"--{name}={value}" if value else f"--{name}"
 
 
 def print_help(text: str) -> None:
@@ -367,6 +393,8 @@ def _flag_help(flag: flags.Flag) -> list[str]:
     else:
         value = "|".join(getattr(flag.parser, "enum_values", None) or []) or "…"
         head = f"  --{flag.name}={value}" + (" (any number)" if is_many else "")
+    if hasattr(flag, "goes_with"):
+        help_text += f" With {_assigned(*flag.goes_with)}."
     if _is_required(flag):
         help_text += " (needed)"
     elif flag.default not in (None, "", []):

@@ -45,16 +45,15 @@ _RETRIES = flags.DEFINE_integer(
 )
 _TLS = flags.DEFINE_bool("tls", False, "Encrypt, and check the server's certificate.")
 _TLS_CA = flags.DEFINE_string(
-    "tls_ca", "", "PEM file of the authorities to trust with --tls; the system's if empty."
+    "tls_ca", "", "PEM file of the authorities to trust; the system's if empty."
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing masks and cut-outs.")
 shared.define_max_pixels_flag()
+app.goes_with(_TLS_CA, _TLS)
 
 
 def main(_: list[str]) -> int:
     """Segments one photo or a directory of them."""
-    if _TLS_CA.value and not _TLS.value:
-        raise UserError(f"--tls_ca={_TLS_CA.value}: it goes with --tls; add it")
     if _PROTOCOL.value == "grpc":
         quiet.import_tensorflow()
     from layered_segmentation.export import client

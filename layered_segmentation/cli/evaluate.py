@@ -37,7 +37,7 @@ _PREDICTIONS = flags.DEFINE_string(
 _IMAGES = flags.DEFINE_string("images", "", "Directory of photos; the run's test set if empty.")
 _MASKS = flags.DEFINE_string("masks", "", "Directory of their true masks.")
 _IGNORE = flags.DEFINE_string(
-    "ignore", "", "Directory of masks of the pixels to leave out of the score, with --masks."
+    "ignore", "", "Directory of masks of the pixels to leave out of the score."
 )
 _MASK_VALUE = shared.define_value_flag("mask_value", "--masks")
 _PREDICTION_VALUE = shared.define_value_flag("prediction_value", "--predictions")
@@ -57,6 +57,10 @@ _OUT = flags.DEFINE_string(
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results in --out.")
 shared.define_max_pixels_flag()
+app.goes_with(_IGNORE, _MASKS)
+app.goes_with(_MASK_VALUE, _MASKS)
+app.goes_with(_PREDICTION_VALUE, _PREDICTIONS)
+app.goes_with(_LOOKS, _SEGMENTER)
 
 RESUME = "nothing was written; run it again"
 _SHOWN = 4  # photos of each kind on the sheet
@@ -64,7 +68,9 @@ _SHOWN = 4  # photos of each kind on the sheet
 
 def main(_: list[str]) -> None:
     """Scores one method."""
-    _check_flags()
+    if bool(_SEGMENTER.value) == bool(_PREDICTIONS.value):
+        raise UserError("name what to score: either --segmenter or --predictions")
+    _DETECTOR.check()
     out = _OUT.value or default_out(_SEGMENTER.value, _PREDICTIONS.value)
     shared.require_free(out, [RESULTS, TABLE, SHEET], _OVERWRITE.value)
 
@@ -122,22 +128,6 @@ def default_out(segmenter: str, predictions: str = "") -> str:
         return os.path.join(segmenter, "evaluation")
     parent, preset = os.path.split(os.path.abspath(segmenter))
     return os.path.join(parent, "evaluation_encoder" if preset == "encoder" else "evaluation")
-
-
-def _check_flags() -> None:
-    """Refuses flags that contradict each other or have no effect without another."""
-    if bool(_SEGMENTER.value) == bool(_PREDICTIONS.value):
-        raise UserError("name what to score: either --segmenter or --predictions")
-    if _IGNORE.value and not _MASKS.value:
-        raise UserError(
-            f"--ignore={_IGNORE.value}: it goes with --masks; name them, or leave it out"
-        )
-    for value, masks in (("mask_value", _MASKS), ("prediction_value", _PREDICTIONS)):
-        if flags.FLAGS[value].value and not masks.value:
-            raise UserError(f"--{value}: it goes with --{masks.name}; name them, or leave it out")
-    if _LOOKS.value != 1 and _PREDICTIONS.value:
-        raise UserError(f"--looks={_LOOKS.value}: it goes with --segmenter, not --predictions")
-    _DETECTOR.check()
 
 
 def _open_pairs() -> "tuple[Sequence[Pair], str]":

@@ -32,7 +32,7 @@ from absl import flags
 
 from layered_segmentation import quiet
 from layered_segmentation.cli import app, shared
-from layered_segmentation.errors import UserError
+from layered_segmentation.config import Quantization
 
 RESUME = "nothing was written; run it again"
 
@@ -50,30 +50,26 @@ _IMAGES = flags.DEFINE_string(
     "images", "", "Photos to compare with the Keras model on; procedural scenes if empty."
 )
 _INPUT_SIZE = flags.DEFINE_integer(
-    "input_size", 0, "TFLite: side of the input, pixels; the segmenter's resolution if 0."
+    "input_size", 0, "Side of the input, pixels; the segmenter's resolution if 0."
 )
-_MASKS = flags.DEFINE_string("masks", "", "TFLite: true masks of --images, to score against too.")
-_IGNORE = flags.DEFINE_string("ignore", "", "TFLite: masks of pixels that are not scored.")
-_LABEL = flags.DEFINE_string(
-    "label", "object", "TFLite: what the masks show, for the file's metadata."
-)
+_MASKS = flags.DEFINE_string("masks", "", "True masks of --images, to score against too.")
+_IGNORE = flags.DEFINE_string("ignore", "", "Masks of pixels that are not scored.")
+_LABEL = flags.DEFINE_string("label", "object", "What the masks show, for the file's metadata.")
 _QUANTIZE = flags.DEFINE_enum(
     "quantize",
-    "none",
-    ["none", "float16", "dynamic", "int8"],
-    "TFLite: float32, float16 weights, int8 weights, or int8 throughout.",
+    Quantization.none,
+    list(Quantization),
+    "float32, float16 weights, int8 weights, or int8 throughout.",
 )
 _REPRESENTATIVE = flags.DEFINE_string(
     "representative_data",
     "",
-    "TFLite: some hundred photos from which --quantize=int8 derives its ranges.",
+    "Some hundred photos from which --quantize=int8 derives its ranges.",
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "TFLite: replace an existing file.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
 shared.define_max_pixels_flag()
-
-_TFLITE_ONLY = (
-    _INPUT_SIZE, _MASKS, _IGNORE, _LABEL, _QUANTIZE, _REPRESENTATIVE, _OVERWRITE,
-)  # fmt: skip
+for flag in (_INPUT_SIZE, _MASKS, _IGNORE, _LABEL, _QUANTIZE, _REPRESENTATIVE, _OVERWRITE):
+    app.goes_with(flag, _FORMAT, "tflite")
 
 
 def run_format(name: str) -> None:
@@ -98,10 +94,6 @@ def _segmenter() -> str:
 
 
 def _export_saved_model() -> None:
-    for flag in _TFLITE_ONLY:
-        if flags.FLAGS[flag.name].present:
-            raise UserError(f"--{flag.name}: only --format=tflite has this flag; leave it out")
-
     from layered_segmentation.export import saved_model
     from layered_segmentation.segmenter import presets
 

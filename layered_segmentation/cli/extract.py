@@ -47,6 +47,7 @@ _LIMIT = flags.DEFINE_integer(
     "Write only the first so many photos, in proportion for several datasets; 0 writes all.",
     lower_bound=0,
 )
+app.goes_with(_MASK_LABEL, _MASKS_OUT)
 
 RESUME = "the files written so far are complete; run the same command again to resume"
 
@@ -60,9 +61,6 @@ _FLAGS = {
 
 def main(_: list[str]) -> None:
     """Writes the photos of datasets."""
-    if _MASK_LABEL.value is not None and not _MASKS_OUT.value:
-        raise UserError(f"--mask_label={_MASK_LABEL.value}: it goes with --masks_out; name both")
-
     quiet.import_tensorflow()
     from layered_segmentation.data.prepare import extract
     from layered_segmentation.data.source import first_few

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from layered_segmentation import files
-from layered_segmentation.config import Refinement
+from layered_segmentation.cli import app
+from layered_segmentation.config import Instances, Refinement
 from layered_segmentation.config_files import is_power_of_two
 from layered_segmentation.errors import UserError
 
@@ -42,11 +43,14 @@ class DetectorFlags:
         )
         self._instances = flags.DEFINE_enum(
             "detector_instances",
-            "union",
-            ["union", "largest"],
+            Instances.union,
+            list(Instances),
             "SavedModel: which instances to use if there are several.",
         )
         self._trust = define_trust_flag("--detector")
+        self._options = (self._class, self._score, self._instances, self._trust)
+        for option in self._options:
+            app.goes_with(option, self._detector)
 
     @property
     def path(self) -> str:
@@ -55,20 +59,16 @@ class DetectorFlags:
 
     def check(self) -> None:
         """Refuses the flags of a SavedModel if the detector is none."""
-        options = (self._class, self._score, self._instances, self._trust)
-        given = [flag.name for flag in options if flags.FLAGS[flag.name].present]
-        if not given:
-            return
-        if not self.path:
-            raise UserError(f"--{given[0]}: it goes with --detector; name one, or leave it out")
-        from layered_segmentation.evaluation import detectors
+        given = [flag.name for flag in self._options if flags.FLAGS[flag.name].present]
+        if given:
+            from layered_segmentation.evaluation import detectors
 
-        kind = detectors.kind_of(self.path)
-        if kind != detectors.SAVED_MODEL:
-            raise UserError(
-                f"--{given[0]}: it goes with a SavedModel, and --detector={self.path} is {kind}; "
-                "leave it out"
-            )
+            kind = detectors.kind_of(self.path)
+            if kind != detectors.SAVED_MODEL:
+                raise UserError(
+                    f"--{given[0]}: it goes with a SavedModel, and --detector={self.path} is "
+                    f"{kind}; leave it out"
+                )
 
     def open(self) -> "Detector":
         """Opens the detector."""

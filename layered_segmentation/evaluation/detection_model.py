@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from layered_segmentation import privacy
+from layered_segmentation.config import Instances
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import operators
 
@@ -35,7 +36,6 @@ class SavedModelDetector:
         score: Minimum score of a detection, in [0, 1].
         instances: `union` uses all detections: a layer's mask does not separate instances, so
             covering a second car is not an error. `largest` uses only the one with most pixels.
-
         trust: Whether the model may run operators that reach files or the network.
 
     Raises:
@@ -47,7 +47,7 @@ class SavedModelDetector:
         path: str,
         class_id: int,
         score: float,
-        instances: str = "union",
+        instances: str = Instances.union,
         trust: bool = False,
     ):
         self._class, self._score, self._instances = class_id, score, instances
@@ -58,7 +58,7 @@ class SavedModelDetector:
         self.protocol = (
             f"Pseudo truth: the detector {_name(path)}, class {class_id}, "
             f"score at least {score:g}, masks at {_THRESHOLD}, "
-            f"{'union of' if instances == 'union' else 'largest of'} the instances. "
+            f"{instances} of the instances. "
         )
 
     def __call__(self, images: Sequence[np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
@@ -86,7 +86,7 @@ class SavedModelDetector:
             )
         if not len(instances):
             return np.zeros((height, width), bool)
-        if self._instances == "largest":
+        if self._instances == Instances.largest:
             largest = np.argmax(instances.sum(axis=(1, 2)))
             instances = instances[largest : largest + 1]
         union: np.ndarray = np.logical_or.reduce(instances, axis=0)

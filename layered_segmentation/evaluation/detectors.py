@@ -13,7 +13,7 @@ import numpy as np
 
 from layered_segmentation import images as photos
 from layered_segmentation import privacy
-from layered_segmentation.config import StudentConfig
+from layered_segmentation.config import Instances, StudentConfig
 from layered_segmentation.data import folder
 from layered_segmentation.data.folder import MaskFolder
 from layered_segmentation.data.scenes import Scenes
@@ -128,7 +128,7 @@ def open_detector(
     path: str,
     class_id: int = detection_model.CAR,
     score: float = 0.5,
-    instances: str = "union",
+    instances: str = Instances.union,
     trust: bool = False,
 ) -> Detector:
     """Opens a detector of the kind that its path indicates.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from layered_segmentation import images as photos
+from layered_segmentation.config import Quantization
 from layered_segmentation.data import folder
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.data.source import Pair
@@ -18,7 +19,7 @@ from layered_segmentation.evaluation import examples, scoring
 
 # Limits on the difference of a mask value, and on the mIoU that the other modes may lose.
 TOLERANCE = 1e-4
-MAX_DIFFERENCE = {"none": TOLERANCE, "float16": 1e-2}
+MAX_DIFFERENCE: dict[str, float] = {Quantization.none: TOLERANCE, Quantization.float16: 1e-2}
 MAX_MIOU_LOSS = 0.01
 
 _SCENES = 16  # of each size, where no photos are given

@@ -22,13 +22,12 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from layered_segmentation import files
+from layered_segmentation.config import Quantization
 from layered_segmentation.data import folder
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import compare, metadata
 from layered_segmentation.images import to_square
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
-
-MODES = ("none", "float16", "dynamic", "int8")  # of quantization
 
 _SAMPLES = 200  # representative photos; more hardly change the ranges
 
@@ -78,7 +77,7 @@ def export_tflite(
     input_size: int = 0,
     images: str = "",
     overwrite: bool = False,
-    quantize: str = "none",
+    quantize: str = Quantization.none,
     representative_data: str = "",
     masks: str = "",
     ignore: str = "",
@@ -92,7 +91,7 @@ def export_tflite(
         input_size: Side of its input, pixels; 0 uses the segmenter's resolution.
         images: Directory of photos to compare on; procedural scenes if empty.
         overwrite: Whether to replace an existing file.
-        quantize: One of `MODES`.
+        quantize: A `Quantization`.
         representative_data: Directory of photos from which `int8` derives its ranges.
         masks: Directory of true masks of all of `images`, to score against.
         ignore: Directory of masks of pixels that are not scored.
@@ -105,8 +104,8 @@ def export_tflite(
     """
     side = input_size or segmenter.resolution
     _require_writable(segmenter, out, side, overwrite)
-    if quantize not in MODES:
-        raise UserError(f"--quantize={quantize}: one of {', '.join(MODES)}")
+    if quantize not in list(Quantization):
+        raise UserError(f"--quantize={quantize}: one of {', '.join(Quantization)}")
     if masks and not images:
         raise UserError(f"--masks={masks}: name their photos with --images too")
     if ignore and not masks:
@@ -115,7 +114,7 @@ def export_tflite(
         raise UserError(f"--label={label!r}: it must be a word or a few, in one line")
     pairs = folder.PairFolder(images, masks, ignore) if masks else None
     samples = []
-    if quantize == "int8":
+    if quantize == Quantization.int8:
         samples = representative_samples(representative_data, side)
     elif representative_data:
         raise UserError(
@@ -123,7 +122,7 @@ def export_tflite(
         )
     photos = [to_square(photo, side) for photo in compare.images_to_compare(images)]
     content = convert(segmenter, side, quantize, samples)
-    content = metadata.attach(content, label.strip(), is_uint8=quantize == "int8")
+    content = metadata.attach(content, label.strip(), is_uint8=quantize == Quantization.int8)
     operators, operations = builtin_operators(content), _count_operations(content)
 
     run, keras = interpreter(content, threads=1), functools.partial(keras_masks, segmenter)
@@ -161,7 +160,7 @@ def export_tflite(
 def convert(
     segmenter: LayeredSegmenter,
     side: int,
-    quantize: str = "none",
+    quantize: str = Quantization.none,
     samples: Sequence[np.ndarray] = (),
 ) -> bytes:
     """Returns the segmenter as a TFLite flatbuffer, unchecked.
@@ -169,8 +168,7 @@ def convert(
     Args:
         segmenter: The segmenter.
         side: Side of the file's input, pixels.
-        quantize: `none`; `float16`: weights in half precision; `dynamic`: int8 weights, computed
-            in float; `int8`: int8 weights and activations, with uint8 `images` and `masks`.
+        quantize: A `Quantization`.
         samples: Typical input, which `int8` derives its ranges from: float32 [S, S, 3], 0 to 255.
     """
     scale = segmenter.preprocessor.image_converter.scale
@@ -268,12 +266,12 @@ def builtin_operators(content: bytes) -> list[str]:
 
 
 def _quantize(converter: Any, mode: str, samples: Sequence[np.ndarray]) -> None:
-    if mode == "none":
+    if mode == Quantization.none:
         return
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if mode == "float16":
+    if mode == Quantization.float16:
         converter.target_spec.supported_types = [tf.float16]
-    elif mode == "int8":
+    elif mode == Quantization.int8:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
         converter.inference_output_type = tf.uint8

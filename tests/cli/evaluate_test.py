@@ -238,8 +238,11 @@ def test_a_run_on_scenes_is_scored_on_the_held_out_ones(layerseg, tmp_path, monk
         (["--images=", "--masks="], "--images is needed"),
         (["--images="], "--images is needed"),
         (["--masks=", "--detector={set}/masks", "--ignore={set}/masks"], "--ignore"),
-        (["--detector_class=3"], "--detector_class: it goes with --detector;"),
-        (["--detector_instances=largest"], "--detector_instances: it goes with --detector;"),
+        (["--detector_class=3"], "--detector_class=3: it goes with --detector;"),
+        (
+            ["--detector_instances=largest"],
+            "--detector_instances=largest: it goes with --detector;",
+        ),
         (
             ["--masks=", "--detector={set}/masks", "--detector_score=0.9"],
             "--detector_score: it goes with a SavedModel, and --detector={set}/masks is a dir",
@@ -336,4 +339,4 @@ def test_label_maps_of_other_classes_need_their_value(layerseg, tmp_path):
     assert result.status == 0, result.stderr
     assert json.loads((tmp_path / "out" / "results.json").read_text())["miou"] == 1
     result = layerseg("evaluate", f"--segmenter={tmp_path}", "--mask_value=15")
-    assert result.status == 2 and "--mask_value: it goes with --masks" in result.stderr
+    assert result.status == 2 and "--mask_value=15: it goes with --masks" in result.stderr

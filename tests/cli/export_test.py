@@ -44,8 +44,11 @@ def test_a_tflite_file(layerseg, preset, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--format=saved_model", "--quantize=int8"], "--quantize: only --format=tflite has this"),
-        (["--format=saved_model", "--overwrite"], "--overwrite: only --format=tflite has this"),
+        (
+            ["--format=saved_model", "--quantize=int8"],
+            "--quantize=int8: it goes with --format=tflite",
+        ),
+        (["--format=saved_model", "--overwrite"], "--overwrite: it goes with --format=tflite"),
         (["--format=tflite", "--masks=x"], "--masks=x: name their photos with --images too"),
         (["--format=onnx"], "--format=onnx: value should be one of <saved_model|tflite>"),
         ([], "--format is needed"),
