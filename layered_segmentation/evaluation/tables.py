@@ -1,4 +1,4 @@
-"""The paper's tables next to the scores of own runs, as Markdown, CSV and PNG.
+"""Tables 1 to 3 of the paper (arXiv 1905.12663) next to own scores, as Markdown, CSV and PNG.
 
 The scores come from the results.json files of `layerseg evaluate`, `evaluate_generated` and `fid`.
 """
@@ -14,8 +14,32 @@ from typing import Any
 import numpy as np
 
 from layered_segmentation.errors import UserError
-from layered_segmentation.evaluation import paper
 from layered_segmentation.evaluation.scoring import OTHER_SCENE
+
+# Table 1, LSUN Car: mIoU and full-mask reference at 64 px, the same at 128 px.
+SETTINGS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "a": ("default", (0.685, 0.440, 0.533, 0.432)),
+    "b": ("no shift, δ = 0", (0.039, 0.428, 0.025, 0.419)),
+    "c": ("shift, δ = 0.25", (0.144, 0.434, 0.094, 0.426)),
+    "d": ("background contrast jitter", (0.765, 0.454, 0.673, 0.436)),
+    "e": ("no random crops of real images", (0.264, 0.374, 0.136, 0.365)),
+    "f": ("γ1 = 10", (0.733, 0.443, 0.643, 0.430)),
+    "g": ("η = 5 %", (0.693, 0.458, 0.552, 0.430)),
+    "h": ("one generator, three outputs", (0.550, 0.446, 0.484, 0.435)),
+}
+
+# Table 2, real images: mIoU on LSUN Car where a car is detected, on all of it, on CUB-200.
+METHODS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "encoder": ("the method (encoder)", (0.540, 0.479, 0.380)),
+    "grabcut": ("GrabCut", (0.559, 0.499, 0.453)),
+    "full_mask": ("full mask", (0.402, 0.357, 0.132)),
+}
+
+# Table 3, LSUN Car: FID of 10,000 composites against 10,000 real images at 64 px, at 128 px.
+GENERATORS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "single_output": ("StyleGAN, single output", (27.8, 21.7)),
+    "layered": ("layered", (31.4, 30.9)),
+}
 
 DIRECTORIES = {  # in a run, by measure
     "segmentation": "evaluation",
@@ -116,8 +140,7 @@ class Table:
 def _csv_values(cell: Cell) -> list[str]:
     if not cell.values:
         return ["", "", "0"]
-    mean, std = float(np.mean(cell.values)), float(np.std(cell.values))
-    return [f"{mean:.6g}", f"{std:.6g}", str(len(cell.values))]
+    return [f"{np.mean(cell.values):.6g}", f"{np.std(cell.values):.6g}", str(len(cell.values))]
 
 
 def _line(texts: Sequence[str]) -> str:
@@ -144,11 +167,8 @@ def read_runs(named: Sequence[tuple[str, str]]) -> Runs:
         if not os.path.isdir(directory):
             raise UserError(f"--runs={name}={directory}: there is no such directory")
         found = {}
-        for place in (
-            "",
-            *DIRECTORIES.values(),
-            *([_ENCODER_DIRECTORY] if name == "encoder" else []),
-        ):
+        of_encoder = [_ENCODER_DIRECTORY] if name == "encoder" else []
+        for place in ("", *DIRECTORIES.values(), *of_encoder):
             path = os.path.join(directory, place, "results.json")
             if os.path.isfile(path):
                 results = _read(path)
@@ -183,7 +203,7 @@ def build(number: int, runs: Runs) -> Table:
 
 
 def _ablations(runs: Runs) -> Table:
-    _require_known(runs, paper.SETTINGS, 1)
+    _require_known(runs, SETTINGS, 1)
     columns = ["setting", "paper, 64 px", "full mask", "paper, 128 px", "full mask"]
     kinds = {"generated": "generated masks", "segmentation": "student"}
     shown = [kind for kind in kinds if _some_have(runs, kind)]
@@ -198,7 +218,7 @@ def _ablations(runs: Runs) -> Table:
         columns += [f"measured: {kinds[kind]}", *references[kind]]
     rows: list[tuple[str, list[Cell]]] = []
     missing: list[str] = []
-    for key, (name, figures) in paper.SETTINGS.items():
+    for key, (name, figures) in SETTINGS.items():
         cells = [Cell((figure,)) for figure in figures]
         for kind in shown:
             cells.append(_cell(runs, key, kind, "miou"))
@@ -229,22 +249,22 @@ def _methods(runs: Runs) -> Table:
     rows: list[tuple[str, list[Cell]]] = []
     missing: list[str] = []
     for key in dict.fromkeys(["encoder", *runs]):
-        name, figures = paper.METHODS.get(key, (key, ()))
+        name, figures = METHODS.get(key, (key, ()))
         cells = [Cell((figure,)) for figure in figures] or [Cell()] * 3
         cells += [_cell(runs, key, kind, *part, "miou") for part in parts]
         missing += _missing(runs, key, kind)
         rows.append((name, cells))
-    disagreeing = False
+    are_scored_alike = True
     for key in REFERENCES:
-        name, figures = paper.METHODS.get(key, ("centre box", ()))
+        name, figures = METHODS.get(key, ("centre box", ()))
         cells = [Cell((figure,)) for figure in figures] or [Cell()] * 3
         for part in parts:
             cell = _agreed(runs, kind, (*part, "references", key))
-            disagreeing |= cell is None
+            are_scored_alike &= cell is not None
             cells.append(cell or Cell())
         if figures or cells[-1].values:
             rows.append((name, cells))
-    if disagreeing:
+    if not are_scored_alike:
         missing.append(
             "references: they differ between the methods' results, so the methods were not scored "
             "on the same images in the same way"
@@ -254,7 +274,7 @@ def _methods(runs: Runs) -> Table:
 
 
 def _distances(runs: Runs) -> Table:
-    _require_known(runs, paper.GENERATORS, 3)
+    _require_known(runs, GENERATORS, 3)
     _require_one_resolution(runs, "fid")
     features = {results["features"] for results in _all(runs, "fid")}
     if len(features) > 1:
@@ -264,7 +284,7 @@ def _distances(runs: Runs) -> Table:
         )
     rows: list[tuple[str, list[Cell]]] = []
     missing: list[str] = []
-    for key, (name, figures) in paper.GENERATORS.items():
+    for key, (name, figures) in GENERATORS.items():
         cells = [Cell((figure,), digits=1) for figure in figures]
         cells.append(dataclasses.replace(_cell(runs, key, "fid", "fid"), digits=1))
         missing += _missing(runs, key, "fid")
@@ -277,10 +297,9 @@ def _distances(runs: Runs) -> Table:
     notes = [
         f"Measured, {key}: {images} composites against {real} real images."
         for key, (images, real) in counts.items()
-    ] + [
-        "Paper: LSUN Car, 10,000 composites against 10,000 real images.",
-        *_protocols(runs, ["fid"]),
     ]
+    notes.append("Paper: LSUN Car, 10,000 composites against 10,000 real images.")
+    notes += _protocols(runs, ["fid"])
     columns = ["generator", "paper, 64 px", "paper, 128 px", "measured"]
     return Table("Table 3: Fréchet inception distance", columns, rows, notes, missing)
 

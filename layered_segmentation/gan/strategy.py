@@ -3,13 +3,16 @@
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from layered_segmentation import files
 from layered_segmentation.config import Config, Strategy
 from layered_segmentation.errors import UserError
+from layered_segmentation.run_directory import RunDirectory
 from layered_segmentation.schedule import stages
 
 
@@ -133,6 +136,33 @@ def reports_lost_workers(engine: tf.distribute.Strategy) -> Iterator[None]:
         ) from error
 
 
+def note_machine(run: RunDirectory, engine: tf.distribute.Strategy, images_seen: int) -> None:
+    """Records the machine of a session in the run, and prints what differs from the last one's.
+
+    Args:
+        run: The run.
+        engine: The devices in use.
+        images_seen: Of the checkpoint that training resumes from.
+    """
+    before, now = files.read_json(run.machine_path), _machine(engine)
+    if images_seen and isinstance(before, dict):
+        changes = [
+            f"{name} {before[name]} then, {value} now"
+            for name, value in now.items()
+            if before.get(name, value) != value
+        ]
+        if changes:
+            print(
+                f"note: not the machine or settings of the last session ({'; '.join(changes)}): "
+                "the run goes on, but sums may be rounded otherwise, so it may not end the same "
+                "bit for bit",
+                file=sys.stderr,
+                flush=True,
+            )
+    if now != before:
+        files.write_json(run.machine_path, now)
+
+
 def _open_workers(devices: Sequence[str], batches: Mapping[str, int]) -> tf.distribute.Strategy:
     if devices:
         raise UserError(
@@ -171,3 +201,44 @@ def _require_divisible(batches: Mapping[str, int], replicas: int) -> None:
                 f"{name}={batch} is not divisible by the {replicas} replicas; choose a multiple "
                 f"of {replicas}"
             )
+
+
+def _machine(engine: tf.distribute.Strategy) -> dict[str, Any]:
+    """Returns what the last bits of a run depend on besides its config."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    threading = tf.config.threading
+    threads = {
+        "intra_op_threads": threading.get_intra_op_parallelism_threads(),
+        "inter_op_threads": threading.get_inter_op_parallelism_threads(),
+    }
+    for name in threads:
+        variable = f"TF_NUM_{name.split('_')[0].upper()}OP_THREADS"
+        threads[name] = threads[name] or _number(os.environ.get(variable)) or cores
+    return {
+        "tensorflow": tf.__version__,
+        **threads,
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
+        "devices": _devices(engine),
+    }
+
+
+def _devices(engine: tf.distribute.Strategy) -> list[str]:
+    try:
+        names = engine.extended.worker_devices
+    except RuntimeError:  # the default strategy, of a machine without accelerators
+        names = ["/device:CPU:0"]
+    return [_kind(name) for name in names]
+
+
+def _kind(device: str) -> str:
+    """Returns a device's name: that of the GPU's model, or CPU."""
+    kind = tf.DeviceSpec.from_string(device).device_type or "CPU"
+    found = tf.config.list_physical_devices(kind)
+    details = tf.config.experimental.get_device_details(found[0]) if found else {}
+    name: str = details.get("device_name", kind)
+    return name
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else 0

@@ -14,7 +14,7 @@ from layered_segmentation import schedule, stopping
 from layered_segmentation.config import Config
 from layered_segmentation.data import batches
 from layered_segmentation.data.source import Source, open_source
-from layered_segmentation.gan import callbacks, machine, networks, strategy
+from layered_segmentation.gan import callbacks, networks, strategy
 from layered_segmentation.gan.checkpoint import CheckpointKeeper
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.draws import mean_style_latents
@@ -113,7 +113,7 @@ def _run(
     keeper = CheckpointKeeper(run, progress, gan, config, writes=is_chief)
     if is_chief:
         keeper.restore()
-        machine.note(run, engine, progress.images_seen)
+        strategy.note_machine(run, engine, progress.images_seen)
     strategy.wait_for_workers(engine)
     if not is_chief:
         keeper.restore()

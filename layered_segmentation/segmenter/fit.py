@@ -17,10 +17,10 @@ from keras import ops
 from layered_segmentation.config import StudentConfig
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import composite
+from layered_segmentation.gan.augment import augment_pairs
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.draws import Purpose, replica_share, student_draws, weights
 from layered_segmentation.progress import Bar
-from layered_segmentation.segmenter.augment import augment
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
 _WARM_UP = 50  # steps
@@ -209,7 +209,7 @@ def _pairs(
     images, masks = composite.compose(scenes), scenes.mask
     if drawn.augmentation is None:
         return images, masks
-    return augment(images, masks, drawn.augmentation)
+    return augment_pairs(images, masks, drawn.augmentation)
 
 
 def _optimizer(settings: StudentConfig, replicas: int) -> keras.optimizers.Optimizer:

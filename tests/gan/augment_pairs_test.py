@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from layered_segmentation.gan import draws
-from layered_segmentation.segmenter import augment
+from layered_segmentation.gan import augment, draws
 
 SIDE, BATCH = 16, 32
 
@@ -30,7 +29,7 @@ def discs(batch=BATCH, seed=0):
 @pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
 def test_image_and_mask_stay_aligned(strength):
     images, masks = discs()
-    moved, moved_masks = augment.augment(images, masks, geometry_only(draw(strength)))
+    moved, moved_masks = augment.augment_pairs(images, masks, geometry_only(draw(strength)))
     np.testing.assert_allclose(moved[..., :1], 2 * moved_masks - 1, atol=1e-5)
     changed = np.abs(np.asarray(moved_masks) - masks).max(axis=(1, 2, 3)) > 0.1
     assert changed.mean() > 0.9
@@ -39,7 +38,7 @@ def test_image_and_mask_stay_aligned(strength):
 def test_colours_leave_the_mask_alone():
     images, masks = discs()
     augmentation = draw()._replace(transforms=draw(strength=0.0).transforms)
-    coloured, same = augment.augment(images, masks, augmentation)
+    coloured, same = augment.augment_pairs(images, masks, augmentation)
     np.testing.assert_allclose(same, masks, atol=1e-6)
     assert np.abs(np.asarray(coloured) - images).mean() > 0.02
     # The object can still be told from the background.
@@ -52,7 +51,7 @@ def test_strength_zero_changes_nothing():
     generator = np.random.default_rng(0)
     images = generator.uniform(-1, 1, (BATCH, SIDE, SIDE, 3)).astype(np.float32)
     masks = generator.uniform(0, 1, (BATCH, SIDE, SIDE, 1)).astype(np.float32)
-    actual, actual_masks = augment.augment(images, masks, draw(strength=0.0))
+    actual, actual_masks = augment.augment_pairs(images, masks, draw(strength=0.0))
     np.testing.assert_allclose(actual, images, atol=1e-5)
     np.testing.assert_allclose(actual_masks, masks, atol=1e-6)
 
@@ -61,7 +60,9 @@ def test_ranges_and_shapes_hold_at_any_strength():
     generator = np.random.default_rng(0)
     images = generator.uniform(-1, 1, (BATCH, SIDE, SIDE, 3)).astype(np.float32)
     masks = generator.uniform(0, 1, (BATCH, SIDE, SIDE, 1)).astype(np.float32)
-    actual, actual_masks = (np.asarray(part) for part in augment.augment(images, masks, draw(3.0)))
+    actual, actual_masks = (
+        np.asarray(part) for part in augment.augment_pairs(images, masks, draw(3.0))
+    )
     assert actual.shape == images.shape and actual_masks.shape == masks.shape
     assert np.isfinite(actual).all() and actual.min() >= -1 and actual.max() <= 1
     assert actual_masks.min() >= 0 and actual_masks.max() <= 1
@@ -95,7 +96,7 @@ def test_a_transform_without_turning_moves_by_whole_pixels():
     np.testing.assert_allclose(plain[:, 2], np.rint(plain[:, 2]), atol=1e-4)
     images, masks = discs(len(plain))
     augmentation = draw(strength=0.0, batch=len(plain))._replace(transforms=tf.constant(plain))
-    moved = np.asarray(augment.augment(images, masks, augmentation)[1])
+    moved = np.asarray(augment.augment_pairs(images, masks, augmentation)[1])
     for before, after, transform in zip(masks, moved, plain, strict=True):
         dx, dy = round(float(transform[2])), round(float(transform[5]))
         inner = slice(3, SIDE - 3)
