@@ -162,10 +162,10 @@ def _run(
                     )
                 if is_chief:
                     _keep_stage(run, config, gan, seconds())
+            keeper.save()  # in here: a signal after the last step must not lose that step
     finally:
         bar.close()
     spent = seconds()
-    keeper.save()
     latents = mean_style_latents(config.train.seed, config.gan.latent_dim)
     gan.average.update_mean_styles(latents)
     speed = progress.images_seen / spent

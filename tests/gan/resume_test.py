@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from layered_segmentation import config as configs
+from layered_segmentation import stopping
 from layered_segmentation.gan import trainer
 from layered_segmentation.gan.callbacks import Events
 from layered_segmentation.run_directory import RunDirectory
@@ -116,6 +117,22 @@ def test_another_config_is_refused_with_its_differences(uninterrupted):
     assert status == 2
     assert "gan.shift: 0.125 != 0.0" in output and "train.seed: 0 != 7" in output
     assert "Traceback" not in output
+
+
+def test_a_signal_after_the_last_step_loses_no_step(tmp_path, monkeypatch):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(CONFIG.replace("resolution: 16", "resolution: 8"))
+    sets = ["schedule.images_at={8: 48}", "schedule.batch={8: 16}", "train.checkpoint_every=10000"]
+    keep_stage = trainer._keep_stage
+
+    def keep_stage_and_stop(*arguments):
+        keep_stage(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(trainer, "_keep_stage", keep_stage_and_stop)
+    with pytest.raises(stopping.Stopped):
+        trainer.train(configs.load(str(config), sets), RunDirectory(tmp_path / "run"))
+    assert (tmp_path / "run" / "checkpoints" / "ckpt-48.json").exists()
 
 
 def test_going_back_to_a_checkpoint_keeps_the_time_of_all_sessions(tmp_path):
