@@ -1,5 +1,6 @@
 """A progress bar with the time left; without a terminal, one line per minute."""
 
+import math
 import sys
 import time
 
@@ -19,31 +20,38 @@ class Bar:
         initial: Count that an earlier run reached; it is left out of the speed.
     """
 
+    bar_format: str | None = None  # tqdm's own
+    line_format = (
+        "{desc}: {percentage:.0f}% ({n_fmt}/{total_fmt}), {remaining} left, {rate_fmt}{postfix}"
+    )
+    is_prompt = False  # whether the first line is due at once
+
     def __init__(
         self,
-        total: int,
+        total: float,
         description: str,
         unit: str,
         visible: bool = True,
         initial: int = 0,
     ):
-        self._total = total
-        self._description = description
-        self._unit = unit
         self._stream = sys.stderr
         self._visible = visible
-        self._initial = self._count = initial
+        self._start = time.monotonic()
+        self._last_line = -math.inf if self.is_prompt else self._start
+        self._meter = {"prefix": description, "unit": unit, "total": total, "initial": initial}
+        self._count: float = initial
         self._note = ""
-        self._start = self._last_line = time.monotonic()
         self._bar: tqdm | None = None
         if visible and self._stream.isatty():
             self._bar = tqdm(
                 total=total,
                 desc=description,
                 unit=unit,
+                initial=initial,
                 file=self._stream,
                 dynamic_ncols=True,
-                initial=initial,
+                miniters=0,
+                bar_format=self.bar_format,
             )
 
     def __enter__(self) -> "Bar":
@@ -52,33 +60,29 @@ class Bar:
 
     def __exit__(self, *error: object) -> None:
         """Ends the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Ends the bar; it stays on the screen."""
         if self._bar is not None:
             self._bar.close()
 
-    def update(self, count: int = 1, note: str = "") -> None:
+    def update(self, count: float = 1, note: str = "") -> None:
         """Adds to the count; a note replaces the previous one."""
         self._count += count
         self._note = note or self._note
         if self._bar is not None:
-            if note:
-                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.set_postfix_str(self._note, refresh=False)
             self._bar.update(count)
             return
         now = time.monotonic()
         if self._visible and now - self._last_line >= _INTERVAL:
             self._last_line = now
-            print(self._line(now - self._start), file=self._stream, flush=True)
-
-    def _line(self, elapsed: float) -> str:
-        line: str = tqdm.format_meter(
-            self._count,
-            self._total,
-            elapsed,
-            prefix=self._description,
-            unit=self._unit,
-            initial=self._initial,
-            postfix=self._note,
-            bar_format="{desc}: {percentage:.0f}% ({n_fmt}/{total_fmt}), {remaining} left, "
-            "{rate_fmt}{postfix}",
-        )
-        return line
+            line = tqdm.format_meter(
+                self._count,
+                elapsed=now - self._start,
+                postfix=self._note,
+                bar_format=self.line_format,
+                **self._meter,
+            )
+            print(line, file=self._stream, flush=True)

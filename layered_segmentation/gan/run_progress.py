@@ -1,42 +1,37 @@
 """Where a run is, how long it will still take, and a progress bar of both."""
 
 import dataclasses
-import math
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
-import tqdm
 
 from layered_segmentation.gan.layered_gan import LayeredGAN
+from layered_segmentation.progress import Bar
 from layered_segmentation.schedule import Stage
 
 # How much longer an image takes at twice the side, until it is measured. The arithmetic grows by
 # up to 4, but other costs dominate small stages.
 _COST_OF_DOUBLING = 3.0
+_METRICS = {  # on the bar, by their names in the logs
+    "alpha": "alpha",
+    "wasserstein": "Wasserstein",
+    "gradient_penalty": "penalty",
+    "coverage": "coverage",
+}
 
 
 @dataclasses.dataclass
 class RunProgress:
-    """Where a run is; `Advance` updates it before the other callbacks read it.
+    """Where a run is; `Advance` updates it before the other callbacks read it."""
 
-    Attributes:
-        images_seen: Real images shown since the run began.
-        total_images: Images of the whole run.
-        stage_index: 0 for the first resolution.
-        resolution: Of the stage, pixels.
-        images_per_second: Recent speed.
-        wait_share: Share of the time spent waiting for data, in [0, 1].
-    """
-
-    images_seen: int = 0
-    total_images: int = 0
-    stage_index: int = 0
-    resolution: int = 0
-    images_per_second: float = 0.0
-    wait_share: float = 0.0
+    images_seen: int = 0  # real images shown since the run began
+    total_images: int = 0  # images of the whole run
+    stage_index: int = 0  # 0 for the first resolution
+    resolution: int = 0  # of the stage, pixels
+    images_per_second: float = 0.0  # recent speed
+    wait_share: float = 0.0  # share of the time spent waiting for data, in [0, 1]
 
 
 class Advance(keras.callbacks.Callback):
@@ -85,18 +80,16 @@ class TimeLeft:
 
     Args:
         stages: The run's stages.
-        clock: Seconds, increasing.
     """
 
-    def __init__(self, stages: Sequence[Stage], clock: Callable[[], float] = time.monotonic):
+    def __init__(self, stages: Sequence[Stage]):
         self.stages = list(stages)
-        self._clock = clock
         self._since: dict[int, tuple[float, int]] = {}
         self._seconds_per_image: dict[int, float] = {}
 
     def update(self, stage_index: int, images_seen: int) -> None:
         """Records where the run is now."""
-        now = self._clock()
+        now = time.monotonic()
         start, first = self._since.setdefault(stage_index, (now, images_seen))
         if images_seen > first:
             self._seconds_per_image[stage_index] = (now - start) / (images_seen - first)
@@ -128,73 +121,49 @@ class TimeLeft:
         return self._seconds_per_image[nearest] * _COST_OF_DOUBLING ** (stage.index - nearest)
 
 
+class _RunBar(Bar):
+    """A bar of percents, with the whole text after it."""
+
+    bar_format = "{percentage:3.0f}%|{bar:16}| {desc}{postfix}"
+    line_format = "{percentage:3.0f}%  {desc}{postfix}"
+    is_prompt = True
+
+
 class ProgressBar(keras.callbacks.Callback):
     """A progress bar over the whole run; one line per minute where there is no terminal.
 
     Args:
         progress: Where the run is.
         stages: The run's stages.
-        stream: Where to write; stderr if None.
-        interval: Seconds between lines where there is no terminal.
-        clock: Seconds, increasing.
     """
 
-    def __init__(
-        self,
-        progress: RunProgress,
-        stages: Sequence[Stage],
-        stream: TextIO | None = None,
-        interval: float = 60.0,
-        clock: Callable[[], float] = time.monotonic,
-    ):
+    def __init__(self, progress: RunProgress, stages: Sequence[Stage]):
         super().__init__()
         self.progress = progress
-        self.time_left = TimeLeft(stages, clock)
-        self._stream = stream or sys.stderr
-        self._interval = interval
-        self._clock = clock
-        self._last_line = -math.inf
-        self._bar: tqdm.tqdm | None = None
+        self.time_left = TimeLeft(stages)
+        self._bar: Bar | None = None
+        self._done = 0.0
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Opens the bar."""
-        if self._stream.isatty() and self._bar is None:
-            self._bar = tqdm.tqdm(
-                total=100.0,
-                file=self._stream,
-                dynamic_ncols=True,
-                bar_format="{percentage:3.0f}%|{bar:16}| {desc}",
-            )
+        self._bar = self._bar or _RunBar(100.0, "training", "%")
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Updates the bar, or writes a line when one is due."""
-        progress = self.progress
-        self.time_left.update(progress.stage_index, progress.images_seen)
-        done = self.time_left.share_done(progress.images_seen)
-        if self._bar is not None:
-            if self._is_due(0.2):
-                self._bar.n = round(100 * done, 2)
-                self._bar.desc = self.line(logs or {})
-                self._bar.refresh()
-        elif self._is_measured() and self._is_due(self._interval):
-            print(f"{100 * done:3.0f}%  {self.line(logs or {})}", file=self._stream, flush=True)
-
-    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Keeps the finished bar on the screen."""
-        if self._bar is not None and self.progress.images_seen >= self.progress.total_images:
-            self.close()
+        """Updates the bar, from the first measurement on."""
+        seen = self.progress.images_seen
+        self.time_left.update(self.progress.stage_index, seen)
+        if self._bar is not None and self.time_left.seconds(seen) is not None:
+            before, self._done = self._done, 100 * self.time_left.share_done(seen)
+            self._bar.update(self._done - before, self.line(logs or {}))
 
     def close(self) -> None:
-        """Closes the bar, also when training stops early."""
+        """Ends the bar, also when training stops early; it stays on the screen."""
         if self._bar is not None:
-            self._bar.refresh()
             self._bar.close()
-            self._bar = None
 
     def line(self, logs: Mapping[str, Any]) -> str:
         """Returns the text of the bar."""
-        progress = self.progress
-        count = len(self.time_left.stages)
+        progress, count = self.progress, len(self.time_left.stages)
         left = self.time_left.seconds(progress.images_seen)
         parts = [
             "time left unknown" if left is None else f"{duration(left)} left",
@@ -202,26 +171,11 @@ class ProgressBar(keras.callbacks.Callback):
             f"{progress.images_seen:,}/{progress.total_images:,} images",
             f"{progress.images_per_second:,.0f} images/s",
         ]
-        for key, label, form in (
-            ("alpha", "alpha", ".2f"),
-            ("wasserstein", "Wasserstein", ".2f"),
-            ("gradient_penalty", "penalty", ".2f"),
-            ("coverage", "coverage", ".2f"),
-        ):
+        for key, label in _METRICS.items():
             if key in logs:
-                parts.append(f"{label} {float(logs[key]):{form}}")
+                parts.append(f"{label} {float(logs[key]):.2f}")
         parts.append(f"waiting for data {100 * progress.wait_share:.0f} %")
         return ", ".join(parts)
-
-    def _is_measured(self) -> bool:
-        return self.time_left.seconds(self.progress.images_seen) is not None
-
-    def _is_due(self, interval: float) -> bool:
-        now = self._clock()
-        if now - self._last_line < interval:
-            return False
-        self._last_line = now
-        return True
 
 
 class Every:

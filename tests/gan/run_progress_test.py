@@ -1,9 +1,12 @@
 import io
+import types
 
 import pytest
 
 from layered_segmentation import config as configs
+from layered_segmentation import progress as progress_module
 from layered_segmentation import schedule
+from layered_segmentation.gan import run_progress
 from layered_segmentation.gan.run_progress import (
     Every,
     ProgressBar,
@@ -21,12 +24,13 @@ def config():
     )
 
 
-class Clock:
-    def __init__(self):
-        self.now = 0.0
-
-    def __call__(self):
-        return self.now
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock whose `now` the test sets."""
+    clock = types.SimpleNamespace(now=0.0)
+    for module in (progress_module, run_progress):
+        monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
 
 
 class Terminal(io.StringIO):
@@ -41,9 +45,8 @@ def progress_at(images_seen, **fields):
     return RunProgress(images_seen=images_seen, total_images=2000, **fields)
 
 
-def test_time_left_takes_every_stage_at_its_own_speed(config):
-    clock = Clock()
-    left = TimeLeft(schedule.stages(config), clock)
+def test_time_left_takes_every_stage_at_its_own_speed(config, clock):
+    left = TimeLeft(schedule.stages(config))
     assert left.seconds(0) is None
     left.update(0, 100)  # the first step compiles and does not count
     clock.now = 4.0
@@ -59,9 +62,8 @@ def test_time_left_takes_every_stage_at_its_own_speed(config):
     assert left.share_done(2000) == 1.0
 
 
-def test_time_left_after_a_resume_estimates_the_earlier_stage(config):
-    clock = Clock()
-    left = TimeLeft(schedule.stages(config), clock)
+def test_time_left_after_a_resume_estimates_the_earlier_stage(config, clock):
+    left = TimeLeft(schedule.stages(config))
     left.update(1, 1500)
     clock.now = 3.0
     left.update(1, 1600)
@@ -69,16 +71,17 @@ def test_time_left_after_a_resume_estimates_the_earlier_stage(config):
     assert left.share_done(1600) == pytest.approx((1000 * 0.01 + 600 * 0.03) / 40)
 
 
-def test_progress_without_a_terminal_writes_a_line_a_minute(config):
-    clock, stream = Clock(), io.StringIO()
+def test_progress_without_a_terminal_writes_a_line_a_minute(config, clock, monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
     progress = progress_at(0, resolution=8, images_per_second=321.0, wait_share=0.07)
-    callback = ProgressBar(progress, schedule.stages(config), stream, 60.0, clock)
+    callback = ProgressBar(progress, schedule.stages(config))
     callback.on_train_begin()
     for _ in range(10):
         progress.images_seen += 100
         clock.now += 30.0
         callback.on_train_batch_end(0, METRICS)
-    callback.on_train_end()
+    callback.close()
     lines = stream.getvalue().splitlines()
     assert len(lines) == 5
     assert "1,000/2,000 images" in lines[-1]
@@ -89,11 +92,11 @@ def test_progress_without_a_terminal_writes_a_line_a_minute(config):
     assert "waiting for data 7 %" in lines[-1]
 
 
-def test_progress_on_a_terminal_is_one_bar_over_all_stages(config):
+def test_progress_on_a_terminal_is_one_bar_over_all_stages(config, clock, monkeypatch):
     stream = Terminal()
-    clock = Clock()
+    monkeypatch.setattr("sys.stderr", stream)
     progress = progress_at(0, resolution=8)
-    callback = ProgressBar(progress, schedule.stages(config), stream, 60.0, clock)
+    callback = ProgressBar(progress, schedule.stages(config))
     for stage in range(2):
         callback.on_train_begin()
         for _ in range(10):
@@ -101,7 +104,7 @@ def test_progress_on_a_terminal_is_one_bar_over_all_stages(config):
             progress.stage_index = stage
             clock.now += 1.0
             callback.on_train_batch_end(0, METRICS)
-        callback.on_train_end()
+    callback.close()
     text = stream.getvalue()
     assert text.count("\n") == 1
     assert "100%" in text.rsplit("\r", 1)[-1]
