@@ -35,14 +35,10 @@ _SHOWN = 8  # values in a message
 
 
 class Mask(NamedTuple):
-    """A mask as it was drawn.
+    """A mask as it was drawn."""
 
-    Attributes:
-        inside: bool [H, W], true on the object.
-        void: bool [H, W], true on pixels that its annotators left open; None without any.
-    """
-
-    inside: np.ndarray
+    inside: np.ndarray  # bool [H, W], true on the object
+    # bool [H, W], true on pixels that its annotators left open; None without any
     void: np.ndarray | None = None
 
 

@@ -23,17 +23,11 @@ _SECTIONS = ("data", "gan", "schedule", "train")  # of every config.yaml that a 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """How a finished run went.
+    """How a finished run went."""
 
-    Attributes:
-        images_seen: Real images that the discriminator has seen.
-        seconds: Wall time of training in all sessions.
-        images_per_second: Mean over that time.
-    """
-
-    images_seen: int
-    seconds: float
-    images_per_second: float
+    images_seen: int  # real images that the discriminator has seen
+    seconds: float  # wall time of training in all sessions
+    images_per_second: float  # mean over that time
 
 
 def is_run(path: str) -> bool:

@@ -24,7 +24,7 @@ HEADER = (
     f"{'stage':>6} {'convolutions':>12} {'precision':>15} {'images/s':>9} {'min–max':>15} "
     f"{'ratio':>6} {'GFLOP/image':>12} {'of peak':>8}"
 )
-_PEAK_SIDE = 2048
+_PEAK_SIDE = 2048  # of the matrices
 # A variant slower than this share of the plain speed gets two turns of one step; it would take
 # minutes otherwise.
 _SLOW = 0.3
@@ -120,7 +120,7 @@ def time_stage(
     return rows
 
 
-def matmul_peak(side: int = _PEAK_SIDE) -> float:
+def matmul_peak() -> float:
     """Returns this machine's float32 operations per second in large matrix products, now.
 
     It is the higher of the rates of one product and of one per core at once: TensorFlow's thread
@@ -128,7 +128,7 @@ def matmul_peak(side: int = _PEAK_SIDE) -> float:
     """
     import tensorflow as tf
 
-    matrix = tf.random.stateless_normal([side, side], [0, 0])
+    matrix = tf.random.stateless_normal([_PEAK_SIDE, _PEAK_SIDE], [0, 0])
     speeds = []
     for copies in {1, os.cpu_count() or 1}:
         inputs = [matrix + float(copy) for copy in range(copies)]
@@ -137,7 +137,7 @@ def matmul_peak(side: int = _PEAK_SIDE) -> float:
         start = time.perf_counter()
         for _ in range(3):
             tf.nest.map_structure(lambda x: x.numpy(), products(inputs))
-        speeds.append(copies * 3 * 2 * side**3 / (time.perf_counter() - start))
+        speeds.append(copies * 3 * 2 * _PEAK_SIDE**3 / (time.perf_counter() - start))
     return max(speeds)
 
 

@@ -44,27 +44,17 @@ class Refused(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model on a server, and how long to try to reach it.
+    """A model on a server, and how long to try to reach it."""
 
-    Attributes:
-        server: HOST:PORT.
-        name: The model's name on the server.
-        version: Its number; 0 for the newest.
-        timeout: Seconds that one attempt may take, from connecting to the last byte.
-        retries: Further attempts if the server is unavailable.
-        backoff: Longest wait before the first of them, seconds; it doubles each time, up to 10.
-        tls: Whether to encrypt, and to check the server's certificate.
-        certificates: PEM file of the authorities to trust; empty for those of the system.
-    """
-
-    server: str
-    name: str
-    version: int = 0
-    timeout: float = 10.0
-    retries: int = 4
+    server: str  # HOST:PORT
+    name: str  # the model's name on the server
+    version: int = 0  # its number; 0 for the newest
+    timeout: float = 10.0  # seconds that one attempt may take, from connecting to the last byte
+    retries: int = 4  # further attempts if the server is unavailable
+    # Longest wait before the first of them, seconds; it doubles each time, up to 10.
     backoff: float = 0.5
-    tls: bool = False
-    certificates: str = ""
+    tls: bool = False  # whether to encrypt, and to check the server's certificate
+    certificates: str = ""  # PEM file of the authorities to trust; empty for those of the system
 
     def __str__(self) -> str:
         return f"{self.name}, version {self.version}" if self.version else self.name

@@ -28,17 +28,11 @@ _WARM_UP = 50  # steps
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """Scenes from which training pairs are composed.
+    """Scenes from which training pairs are composed."""
 
-    Attributes:
-        layers: Layers of uint8 arrays: images [N, R, R, 3], masks [N, R, R, 1] from 0 to 255.
-        shift: δ of eq. 2 as a fraction of the side.
-        contrast_jitter: Half width of the background's contrast factor around 1.
-    """
-
-    layers: Layers
-    shift: float = 0.0
-    contrast_jitter: float = 0.0
+    layers: Layers  # uint8 arrays: images [N, R, R, 3], masks [N, R, R, 1] from 0 to 255
+    shift: float = 0.0  # δ of eq. 2 as a fraction of the side
+    contrast_jitter: float = 0.0  # half width of the background's contrast factor around 1
 
     def __len__(self) -> int:
         """Returns the number of scenes."""
@@ -58,25 +52,16 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class FitSummary:
-    """The result of training on a pool.
+    """The result of training on a pool."""
 
-    Attributes:
-        steps: Training steps.
-        pairs: Scenes in the pool.
-        coverage: Mean of the pool's masks.
-        loss: Mean loss of the last steps.
-        agreement: IoU of the student's masks and the pool's at threshold 0.5, over the last steps.
-        images_per_second: Training speed, without the first step, which compiles.
-        seconds: Duration.
-    """
-
-    steps: int
-    pairs: int
-    coverage: float
-    loss: float
+    steps: int  # training steps
+    pairs: int  # scenes in the pool
+    coverage: float  # mean of the pool's masks
+    loss: float  # mean loss of the last steps
+    # IoU of the student's masks and the pool's at threshold 0.5, over the last steps
     agreement: float
-    images_per_second: float
-    seconds: float
+    images_per_second: float  # training speed, without the first step, which compiles
+    seconds: float  # duration
 
 
 def fit(
@@ -84,7 +69,6 @@ def fit(
     pool: Pool,
     settings: StudentConfig,
     seed: int,
-    progress: bool = True,
 ) -> FitSummary:
     """Trains a segmenter on pairs of a pool. It ends with averaged weights.
 
@@ -96,7 +80,6 @@ def fit(
         pool: The scenes.
         settings: Steps, batch, learning rate and strength of augmentation.
         seed: Seed of the order, the shifts and the augmentation.
-        progress: Whether to show a progress bar.
 
     Raises:
         UserError: The loss is not finite.
@@ -124,7 +107,7 @@ def fit(
     train_step = tf.function(step_of_all if tf.distribute.has_strategy() else replica_step)
     start = compiled = time.perf_counter()
     history = []
-    with Bar(settings.steps, "distilling", "step", progress) as bar:
+    with Bar(settings.steps, "distilling", "step") as bar:
         for step in range(settings.steps):
             history.append([float(value) for value in train_step(tf.constant(step))])
             if not math.isfinite(history[-1][0]):

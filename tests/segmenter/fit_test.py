@@ -23,7 +23,7 @@ def test_a_student_learns_to_segment_images_it_has_not_seen():
     segmenter = create_segmenter(settings.width, 16)
     before = mean_iou(segmenter, unseen, truth)
     pool = fit.Pool.from_pairs(images, masks)
-    summary = fit.fit(segmenter, pool, settings, seed=0, progress=False)
+    summary = fit.fit(segmenter, pool, settings, seed=0)
     after = mean_iou(segmenter, unseen, truth)
     assert after > 0.6 and after > before + 0.2
     assert summary.steps == 150 and summary.pairs == 1000
@@ -68,4 +68,4 @@ def test_a_loss_that_is_not_finite_stops_with_advice(eagerly):
     segmenter = create_segmenter(8, 16)
     pool = fit.Pool.from_pairs(images, masks)
     with pytest.raises(UserError, match=r"not finite at step \d+; lower student.learning_rate"):
-        fit.fit(segmenter, pool, settings, seed=0, progress=False)
+        fit.fit(segmenter, pool, settings, seed=0)

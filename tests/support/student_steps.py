@@ -31,7 +31,7 @@ def main(replicas: int, path: str) -> None:
         segmenter = create_segmenter(4, 16)
         fit.initialise(segmenter, 0)
         settings = StudentConfig(width=4, steps=6, batch=8, learning_rate=1e-3)
-        summary = fit.fit(segmenter, pool, settings, 0, progress=False)
+        summary = fit.fit(segmenter, pool, settings, 0)
     arrays = {str(index): weight for index, weight in enumerate(segmenter.get_weights())}
     arrays |= {"loss": summary.loss, "agreement": summary.agreement}
     np.savez(path, **arrays)

@@ -36,17 +36,11 @@ _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 class _Member(NamedTuple):
-    """An entry of an archive.
+    """An entry of an archive."""
 
-    Attributes:
-        name: Its path in the archive.
-        kind: `directory`, `file`, or any other kind, such as `link`.
-        open: Opens the content of a file.
-    """
-
-    name: str
-    kind: str
-    open: Callable[[], IO[bytes] | None]
+    name: str  # its path in the archive
+    kind: str  # `directory`, `file`, or any other kind, such as `link`
+    open: Callable[[], IO[bytes] | None]  # opens the content of a file
 
 
 def is_archive(path: str) -> bool:
