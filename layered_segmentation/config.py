@@ -97,6 +97,10 @@ class Refinement(Choice):
     consensus = enum.auto()
 
 
+# Better than `none` on both sets of docs/photos.md, at a quarter of the time of `consensus`.
+RECOMMENDED_REFINEMENT = Refinement.grabcut
+
+
 class Quantization(Choice):
     """A TFLite file's numbers: float32, float16 weights, int8 weights, or int8 throughout.
 

@@ -49,10 +49,9 @@ BICUBIC = Image.Resampling.BICUBIC  # for what a GAN learns from
 # Damaged files make Pillow's decoders raise nearly anything: OSError, SyntaxError, ValueError,
 # struct.error, zlib.error, DecompressionBombError, …
 _DAMAGED = Exception
-_ORIENTATION = 0x0112  # EXIF's tag
-
-_MARK = ("Software", "layered_segmentation")  # in PNG files that are results, never photos
-_MARK_AT = 33  # bytes: after the signature and the first chunk
+ORIENTATION = 0x0112  # EXIF's tag
+MARK = ("Software", "layered_segmentation")  # in files that are results, never photos
+MARK_AT = 33  # bytes: after the signature and the first chunk
 _HEIF = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 
 # `_open` refuses the photos that Pillow only warns of.
@@ -176,7 +175,7 @@ def header(file: str | bytes, name: str = "") -> Header:
         UnreadableImage: The file cannot be read as an image.
     """
     with decoding(file, name) as image:
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        orientation = image.getexif().get(ORIENTATION, 1)
         return Header(image.format or "", image.mode, image.size, orientation)
 
 
@@ -205,7 +204,7 @@ def open_rgb(file: str | bytes, name: str = "") -> Image.Image:
         UnreadableImage: The file cannot be read as an image.
     """
     with decoding(file, name) as image:
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(ImageOps.exif_transpose(image))
 
 
 def read_values(file: bytes, name: str, luminance: bool = False) -> np.ndarray:
@@ -275,7 +274,7 @@ def encode_png(image: np.ndarray, mark: bool = False, optimize: bool = False) ->
     """
     info = PngImagePlugin.PngInfo()
     if mark:
-        info.add_text(*_MARK)
+        info.add_text(*MARK)
     file = io.BytesIO()
     Image.fromarray(image).save(file, format="PNG", pnginfo=info, optimize=optimize)
     return file.getvalue()
@@ -285,10 +284,10 @@ def has_mark(path: str) -> bool:
     """Returns whether a file was written with `mark`; reads a few bytes of PNG files only."""
     if not path.lower().endswith(".png"):
         return False
-    text = b"tEXt" + "\0".join(_MARK).encode()
+    text = b"tEXt" + "\0".join(MARK).encode()
     try:
         with open(path, "rb") as file:
-            start = file.read(_MARK_AT + 4 + len(text))
+            start = file.read(MARK_AT + 4 + len(text))
     except OSError:  # reading it later names the reason
         return False
     return start.endswith(text)
@@ -302,7 +301,7 @@ def to_uint8_mask(mask: np.ndarray) -> np.ndarray:
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
     """Turns an image, [H, W] or [H, W, C], upright that is stored in one of EXIF's orientations."""
     stored = Image.fromarray(image)
-    stored.getexif()[_ORIENTATION] = orientation
+    stored.getexif()[ORIENTATION] = orientation
     return np.asarray(ImageOps.exif_transpose(stored))
 
 
@@ -342,7 +341,8 @@ def to_square(
     return np.pad(resized, [*ends, (0, 0)][: resized.ndim], mode="edge")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Converts an upright image of any mode to RGB; transparent parts become white."""
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.asarray(image, np.float32)
         largest = float(grey.max())

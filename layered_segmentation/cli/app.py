@@ -3,7 +3,8 @@
 A verb is a module `cli/<verb>.py`. The first line of its docstring says what it does, and the
 docstring ends with an `Example:`. The module defines absl flags at import, has `main(argv)`,
 imports heavy modules inside `main`, and ends with `if __name__ == "__main__": app.run(main)`. It
-may set `RESUME`: how to go on after an interruption or a full disk.
+may set `RESUME`: how to go on after an interruption or a full disk; and `ARGUMENTS`: what else
+than flags it takes, for the help.
 
 Exit statuses: 0 success; 1 the machine failed (no disk space, no permission); 2 the user can fix it
 (flags, settings, input); 130 interrupted by Ctrl-C, 143 by SIGTERM; 141 nobody reads the output.
@@ -124,6 +125,8 @@ def verb_help(module: types.ModuleType) -> str:
     """Returns a verb's help: what it does, its own flags, an example."""
     first, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n")
     lines = [f"{command_of(module)}: {first}", "", "Flags:"]
+    if arguments := getattr(module, "ARGUMENTS", ""):
+        lines[1:2] = ["", f"Usage: {command_of(module)} [--flag=value …] {arguments}", ""]
     for flag in _own_flags(module):
         lines.extend(_flag_help(flag))
     if rest.strip():
@@ -188,6 +191,7 @@ def _parse(module: types.ModuleType, command: str, arguments: Sequence[str]) -> 
     try:
         _expand_home(module)
         _require_companions(module)
+        rest[1:] = map(files.expand, rest[1:])
     except UserError as error:
         sys.exit(fail(command, str(error), status=2))
     if flags.FLAGS["verbosity"].using_default_value:
@@ -196,7 +200,7 @@ def _parse(module: types.ModuleType, command: str, arguments: Sequence[str]) -> 
         from layered_segmentation import images
 
         images.allow_pixels(flags.FLAGS.max_pixels)
-    if len(rest) > 1:
+    if len(rest) > 1 and not hasattr(module, "ARGUMENTS"):
         message = f"unexpected argument {rest[1]!r}; every input is a flag, as in --name=value"
         sys.exit(fail(command, f"{message} ({command} --help)", status=2))
     return rest

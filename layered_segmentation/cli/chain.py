@@ -25,7 +25,7 @@ from layered_segmentation.progress import Bar
 from layered_segmentation.run_directory import RunDirectory
 
 # Photos are larger than the student's masks, so they are scored with refinement too.
-REFINE = configs.Refinement.grabcut
+REFINE = configs.RECOMMENDED_REFINEMENT
 EXAMPLES = 6  # photos in a band of a sheet
 
 PHASES = {

@@ -141,7 +141,7 @@ def _commands(run: str) -> list[report.Command]:
     return [
         command(
             "Cut the object out of your photos, at their own size",
-            "segment", segmenter=run, input="PHOTOS", out="CUT_OUTS", refine="guided",
+            "segment", segmenter=run, input="PHOTOS", out="CUT_OUTS",
         ),
         command(
             "Score on photos with masks",

@@ -8,7 +8,7 @@ from absl import flags
 
 from layered_segmentation import files
 from layered_segmentation.cli import app
-from layered_segmentation.config import Instances, Refinement
+from layered_segmentation.config import RECOMMENDED_REFINEMENT, Instances, Refinement
 from layered_segmentation.config_files import is_power_of_two
 from layered_segmentation.errors import UserError
 
@@ -122,13 +122,14 @@ def open_run(path: str, stage: int) -> "RunDirectory":
     return RunDirectory.open(path).at_stage(stage)
 
 
-def define_refine_flag() -> "flags.FlagHolder[str]":
+def define_refine_flag(default: Refinement = Refinement.none) -> "flags.FlagHolder[str]":
     """Defines `--refine` for the calling verb and returns it."""
     return flags.DEFINE_enum(
         "refine",
-        Refinement.none,
+        default,
         list(Refinement),
-        "How to fit the mask to the photo's edges at the photo's own size.",
+        "How to fit the mask to the photo's edges at the photo's own size; "
+        f"{RECOMMENDED_REFINEMENT} is recommended.",
     )
 
 

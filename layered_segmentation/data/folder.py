@@ -22,6 +22,7 @@ from layered_segmentation.data.source import (
 )
 from layered_segmentation.errors import UserError
 from layered_segmentation.files import digest_of_parts
+from layered_segmentation.photo import is_result
 from layered_segmentation.run_directory import is_run
 
 MASKS = "masks"  # a sub-directory of this name holds true masks, for evaluation only
@@ -286,7 +287,7 @@ def find_photos(directory: str, flag: str, masks: Sequence[str] = ()) -> list[st
             if os.path.basename(path) == MASKS:
                 return "for masks"
             return "of a run" if is_run(path) else ""
-        return "written by layerseg" if images.has_mark(path) else ""
+        return "written by layerseg" if is_result(path) else ""
 
     found = images.search(directory, leave_out)
     found.left_out.pop(_KNOWN, None)

@@ -17,9 +17,10 @@ import numpy as np
 import tenacity
 from PIL import Image
 
-from layered_segmentation import images as photos
+from layered_segmentation import photo
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import answers, http_post
+from layered_segmentation.images import UnreadableImage
 from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter import outputs
 
@@ -175,13 +176,13 @@ def segment(
             for name in chunk:
                 if (found := masks.get(os.path.join(root, name))) is not None:
                     image, mask = found
-                    outputs.write(paths[name], image, mask, threshold)
+                    outputs.write(paths[name], image, mask, outputs.Style(threshold))
                     done += 1
             bar.update(len(chunk))
     return done, failed
 
 
-_Segmented = dict[str, tuple[np.ndarray, np.ndarray]]  # image and mask of its size, by path
+_Segmented = dict[str, tuple[photo.Photo, np.ndarray]]  # photo and mask of its size, by path
 
 
 def _segment_batch(predict: Predict, paths: list[str]) -> tuple[_Segmented, list[str]]:
@@ -189,14 +190,14 @@ def _segment_batch(predict: Predict, paths: list[str]) -> tuple[_Segmented, list
     images, failed = {}, []
     for path in paths:
         try:
-            images[path] = photos.read(path)
-        except photos.UnreadableImage as error:
+            images[path] = photo.read(path)
+        except UnreadableImage as error:
             failed.append(str(error))
     if not images:
         return {}, failed
     segmented: _Segmented = {}
     try:
-        masks = predict([_encode(path, image) for path, image in images.items()])
+        masks = predict([_encode(path, one.image) for path, one in images.items()])
     except Refused as error:
         if len(images) == 1:
             return {}, [*failed, f"{next(iter(images))}: {error}"]
@@ -206,7 +207,7 @@ def _segment_batch(predict: Predict, paths: list[str]) -> tuple[_Segmented, list
             failed += errors
         return segmented, failed
     for (path, image), mask in zip(images.items(), masks, strict=True):
-        height, width = image.shape[:2]
+        height, width = image.image.shape[:2]
         resized = cv2.resize(mask[..., 0], (width, height), interpolation=cv2.INTER_LINEAR)
         segmented[path] = image, np.clip(resized, 0, 1)
     return segmented, failed

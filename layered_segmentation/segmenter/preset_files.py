@@ -13,6 +13,7 @@ from typing import Any
 from layered_segmentation import files
 from layered_segmentation.errors import UserError
 
+DEFAULT = "layered_unet_flowers_64"  # of the packaged presets
 CARD = "README.md"
 CHECKSUMS = "checksums.json"
 # What KerasHub writes for a segmenter, with this package's two files and a licence: all that a

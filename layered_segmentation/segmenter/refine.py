@@ -5,7 +5,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from layered_segmentation.config import Refinement
+from layered_segmentation.config import RECOMMENDED_REFINEMENT, Refinement
 
 GRABCUT_ITERATIONS = 5
 _RADIUS = 1 / 16  # of the longer side: about two pixels of a mask of 32 px
@@ -16,7 +16,7 @@ _REACH = 0.8  # times the square root of the mask's area: how far around it the 
 
 
 def refine(
-    image: np.ndarray, probability: np.ndarray, method: Refinement | str = Refinement.guided
+    image: np.ndarray, probability: np.ndarray, method: Refinement | str = RECOMMENDED_REFINEMENT
 ) -> np.ndarray:
     """Fits a mask to the edges of its photo.
 

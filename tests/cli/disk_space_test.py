@@ -134,11 +134,11 @@ def test_segment_on_a_full_disk_says_how_to_go_on(layerseg, small_disk, tmp_path
     assert failed.status == 1, failed.stderr
     last = failed.stderr.strip().splitlines()[-1]
     assert f"no space left on the disk that holds {small_disk}/masks" in last
-    assert last.endswith("the masks written so far are complete; run it again with --overwrite")
+    assert last.endswith("the masks written so far are complete; run it again with --skip_existing")
     for name in os.listdir(small_disk / "masks"):
         assert not name.startswith(".")
         with Image.open(small_disk / "masks" / name) as file:
             file.load()
     subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
-    assert layerseg(*command, "--overwrite").status == 0
+    assert layerseg(*command, "--skip_existing").status == 0
     assert len(os.listdir(small_disk / "masks")) == 6
