@@ -8,17 +8,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layered_segmentation.config import Config
-    from layered_segmentation.errors import UserError
-    from layered_segmentation.gan.composite import Layers, compose, contrast_jitter, shift
-    from layered_segmentation.gan.discriminator import Discriminator
-    from layered_segmentation.gan.generator import LayeredGenerator
-    from layered_segmentation.gan.layered_gan import LayeredGAN
-    from layered_segmentation.run_directory import RunDirectory
-    from layered_segmentation.segmenter.cut_out import cut_out
-    from layered_segmentation.segmenter.encoder import Encoder
-    from layered_segmentation.segmenter.refine import refine
-    from layered_segmentation.segmenter.segmenter import EncoderSegmenter, LayeredSegmenter
+    from layered_segmentation.config import Config as Config
+    from layered_segmentation.errors import UserError as UserError
+    from layered_segmentation.gan.composite import Layers as Layers
+    from layered_segmentation.gan.composite import compose as compose
+    from layered_segmentation.gan.composite import contrast_jitter as contrast_jitter
+    from layered_segmentation.gan.composite import shift as shift
+    from layered_segmentation.gan.discriminator import Discriminator as Discriminator
+    from layered_segmentation.gan.generator import LayeredGenerator as LayeredGenerator
+    from layered_segmentation.gan.layered_gan import LayeredGAN as LayeredGAN
+    from layered_segmentation.run_directory import RunDirectory as RunDirectory
+    from layered_segmentation.segmenter.cut_out import cut_out as cut_out
+    from layered_segmentation.segmenter.encoder import Encoder as Encoder
+    from layered_segmentation.segmenter.refine import refine as refine
+    from layered_segmentation.segmenter.segmenter import EncoderSegmenter as EncoderSegmenter
+    from layered_segmentation.segmenter.segmenter import LayeredSegmenter as LayeredSegmenter
 
 __version__ = "0.1.0"
 
@@ -40,23 +44,7 @@ _MODULE_OF = {
     "shift": "gan.composite",
 }
 
-__all__ = [
-    "Config",
-    "Discriminator",
-    "Encoder",
-    "EncoderSegmenter",
-    "LayeredGAN",
-    "LayeredGenerator",
-    "LayeredSegmenter",
-    "Layers",
-    "RunDirectory",
-    "UserError",
-    "compose",
-    "contrast_jitter",
-    "cut_out",
-    "refine",
-    "shift",
-]
+__all__ = [*_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:

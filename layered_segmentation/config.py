@@ -343,8 +343,7 @@ def save(config: Config, path: str) -> None:
 
 def to_yaml(config: Config) -> str:
     """Returns the whole effective config as YAML."""
-    text: str = OmegaConf.to_yaml(OmegaConf.structured(config))
-    return text
+    return str(OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def is_saved(path: str) -> bool:

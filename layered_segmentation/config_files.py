@@ -6,6 +6,7 @@ Nothing here knows the settings themselves; `config.py` declares them.
 import dataclasses
 import difflib
 import enum
+import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -102,14 +103,8 @@ def find(name_or_path: str) -> str:
 
 def packaged_names() -> list[str]:
     """Returns the names of the configs that come with the package, sorted."""
-    root = _packaged_directory()
-    names = []
-    for folder, _, files in os.walk(root):
-        for file in files:
-            if file.endswith(".yaml"):
-                relative = os.path.relpath(os.path.join(folder, file), root)
-                names.append(relative.removesuffix(".yaml").replace(os.sep, "/"))
-    return sorted(names)
+    found = glob.glob("**/*.yaml", root_dir=_packaged_directory(), recursive=True)
+    return sorted(name.removesuffix(".yaml").replace(os.sep, "/") for name in found)
 
 
 def _packaged_directory() -> str:

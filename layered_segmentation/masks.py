@@ -183,8 +183,7 @@ def _colours(image: Image.Image) -> np.ndarray:
     transparency = image.info.get("transparency")
     if transparency is not None:
         entries.info["transparency"] = transparency
-    colours: np.ndarray = np.asarray(entries.convert("RGBA"))[0]
-    return colours
+    return np.asarray(np.asarray(entries.convert("RGBA"))[0])
 
 
 def _is_grey(colours: np.ndarray) -> bool:

@@ -189,13 +189,18 @@ class RunDirectory:
         if photos:
             files.write_text(self.photos_path, "".join(f"{line}\n" for line in photos))
 
-    def config(self) -> configs.Config:
-        """Returns the run's effective config.
+    def config(self, overrides: Sequence[str] = ()) -> configs.Config:
+        """Returns the run's effective config, perhaps with other settings; see `config_with`.
 
         Raises:
             UserError: Its file is damaged.
         """
-        return self._load_config()
+        if self._config_is_cut_off():
+            raise UserError(
+                f"{self.config_path}: is cut off; repeat the `layerseg train` command that "
+                "started the run: it writes the file again"
+            )
+        return configs.load(self.config_path, overrides)
 
     def config_with(self, section: str, overrides: Sequence[str]) -> configs.Config:
         """Returns the run's config with other settings in one section, for steps after training.
@@ -213,7 +218,7 @@ class RunDirectory:
                     f"--set={override}: only {section}.* can be set here; the rest belongs to the "
                     f"trained run ({self.config_path})"
                 )
-        return self._load_config(overrides)
+        return self.config(overrides)
 
     def lock(self) -> files.Lock:
         """Returns the lock that keeps other processes from training in this directory.
@@ -299,14 +304,6 @@ class RunDirectory:
     def _has_begun(self) -> bool:
         """Returns whether a change of the config would lose anything."""
         return any(map(os.path.exists, (self.checkpoints, self.log_path, self.finished_path)))
-
-    def _load_config(self, overrides: Sequence[str] = ()) -> configs.Config:
-        if self._config_is_cut_off():
-            raise UserError(
-                f"{self.config_path}: is cut off; repeat the `layerseg train` command that "
-                "started the run: it writes the file again"
-            )
-        return configs.load(self.config_path, overrides)
 
     def _config_is_cut_off(self) -> bool:
         """Returns whether part of the config of a run that has begun is missing."""

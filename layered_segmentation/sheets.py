@@ -157,8 +157,7 @@ def grid(
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """Returns images in [-1, 1], of any shape, as uint8; values outside are clipped."""
     levels = np.clip(np.asarray(images, np.float32) * 127.5 + 127.5, 0, 255)
-    result: np.ndarray = np.rint(levels).astype(np.uint8)
-    return result
+    return np.asarray(np.rint(levels).astype(np.uint8))
 
 
 def grey(masks: np.ndarray) -> np.ndarray:
@@ -188,8 +187,7 @@ def fit(image: np.ndarray, side: int) -> np.ndarray:
 def over(images: np.ndarray, masks: np.ndarray, board: np.ndarray) -> np.ndarray:
     """Composites uint8 images, [..., H, W, 3], over a board by masks in [0, 1], [..., H, W, 1]."""
     masks = np.clip(np.asarray(masks, np.float32), 0, 1)
-    result: np.ndarray = np.rint(board * (1 - masks) + images * masks).astype(np.uint8)
-    return result
+    return np.asarray(np.rint(board * (1 - masks) + images * masks).astype(np.uint8))
 
 
 def checkerboard(images: np.ndarray, cell: int = 8) -> np.ndarray:

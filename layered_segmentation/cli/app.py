@@ -301,8 +301,7 @@ def _guarded(
 
 
 def _resume(module: types.ModuleType) -> str:
-    resume: str = getattr(module, "RESUME", "no file was left incomplete; run it again")
-    return resume
+    return str(getattr(module, "RESUME", "nothing was written; run it again"))
 
 
 def _interrupted(module: types.ModuleType, command: str) -> str:

@@ -62,7 +62,6 @@ app.goes_with(_MASK_VALUE, _MASKS)
 app.goes_with(_PREDICTION_VALUE, _PREDICTIONS)
 app.goes_with(_LOOKS, _SEGMENTER)
 
-RESUME = "nothing was written; run it again"
 _SHOWN = 4  # photos of each kind on the sheet
 
 

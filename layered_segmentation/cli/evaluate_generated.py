@@ -30,7 +30,6 @@ _SIZE = shared.define_detector_size_flag()
 _OUT = flags.DEFINE_string("out", "", "Directory to write to; RUN/evaluation_generated if empty.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results in --out.")
 
-RESUME = "nothing was written; run it again"
 LAYERS = "layers.png"
 _SHOWN = 4  # scenes of each kind on the sheet
 _SCENES = 10  # on the sheet of layers

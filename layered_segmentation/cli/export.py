@@ -34,8 +34,6 @@ from layered_segmentation import quiet
 from layered_segmentation.cli import app, shared
 from layered_segmentation.config import Quantization
 
-RESUME = "nothing was written; run it again"
-
 _FORMAT = flags.DEFINE_enum(
     "format", None, ["saved_model", "tflite"], "What to export.", required=True
 )

@@ -35,8 +35,6 @@ _OUT = flags.DEFINE_string("out", "", "Directory to write to; RUN/evaluation_fid
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results in --out.")
 shared.define_max_pixels_flag()
 
-RESUME = "nothing was written; run it again"
-
 
 def main(_: list[str]) -> None:
     """Measures one run."""

@@ -21,7 +21,6 @@ _RESOLUTION = flags.DEFINE_integer("resolution", 16, "Side of the scenes, pixels
 _STEPS = flags.DEFINE_integer("steps", 2_000, "Training steps, of 64 scenes each.", lower_bound=1)
 _SCENES = flags.DEFINE_integer("scenes", 20_000, "Scenes to learn from.", lower_bound=1)
 
-RESUME = "nothing was written; run it again"
 _HELD_OUT = 500  # scenes to score it on
 
 

@@ -18,8 +18,6 @@ from layered_segmentation import quiet
 from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 
-RESUME = "nothing was written; run it again"
-
 _SEGMENTERS = flags.DEFINE_list(
     "segmenters", None, "Run or preset directories, with commas between.", required=True
 )

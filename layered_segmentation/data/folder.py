@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Self, overload
+from typing import Any, Self
 
 import numpy as np
 
@@ -234,23 +234,13 @@ class PairFolder(Sequence[Pair]):
         """Returns how many pairs there are."""
         return len(self.files)
 
-    @overload
-    def __getitem__(self, index: int) -> Pair: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Pair]: ...
-
-    def __getitem__(self, index: int | slice) -> Pair | list[Pair]:
-        """Reads one pair, or several.
+    def __getitem__(self, index: Any) -> Any:
+        """Reads one pair.
 
         Raises:
             UserError: A file is unreadable, or photo and mask differ in size.
         """
-        if isinstance(index, slice):
-            return [self._read(file) for file in self.files[index]]
-        return self._read(self.files[index])
-
-    def _read(self, file: str) -> Pair:
+        file = self.files[index]
         path, mask_path = os.path.join(self._photos, file), self._masks.find(file)
         ignore_path = self._ignore.find(file) if self._ignore else ""
         image, drawn = images.read(path), self._masks.read_drawn(file)

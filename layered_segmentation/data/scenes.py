@@ -216,17 +216,14 @@ def _unit_outline(kind: str, uniform: _Uniform) -> np.ndarray:
         points = 5 + int(2 * uniform())
         corners = np.pi * np.arange(2 * points) / points
         radius = np.where(np.arange(2 * points) % 2, 0.55 + 0.15 * uniform(), 1.0)
-        star: np.ndarray = radius[:, None] * np.stack([np.cos(corners), np.sin(corners)], axis=1)
-        return star
+        return np.asarray(radius[:, None] * np.stack([np.cos(corners), np.sin(corners)], axis=1))
     if kind == "ellipse":
-        ellipse: np.ndarray = _ROUND * [1.0, 0.5 + 0.35 * uniform()]
-        return ellipse
+        return np.asarray(_ROUND * [1.0, 0.5 + 0.35 * uniform()])
     if kind == "blob":
         radius = np.ones(_OUTLINE)
         for harmonic in (2, 3, 4):
             radius += 0.15 * uniform() * np.cos(harmonic * _TURN + 2 * np.pi * uniform())
-        blob: np.ndarray = radius[:, None] * _ROUND
-        return blob
+        return np.asarray(radius[:, None] * _ROUND)
     return _ROUND
 
 
@@ -239,8 +236,7 @@ def _place(outline: np.ndarray, uniform: _Uniform) -> np.ndarray:
     low, high = outline.min(axis=0), outline.max(axis=0)
     first, last = -_SLACK - low, 1 + _SLACK - high  # centres that keep the object in the frame
     middle, half = (first + last) / 2, np.maximum((last - first) / 2, 0.0)
-    placed: np.ndarray = outline + middle + half * (2 * uniform(2) - 1)
-    return placed
+    return np.asarray(outline + middle + half * (2 * uniform(2) - 1))
 
 
 def _draw_background(scene: Scene, canvas: int) -> np.ndarray:
@@ -279,8 +275,7 @@ def _draw_surface(scene: Scene, canvas: int) -> np.ndarray:
     centre = scene.outline.mean(axis=0)
     light = scene.light[0] * (x - centre[0]) + scene.light[1] * (y - centre[1])
     shade = light.astype(np.float32)
-    shaded: np.ndarray = cv2.add(surface, cv2.merge([shade] * 3), dtype=cv2.CV_8U)
-    return shaded
+    return np.asarray(cv2.add(surface, cv2.merge([shade] * 3), dtype=cv2.CV_8U))
 
 
 @functools.lru_cache(maxsize=4)
@@ -292,17 +287,14 @@ def _axes(canvas: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _noise(lattice: np.ndarray, canvas: int) -> np.ndarray:
     """Returns smooth noise about [0, 1], float32 [canvas, canvas], the same at any canvas."""
-    smooth: np.ndarray = cv2.resize(lattice, (canvas, canvas), interpolation=cv2.INTER_CUBIC)
-    return smooth
+    return np.asarray(cv2.resize(lattice, (canvas, canvas), interpolation=cv2.INTER_CUBIC))
 
 
 def _colour(level: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Maps levels, uint8 [h, w], to colours through a table, float [256, 3] in [0, 255]."""
     rounded = np.clip(np.rint(table), 0, 255).astype(np.uint8)
-    coloured: np.ndarray = cv2.LUT(cv2.merge([level] * 3), rounded[None])
-    return coloured
+    return np.asarray(cv2.LUT(cv2.merge([level] * 3), rounded[None]))
 
 
 def _shrink(image: np.ndarray, side: int) -> np.ndarray:
-    shrunk: np.ndarray = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-    return shrunk
+    return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA))

@@ -89,8 +89,7 @@ class SavedModelDetector:
         if self._instances == Instances.largest:
             largest = np.argmax(instances.sum(axis=(1, 2)))
             instances = instances[largest : largest + 1]
-        union: np.ndarray = np.logical_or.reduce(instances, axis=0)
-        return union
+        return np.asarray(np.logical_or.reduce(instances, axis=0))
 
     def _outputs(self, image: np.ndarray, name: str) -> dict[str, np.ndarray]:
         """Runs the model on one photo; returns arrays [N, …], only one of the two mask outputs."""

@@ -60,8 +60,7 @@ class GeneratedScenes:
     @property
     def side(self) -> int:
         """Side of composites and masks, pixels."""
-        side: int = self.size or self.generator.resolution
-        return side
+        return int(self.size or self.generator.resolution)
 
     def first(self, count: int) -> Iterator[Scene]:
         """Yields scenes 0 … count - 1, with one batch in memory at a time."""

@@ -103,8 +103,7 @@ class InceptionGraph:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Maps uint8 [B, H, W, 3] to float32 [B, 2048]."""
         features = self._session.run(self._features, {self._images: images.astype(np.float32)})
-        vectors: np.ndarray = features.reshape(len(images), -1)
-        return vectors
+        return np.asarray(features.reshape(len(images), -1))
 
 
 class KerasInception:

@@ -220,8 +220,7 @@ def _encode(path: str, image: np.ndarray) -> bytes:
         if is_plain and header.getexif().get(_ORIENTATION) in _UPRIGHT:
             with open(path, "rb") as file:
                 return file.read()
-    content: bytes = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-    return content
+    return bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
 
 
 def _grpc(model: Model) -> _Send:

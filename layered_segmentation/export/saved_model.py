@@ -10,6 +10,7 @@ if __name__ == "__main__":  # before TensorFlow is imported: `--help` needs none
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -162,8 +163,7 @@ def _difference(loaded: Any, segmenter: LayeredSegmenter, photos: Sequence[np.nd
 
 def _serve(loaded: Any, images: np.ndarray) -> np.ndarray:
     serve = loaded.signatures["serving_default"]
-    masks: np.ndarray = serve(images=tf.constant(images))["masks"].numpy()
-    return masks
+    return np.asarray(serve(images=tf.constant(images))["masks"].numpy())
 
 
 def _bytes_difference(
@@ -207,8 +207,5 @@ def _next_version(out: str) -> int:
 
 
 def _size(directory: str) -> int:
-    return sum(
-        os.path.getsize(os.path.join(folder, name))
-        for folder, _, names in os.walk(directory)
-        for name in names
-    )
+    files = (path for path in pathlib.Path(directory).rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in files)

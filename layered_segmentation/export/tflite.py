@@ -239,8 +239,7 @@ def keras_masks(segmenter: LayeredSegmenter, images: np.ndarray) -> np.ndarray:
     """Returns the Keras model's masks, uint8 [B, S, S, 3] -> float [B, S, S, 1]."""
     converter = segmenter.preprocessor.image_converter
     scaled = images.astype(np.float32) * converter.scale + converter.offset
-    masks: np.ndarray = keras.ops.convert_to_numpy(segmenter(scaled, training=False))
-    return masks
+    return np.asarray(keras.ops.convert_to_numpy(segmenter(scaled, training=False)))
 
 
 def builtin_operators(content: bytes) -> list[str]:

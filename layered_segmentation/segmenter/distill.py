@@ -152,5 +152,4 @@ def _resize(images: Any, side: int) -> Any:
 
 def _to_uint8(images: Any) -> np.ndarray:
     """Converts values in [0, 1] to 0 to 255; values outside are clipped."""
-    converted: np.ndarray = np.rint(np.clip(np.asarray(images), 0, 1) * 255).astype(np.uint8)
-    return converted
+    return np.asarray(np.rint(np.clip(np.asarray(images), 0, 1) * 255).astype(np.uint8))

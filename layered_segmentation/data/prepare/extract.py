@@ -187,8 +187,7 @@ def _first_position(splits: Any, part: Part) -> int:
     """Returns the position in its split at which a slice begins."""
     whole, first = splits[part.split], splits[part.instruction].file_instructions[0]
     shard = whole.filenames.index(os.path.basename(first.filename))
-    position: int = sum(whole.shard_lengths[:shard]) + first.skip
-    return position
+    return int(sum(whole.shard_lengths[:shard]) + first.skip)
 
 
 def _text_feature(info: Any) -> str:

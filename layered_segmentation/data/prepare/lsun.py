@@ -137,9 +137,8 @@ class LsunObjects(PhotoBuilder):
             )
         )
         found = [
-            path
-            for pattern in (lmdb_reader.FILE, f"*/{lmdb_reader.FILE}")
-            for path in directory.glob(pattern)
+            *directory.glob(lmdb_reader.FILE),
+            *directory.glob(f"*/{lmdb_reader.FILE}"),
         ]
         if len(found) != 1:
             raise UserError(
