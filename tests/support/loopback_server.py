@@ -23,6 +23,10 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+from layered_segmentation.export import client
+
+PROTOCOLS = ("grpc", "rest")
+
 _PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?:predict")
 
 
@@ -92,17 +96,28 @@ class LoopbackServer:
         """Returns a signature's outputs, by name."""
         if model != self._model or (version and version not in self._versions):
             raise NotServed(f"Servable not found for request: Latest({model})")
-        loaded = self._versions[version or max(self._versions)]
-        if signature not in loaded.signatures:
-            raise ValueError(f'Serving signature name: "{signature}" not found in signature def')
         self.requests.append((protocol, signature, len(next(iter(inputs.values())))))
         if self.answers:
             return self.answers.pop(0)
+        loaded = self._versions[version or max(self._versions)]
+        if signature not in loaded.signatures:
+            raise ValueError(f'Serving signature name: "{signature}" not found in signature def')
         tensors = {name: tf.constant(value) for name, value in inputs.items()}
         return {name: y.numpy() for name, y in loaded.signatures[signature](**tensors).items()}
 
     def next_failure(self):
         return self.failures.pop(0) if self.failures else None
+
+
+def address(server, protocol):
+    return {"grpc": server.grpc_address, "rest": server.rest_address}[protocol]
+
+
+def connect(server, protocol, **options):
+    """Returns a function from encoded images to the masks that a server returns."""
+    options = {"backoff": 0.01, "timeout": 20, **options}
+    name = options.pop("name", "layerseg")
+    return client.connect(protocol, client.Model(address(server, protocol), name, **options))
 
 
 class _Servicer(prediction_service_pb2_grpc.PredictionServiceServicer):
