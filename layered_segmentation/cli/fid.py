@@ -1,4 +1,4 @@
-"""Measures the FID between a run's generated composites and real images (table 3).
+"""Measures the FID between generated composites and real images (table 3).
 
 Composites are unshifted; real images are the run's photos, or those of --images, each once. The
 Inception network is read from a local file. Only FIDs of the same network and the same number of

@@ -1,4 +1,4 @@
-r"""Compares students of several sizes as TFLite files: mIoU, milliseconds, megabytes.
+r"""Compares students of several sizes as TFLite files: mIoU, time, size.
 
 Each segmenter is converted to float32 and to int8. All files are timed in turn, one image at a
 time on one thread with XNNPACK, several rounds over, so that a machine that slows down slows all;

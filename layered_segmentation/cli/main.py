@@ -1,45 +1,26 @@
 """The `layerseg` command: finds the verb and imports only its module."""
 
+import ast
 import difflib
 import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import layered_segmentation
 from layered_segmentation.cli import app
 
 GROUPS = {
-    "Use a segmenter": {
-        "quickstart": "Trains, scores and exports a segmenter with one command.",
-        "segment": "Writes masks and cut-outs for photos.",
-        "evaluate": "Scores a segmenter, or masks that any program wrote, against true masks.",
-        "export": "Exports a segmenter as a SavedModel for servers or a TFLite file for phones.",
-        "client": "Segments photos on a model server and writes masks and cut-outs.",
-    },
-    "Train one": {
-        "prepare": "Prepares a dataset from LSUN's or CUB's archives or a folder of photos.",
-        "extract": "Writes the photos of a prepared dataset, and its masks, as files.",
-        "train": "Trains the layered GAN on unlabelled photos of one kind of object.",
-        "sample": "Draws scenes of a trained run: a sheet of their layers, or image files.",
-        "distill": "Trains the student segmenter on generated image/mask pairs.",
-    },
-    "Reproduce the paper": {
-        "autoencode": "Trains the paper's encoder on all photos of a run.",
-        "autoencode_chunks": "Segments photos with an encoder per chunk, the paper's protocol.",
-        "evaluate_generated": "Scores the masks that a run's generator draws against a detector's.",
-        "fid": "Measures the FID between generated composites and real images.",
-        "table": "Compares the scores of runs with the paper's table 1, 2 or 3.",
-        "grey_detector": "Trains a detector that sees no colour, to score procedural scenes.",
-        "convert": "Converts a checkpoint of the authors' PyTorch release to a run directory.",
-    },
-    "Maintain": {
-        "publish": "Uploads a segmenter with its model card to Hugging Face or Kaggle.",
-        "ladder": "Compares students of several sizes as TFLite files: mIoU, time, size.",
-        "benchmark": "Measures the speed of training, stage by stage.",
-        "benchmark_data": "Measures the speed of the input pipeline, stage by stage.",
-    },
-}
-VERBS = {verb: line for group in GROUPS.values() for verb, line in group.items()}
+    "Use a segmenter": ("quickstart", "segment", "evaluate", "export", "client"),
+    "Train one": ("prepare", "extract", "train", "sample", "distill"),
+    "Reproduce the paper": (
+        "autoencode", "autoencode_chunks", "evaluate_generated", "fid", "table", "grey_detector",
+        "convert",
+    ),
+    "Maintain": ("publish", "ladder", "benchmark", "benchmark_data"),
+}  # fmt: skip
+VERBS = tuple(verb for verbs in GROUPS.values() for verb in verbs)
 
 # Flags of the last release that chose a mode, with the verb that the mode is now.
 _MODES = {
@@ -93,8 +74,16 @@ def usage() -> str:
         "",
     ]
     for title, verbs in GROUPS.items():
-        lines += [f"{title}:", *(f"  {verb:<{width}}  {line}" for verb, line in verbs.items()), ""]
+        described = [f"  {verb:<{width}}  {_description(verb)}" for verb in verbs]
+        lines += [f"{title}:", *described, ""]
     return "\n".join([*lines, _EXAMPLES])
+
+
+def _description(verb: str) -> str:
+    """Returns the first line of a verb's docstring, without importing the verb."""
+    name = f"layered_segmentation.cli.{verb}"
+    spec: Any = importlib.util.find_spec(name)
+    return str(ast.get_docstring(ast.parse(spec.loader.get_source(name)))).partition("\n")[0]
 
 
 def _without_mode(verb: str, arguments: list[str]) -> tuple[str, list[str]]:
