@@ -9,7 +9,7 @@ unless --out names a directory.
 
 Example:
   layerseg segment photo.jpg
-  layerseg segment PHOTOS more.png --segmenter=RUN --out=MASKS --skip_existing
+  layerseg segment --segmenter=RUN --out=MASKS --skip_existing PHOTOS more.png
   layerseg segment - --background=white < photo.jpg > cutout.png
 """
 
@@ -26,7 +26,7 @@ from layered_segmentation.config import RECOMMENDED_REFINEMENT
 from layered_segmentation.errors import UserError
 from layered_segmentation.photo import Photo
 from layered_segmentation.progress import Bar
-from layered_segmentation.segmenter import cut_out, looks, outputs, pipeline, preset_files, refine
+from layered_segmentation.segmenter import cut_out, outputs, pipeline, preset_files
 
 ARGUMENTS = "PHOTO_OR_DIRECTORY …"
 
@@ -178,13 +178,15 @@ def _read(file: str | bytes, name: str) -> Photo:
 
 
 def _refined(source: Photo, mask: np.ndarray) -> np.ndarray:
+    from layered_segmentation.segmenter import refine
+
     return refine.refine(source.image, mask, _REFINE.value)
 
 
 def _open_segmenter() -> Callable[[list[Photo]], list[np.ndarray]]:
     """Returns a function from photos to their masks."""
     quiet.import_tensorflow()
-    from layered_segmentation.segmenter import presets
+    from layered_segmentation.segmenter import looks, presets
 
     predict = presets.load(_SEGMENTER.value).predict_masks
     return lambda photos: looks.predict_masks(predict, [one.image for one in photos], _LOOKS.value)

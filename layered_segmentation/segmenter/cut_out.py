@@ -2,7 +2,6 @@
 
 import contextlib
 
-import cv2
 import numpy as np
 from PIL import ImageColor
 
@@ -88,6 +87,8 @@ def put_over(cutout: np.ndarray, image: np.ndarray, background: str) -> np.ndarr
 
 def _blurred_background(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Returns the photo's background, blurred, uint8 [H, W, 3]."""
+    import cv2  # `--help` needs none
+
     height, width = alpha.shape
     scale = min(1.0, _BLURRED_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -95,7 +95,7 @@ def find_all(inputs: Sequence[str], out: str) -> dict[str, str]:
     found: dict[str, str] = {}
     known: set[str] = set()  # the files of earlier inputs
     for path in inputs:
-        root, names = find_photos(path, out, "input")
+        root, names = find_photos(path, out)
         paths = {name: os.path.normpath(os.path.join(root, name)) for name in names}
         new = [name for name in names if os.path.realpath(paths[name]) not in known]
         for name in new:
