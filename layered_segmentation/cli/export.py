@@ -1,4 +1,4 @@
-r"""Exports a segmenter as a SavedModel for model servers or a TFLite file for phones.
+r"""Exports a segmenter as a SavedModel for servers or a TFLite file for phones.
 
 The export is loaded again and compared with the Keras model, on --images or on procedural scenes;
 one that differs too much is not written.
