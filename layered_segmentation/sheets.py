@@ -11,6 +11,7 @@ from layered_segmentation import files, images
 # Background, foreground and mask, each [B, R, R, C]; images in about [-1, 1], masks in [0, 1].
 # `gan.composite.Layers` is one.
 LayerArrays = tuple[Any, Any, Any]
+Sheet = np.ndarray  # uint8 [height, width, 3]
 
 _PAPER = 255
 _INK = (60, 60, 60)
@@ -20,15 +21,12 @@ _TARGET_SIDE = 96  # small images are enlarged to about this side
 _CHECKS = (200, 232)
 
 
-def layers_sheet(layers: LayerArrays, columns: int = 10) -> np.ndarray:
+def layers_sheet(layers: LayerArrays, columns: int = 10) -> Sheet:
     """Shows scenes as columns: background, foreground, mask, masked foreground, composite.
 
     Args:
         layers: The layers of B scenes.
-        columns: Scenes in a band; more scenes go below, in further bands.
-
-    Returns:
-        uint8 [height, width, 3].
+        columns: Scenes in a band; others go below, in further bands.
     """
     background, foreground, mask = _arrays(layers)
     composite = background * (1 - mask) + foreground * mask
@@ -47,16 +45,13 @@ def layers_sheet(layers: LayerArrays, columns: int = 10) -> np.ndarray:
     return _bands(rows, len(background), columns)
 
 
-def reconstruction_sheet(photos: np.ndarray, layers: LayerArrays, columns: int = 10) -> np.ndarray:
+def reconstruction_sheet(photos: np.ndarray, layers: LayerArrays, columns: int = 10) -> Sheet:
     """Shows photos as columns: photo, reconstruction, its layers, and the photo cut out.
 
     Args:
         photos: uint8 [B, R, R, 3].
         layers: The layers that the generator draws for the photos.
         columns: Photos in a band; more photos go below, in further bands.
-
-    Returns:
-        uint8 [height, width, 3].
     """
     background, foreground, mask = _arrays(layers)
     composite = background + mask * (foreground - background)
@@ -82,7 +77,7 @@ def segmentation_sheet(
     ious: Sequence[float] | None = None,
     columns: int = 8,
     labels: tuple[str, str, str, str] = ("photo", "true mask", "predicted mask", "cut-out"),
-) -> np.ndarray:
+) -> Sheet:
     """Shows photos with their predicted masks, cut-outs and, where known, true masks.
 
     Args:
@@ -92,9 +87,6 @@ def segmentation_sheet(
         ious: Score of each photo, written below it.
         columns: Photos in a band; more photos go below, in further bands.
         labels: Labels of the rows: photos, true masks, predictions, cut-outs.
-
-    Returns:
-        uint8 [height, width, 3].
     """
     photo, true_mask, predicted_mask, cut_out = labels
 
@@ -121,7 +113,7 @@ def grid(
     labels: Sequence[str],
     columns: int,
     captions: Sequence[str] | None = None,
-) -> np.ndarray:
+) -> Sheet:
     """Lays out images of one size in labelled rows.
 
     Args:
@@ -129,9 +121,6 @@ def grid(
         labels: One per row, to its left.
         columns: Images per row; shorter rows leave a gap.
         captions: One per column, below the last row.
-
-    Returns:
-        uint8 [height, width, 3].
     """
     height, width = rows[0][0].shape[:2]
     font = _font(max(11, min(16, height // 7)))
@@ -227,7 +216,7 @@ def _bands(
     count: int,
     columns: int,
     captions: Sequence[str] | None = None,
-) -> np.ndarray:
+) -> Sheet:
     """Lays out `count` columns in bands; `rows` returns the rows of a band by their labels."""
     bands = []
     for start in range(0, count, columns):

@@ -76,10 +76,10 @@ class DetectorFlags:
 
         return detectors.open_detector(
             self.path,
-            self._class.value,
-            self._score.value,
-            self._instances.value,
-            self._trust.value,
+            class_id=self._class.value,
+            score=self._score.value,
+            instances=self._instances.value,
+            trust=self._trust.value,
         )
 
 

@@ -45,8 +45,8 @@ class SavedModelDetector:
     def __init__(
         self,
         path: str,
-        class_id: int,
-        score: float,
+        class_id: int = CAR,
+        score: float = 0.5,
         instances: str = Instances.union,
         trust: bool = False,
     ):

@@ -13,7 +13,7 @@ import numpy as np
 
 from layered_segmentation import images as photos
 from layered_segmentation import privacy
-from layered_segmentation.config import Instances, StudentConfig
+from layered_segmentation.config import StudentConfig
 from layered_segmentation.data import folder
 from layered_segmentation.data.folder import MaskFolder
 from layered_segmentation.data.scenes import Scenes
@@ -124,22 +124,13 @@ class DetectedFolder(Sequence[Pair]):
         return Pair(name, image, self._detector([image], [name])[0], None)
 
 
-def open_detector(
-    path: str,
-    class_id: int = detection_model.CAR,
-    score: float = 0.5,
-    instances: str = Instances.union,
-    trust: bool = False,
-) -> Detector:
+def open_detector(path: str, **options: Any) -> Detector:
     """Opens a detector of the kind that its path indicates.
 
     Args:
         path: A directory with a SavedModel, a run or preset of this package, or a directory of
             masks.
-        class_id: For a SavedModel; see `detection_model.SavedModelDetector`.
-        score: For a SavedModel.
-        instances: For a SavedModel.
-        trust: For a SavedModel.
+        **options: For a SavedModel, those of `detection_model.SavedModelDetector`.
 
     Raises:
         UserError: The path is none of them, or cannot be used.
@@ -149,7 +140,7 @@ def open_detector(
         return MaskFolderDetector(path)
     if kind == SEGMENTER:
         return SegmenterDetector(path)
-    return detection_model.SavedModelDetector(_saved_model(path), class_id, score, instances, trust)
+    return detection_model.SavedModelDetector(_saved_model(path), **options)
 
 
 def kind_of(path: str) -> str:

@@ -32,7 +32,7 @@ def scored_sheet(
     scores: scoring.Scores,
     indices: Sequence[int],
     columns: int,
-) -> np.ndarray:
+) -> sheets.Sheet:
     """Shows scored pairs with their IoU; masks are refined if the scores are.
 
     Args:
@@ -41,9 +41,6 @@ def scored_sheet(
         scores: Their scores.
         indices: Indices of the pairs to show.
         columns: Photos in a band.
-
-    Returns:
-        uint8 [height, width, 3].
     """
     shown = [pairs[index] for index in indices]
     images = [pair.image for pair in shown]
@@ -61,7 +58,7 @@ def scored_sheet(
 
 def overview_sheet(
     predict: scoring.PredictPairs, pairs: Sequence[Pair], scores: scoring.Scores, count: int
-) -> np.ndarray:
+) -> sheets.Sheet:
     """Shows the best, median and worst pairs, `count` of each, in one band each.
 
     Pairs with an empty true mask are left out, unless there are no others: their IoU is 0 or 1, and
@@ -72,9 +69,6 @@ def overview_sheet(
         pairs: Photos and masks; only those shown are read.
         scores: Their scores.
         count: Photos in a band.
-
-    Returns:
-        uint8 [height, width, 3].
     """
     found = [index for index, row in enumerate(scores.rows) if row.found]
     found = found or list(range(scores.images))
@@ -89,7 +83,7 @@ def overview_sheet(
 
 def photo_sheet(
     predict: scoring.Predict, directory: str, names: Sequence[str], count: int, columns: int
-) -> np.ndarray:
+) -> sheets.Sheet:
     """Shows photos spaced evenly over a directory; those that cannot be read are left out.
 
     Args:
@@ -98,9 +92,6 @@ def photo_sheet(
         names: Paths of the photos relative to `directory`.
         count: Number of photos.
         columns: Photos in a band.
-
-    Returns:
-        uint8 [height, width, 3].
 
     Raises:
         UserError: None of them can be read.

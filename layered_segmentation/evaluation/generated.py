@@ -219,12 +219,8 @@ def results(scenes: GeneratedScenes, scores: scoring.Scores, detector: Detector)
 
 def sheet(
     scenes: GeneratedScenes, detector: Detector, scores: scoring.Scores, columns: int
-) -> np.ndarray:
-    """Shows the best, median and worst scenes by IoU among those in which something is found.
-
-    Returns:
-        uint8 [height, width, 3].
-    """
+) -> sheets.Sheet:
+    """Shows the best, median and worst scenes by IoU among those in which something is found."""
     found = scores.detected
     parts = examples.ranked(found, columns).values()
     rows = [found.rows[index] for part in parts for index in part]
