@@ -200,6 +200,14 @@ class GANConfig:
     # Strength of differentiable augmentation of all that the discriminator sees; 0 is off, as in
     # the paper, 1 the published strength.
     augment: float = bounded(0.0, "in [0, 1]")
+    # Probability that a scene gets the background of another scene of the batch; 0 is off, as in
+    # the paper. The student's pairs are composed so too.
+    background_swap: float = added(0.0, was=0.0, possible="in [0, 1]")
+    # σ of ILSGAN, the weight of the layers' mutual information; 0 is off, as in the paper.
+    independence: float = added(0.0, was=0.0, possible="at least 0")
+    # Largest factor by which the perturbation enlarges or reduces foreground and mask; 1 is off, as
+    # in the paper.
+    scale: float = added(1.0, was=1.0, possible="in [1, 1.25]")
     mask_losses_on: MaskLosses = added(MaskLosses.unshifted, was=MaskLosses.shifted)
     # Whether both generators get the same noise images; with `shared_mapping` they always do.
     shared_noise: bool = added(False, was=True)

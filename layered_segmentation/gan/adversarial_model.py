@@ -190,6 +190,14 @@ class AdversarialModel(keras.Model):
             return value
         return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
 
+    def _roll(self, value: tf.Tensor) -> tf.Tensor:
+        """Returns the value of the sample before each one in the global batch, with gradients."""
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return tf.roll(value, 1, axis=0)
+        share: tf.Tensor = self._share(tf.roll(context.all_gather(value, axis=0), 1, axis=0))
+        return share
+
     def _minimise(
         self,
         compute: Callable[[], tuple[tf.Tensor, dict[str, tf.Tensor]]],

@@ -70,15 +70,38 @@ def contrast_jitter(images: Any, factors: Any) -> Any:
     return ops.minimum(ops.maximum(mean + factors * (images - mean), least), most)
 
 
-def perturb(layers: Layers, shifts: Any, contrast: Any = None) -> Layers:
+def scale(images: Any, shifts: Any, scales: Any) -> Any:
+    """Scales each image around its centre, then moves it; what comes from outside is 0.
+
+    Images are interpolated linearly along each axis, those that shrink with a kernel that is wider
+    by the same factor. A scale of 1 is exactly `shift`.
+
+    Args:
+        images: Float [B, H, W, C].
+        shifts: Int [B, 2], (dx, dy) in pixels of the result.
+        scales: Float [B], above 1 enlarges.
+
+    Returns:
+        Float [B, H, W, C].
+    """
+    height, width = images.shape[1], images.shape[2]
+    columns = _scaling(shifts[:, 0], scales, width, images.dtype)
+    rows = _scaling(shifts[:, 1], scales, height, images.dtype)
+    return ops.einsum("bij,bjkc,blk->bilc", rows, images, columns)
+
+
+def perturb(layers: Layers, shifts: Any, contrast: Any = None, scales: Any = None) -> Layers:
     """Shifts foreground and mask together (eq. 2) and jitters the background's contrast.
 
     Args:
         layers: The layers, each [B, H, W, C].
         shifts: Int [B, 2], (dx, dy) in pixels.
         contrast: Float [B] factors, or None to leave the background as it is.
+        scales: Float [B] factors of the size of foreground and mask, or None for the size they
+            have. The paper only shifts.
     """
-    moved = shift(ops.concatenate([layers.foreground, layers.mask], axis=-1), shifts)
+    both = ops.concatenate([layers.foreground, layers.mask], axis=-1)
+    moved = shift(both, shifts) if scales is None else scale(both, shifts, scales)
     background = layers.background
     if contrast is not None:
         background = contrast_jitter(background, contrast)
@@ -91,3 +114,18 @@ def _shifted_identity(offsets: Any, size: int, dtype: Any) -> Any:
     source = ops.arange(size, dtype="int32")[None, None, :]
     moved = ops.equal(target - source, offsets[:, None, None])
     return ops.cast(moved, keras.backend.standardize_dtype(dtype))
+
+
+def _scaling(offsets: Any, scales: Any, size: int, dtype: Any) -> Any:
+    """Returns [B, size, size] matrices that scale a signal around its centre, then move it."""
+    scales = ops.cast(ops.reshape(scales, (-1, 1, 1)), "float32")
+    offsets = ops.cast(ops.reshape(offsets, (-1, 1, 1)), "float32")
+    centre, margin = (size - 1) / 2, 2  # of the frame; samples that a kernel reaches beyond it
+    target = ops.arange(size, dtype="float32")[None, :, None]
+    source = ops.arange(-margin, size + margin, dtype="float32")[None, None, :]
+    places = (target - offsets - centre) / scales + centre
+    narrow = ops.minimum(scales, 1.0)
+    weights = ops.maximum(1.0 - ops.abs(places - source) * narrow, 0.0)
+    # Rows sum to 1 before what lies beyond the frame is cut off. Rows far outside are 0.
+    weights /= ops.maximum(ops.sum(weights, axis=2, keepdims=True), 0.5)
+    return ops.cast(weights[:, :, margin:-margin], keras.backend.standardize_dtype(dtype))

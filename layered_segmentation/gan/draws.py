@@ -68,6 +68,8 @@ class StepDraws(NamedTuple):
     contrast: Any  # float [B], uniform on 1 ± jitter
     # Float [B, 1, 1, 1], ζ of eq. 6, uniform on [0, 1].
     zeta: Any
+    swap: Any = None  # float [B], uniform on [0, 1); of `is_swapped`
+    scale: Any = None  # float [B], uniform on [-1, 1); of `scales`
 
 
 class AugmentationDraws(NamedTuple):
@@ -97,6 +99,8 @@ class StudentDraws(NamedTuple):
     shifts: Any  # int [B, 2], (dx, dy) in pixels, uniform on [-δ, δ]²
     contrast: Any  # float [B], uniform on 1 ± jitter
     augmentation: PairAugmentation | None  # of the pairs; None at strength 0
+    backgrounds: Any  # int [B], the places of their backgrounds
+    scale: Any  # float [B], uniform on [-1, 1); of `scales`
 
 
 def generator_draws(
@@ -172,7 +176,19 @@ def step_draws(
         [batch], seeds.next(), 1.0 - contrast_jitter, 1.0 + contrast_jitter
     )
     zeta = tf.random.stateless_uniform([batch, 1, 1, 1], seeds.next())
-    return StepDraws(generator, shifts, contrast, zeta)
+    swap = tf.random.stateless_uniform([batch], seeds.next())
+    scale = tf.random.stateless_uniform([batch], seeds.next(), -1.0, 1.0)
+    return StepDraws(generator, shifts, contrast, zeta, swap, scale)
+
+
+def is_swapped(swap: Any, probability: float) -> Any:
+    """Returns which scenes get another scene's background, bool [B]."""
+    return swap < probability
+
+
+def scales(scale: Any, largest: float) -> Any:
+    """Returns factors between 1 / largest and largest, uniform in their logarithm, float [B]."""
+    return tf.exp(scale * math.log(largest))
 
 
 def replica_share(draws: Any, replica: Any, replicas: int) -> Any:
@@ -234,6 +250,7 @@ def student_draws(
     shift: float,
     contrast_jitter: float,
     strength: float,
+    background_swap: float = 0.0,
 ) -> StudentDraws:
     """Draws one step of a student's training.
 
@@ -246,18 +263,24 @@ def student_draws(
         shift: δ, fraction of the image side.
         contrast_jitter: Half width of the contrast factor around 1.
         strength: Of the augmentation; 0 is none.
+        background_swap: Probability that a scene gets another scene's background.
     """
     # Fold the purpose in, so that these draws share nothing with the training's.
     key = tf.random.fold_in(tf.stack([tf.constant(seed), step]), int(Purpose.DISTILL))
     seeds = tf.unstack(tf.random.split(key, num=4))
+    later = tf.unstack(tf.random.split(tf.random.fold_in(key, 1), num=2))
     delta = round(shift * side)
+    places = tf.random.stateless_uniform([batch], seeds[0], 0, scenes, dtype=tf.int32)
+    swap = tf.random.stateless_uniform([batch], later[0])
     return StudentDraws(
-        tf.random.stateless_uniform([batch], seeds[0], 0, scenes, dtype=tf.int32),
+        places,
         tf.random.stateless_uniform([batch, 2], seeds[1], -delta, delta + 1, dtype=tf.int32),
         tf.random.stateless_uniform(
             [batch], seeds[2], 1.0 - contrast_jitter, 1.0 + contrast_jitter
         ),
         pair_augmentation(seeds[3], batch, side, strength) if strength else None,
+        tf.where(is_swapped(swap, background_swap), tf.roll(places, 1, axis=0), places),
+        tf.random.stateless_uniform([batch], later[1], -1.0, 1.0),
     )
 
 

@@ -21,7 +21,9 @@ from layered_segmentation.gan.draws import (
     StepDraws,
     augmentation_draws,
     initialise,
+    is_swapped,
     mean_style_latents,
+    scales,
     step_draws,
 )
 from layered_segmentation.gan.generator import LayeredGenerator
@@ -311,7 +313,8 @@ class LayeredGAN(AdversarialModel):
         self, draws: StepDraws, alpha: tf.Tensor | float, augmentations: Augmentations = None
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         gan = self.settings
-        fake, mask = self.composite(draws, alpha)
+        layers = self._draw_layers(draws, alpha)
+        fake, mask = self._perturbed(layers, draws)
         if augmentations:
             fake = augment(fake, augmentations[1])
         score = self.discriminator(fake, alpha=alpha)
@@ -320,10 +323,11 @@ class LayeredGAN(AdversarialModel):
         if not self.generator.has_mask:
             size, binary = 0.0 * size, 0.0 * binary
         loss = losses.generator(score, size, binary, gan.mask_size_weight, gan.mask_binary_weight)
-        return loss, {
-            "coverage": tf.reduce_mean(mask) / self._replicas,
-            "binarisation": binary / self._replicas,
-        }
+        logs = {"coverage": tf.reduce_mean(mask), "binarisation": binary}
+        if gan.independence and self.generator.has_mask:
+            logs["independence"] = losses.independence(*layers, roll=self._roll)
+            loss += gan.independence * logs["independence"]
+        return loss, {name: value / self._replicas for name, value in logs.items()}
 
     def composite(self, draws: StepDraws, alpha: tf.Tensor | float) -> tuple[tf.Tensor, tf.Tensor]:
         """Draws layers, perturbs and composites them (eq. 2).
@@ -331,19 +335,31 @@ class LayeredGAN(AdversarialModel):
         Returns:
             The composite, float [B, R, R, 3], and the mask for the losses, float [B, R, R, 1].
         """
+        return self._perturbed(self._draw_layers(draws, alpha), draws)
+
+    def _draw_layers(self, draws: StepDraws, alpha: tf.Tensor | float) -> Layers:
         generator = draws.generator
-        layers = self.generator(
+        layers: Layers = self.generator(
             generator.latents,
             noise=generator.noise,
             crossover=generator.crossover,
             alpha=alpha,
             resolution=self.stage.resolution,
         )
+        return layers
+
+    def _perturbed(self, layers: Layers, draws: StepDraws) -> tuple[tf.Tensor, tf.Tensor]:
+        gan = self.settings
         if not self.generator.has_mask:
             return layers.background, layers.mask
-        contrast = draws.contrast if self.settings.contrast_jitter else None
-        moved = perturb(layers, draws.shifts, contrast)
-        is_shifted = self.settings.mask_losses_on == MaskLosses.shifted
+        if gan.background_swap:
+            swapped = is_swapped(draws.swap, gan.background_swap)[:, None, None, None]
+            background = tf.where(swapped, self._roll(layers.background), layers.background)
+            layers = layers._replace(background=background)
+        contrast = draws.contrast if gan.contrast_jitter else None
+        factors = scales(draws.scale, gan.scale) if gan.scale > 1 else None
+        moved = perturb(layers, draws.shifts, contrast, factors)
+        is_shifted = gan.mask_losses_on == MaskLosses.shifted
         return compose(moved), moved.mask if is_shifted else layers.mask
 
     def update_average(self) -> None:

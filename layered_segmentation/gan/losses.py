@@ -1,6 +1,7 @@
 """The losses of GAN and encoder, eq. 3 to 7, each a function of tensors; all in float32."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from keras import ops
@@ -33,6 +34,33 @@ def mask_binary(mask: Any) -> Any:
         Scalar in [0, 0.5].
     """
     return ops.mean(ops.minimum(mask, 1.0 - mask))
+
+
+def independence(background: Any, foreground: Any, mask: Any, roll: Callable[[Any], Any]) -> Any:
+    """ILSGAN's upper bound of the layers' mutual information (Zou et al. 2023), without its σ.
+
+    It is small where a hidden pixel resembles the pixel in front of it no more than another
+    scene's hidden pixel does. As in the authors' code, pixels outside [-1, 1] get no gradient:
+    the term would drive them ever further out.
+
+    Args:
+        background: Float [B, H, W, 3].
+        foreground: Float [B, H, W, 3].
+        mask: Float [B, H, W, 1] in [0, 1].
+        roll: Returns another scene's value for each scene of the batch.
+
+    Returns:
+        Scalar.
+    """
+    background, foreground = ops.clip(background, -1.0, 1.0), ops.clip(foreground, -1.0, 1.0)
+    pairs = (
+        (mask * background, mask * foreground),
+        ((1.0 - mask) * foreground, (1.0 - mask) * background),
+    )
+    return sum(
+        ops.mean(ops.abs(roll(hidden) - visible)) - ops.mean(ops.abs(hidden - visible))
+        for hidden, visible in pairs
+    )
 
 
 def generator(

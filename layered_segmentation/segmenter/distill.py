@@ -53,8 +53,8 @@ def distill(
 
     Args:
         generator: The averaged generator of a run.
-        config: The run's config, of which `student`, `train.seed` and the mixing, shift and
-            contrast jitter of `gan` are used.
+        config: The run's config, of which `student`, `train.seed` and the mixing and perturbation
+            of `gan` are used.
         photos: The training photos for self-training, from `self_training.training_photos`; None
             for no self-training.
         devices: Devices to train on; all accelerators if empty, as of `strategy.on_devices`.
@@ -141,7 +141,8 @@ def draw_pool(generator: LayeredGenerator, config: Config) -> Pool:
             masks[rows] = _to_uint8(mask)
             bar.update(size)
     layers = Layers(images[0], images[1], masks)
-    return Pool(layers, config.gan.shift, config.gan.contrast_jitter)
+    gan = config.gan
+    return Pool(layers, gan.shift, gan.contrast_jitter, gan.background_swap, gan.scale)
 
 
 def _resize(images: Any, side: int) -> Any:

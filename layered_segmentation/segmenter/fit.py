@@ -19,7 +19,7 @@ from layered_segmentation.errors import UserError
 from layered_segmentation.gan import composite
 from layered_segmentation.gan.augment import augment_pairs
 from layered_segmentation.gan.composite import Layers
-from layered_segmentation.gan.draws import Purpose, replica_share, student_draws, weights
+from layered_segmentation.gan.draws import Purpose, replica_share, scales, student_draws, weights
 from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
@@ -33,6 +33,8 @@ class Pool:
     layers: Layers  # uint8 arrays: images [N, R, R, 3], masks [N, R, R, 1] from 0 to 255
     shift: float = 0.0  # δ of eq. 2 as a fraction of the side
     contrast_jitter: float = 0.0  # half width of the background's contrast factor around 1
+    background_swap: float = 0.0  # probability that a scene gets another scene's background
+    scale: float = 1.0  # largest factor by which foreground and mask are enlarged or reduced
 
     def __len__(self) -> int:
         """Returns the number of scenes."""
@@ -179,16 +181,20 @@ def _pairs(
         pool.shift,
         pool.contrast_jitter,
         settings.augment,
+        pool.background_swap,
     )
     context = tf.distribute.get_replica_context()
     if context is not None and context.num_replicas_in_sync > 1:
         drawn = replica_share(drawn, context.replica_id_in_sync_group, context.num_replicas_in_sync)
-    scenes = Layers(*(tf.cast(tf.gather(part, drawn.scenes), tf.float32) for part in layers))
+    places = drawn.backgrounds, drawn.scenes, drawn.scenes
+    parts = (tf.gather(part, place) for part, place in zip(layers, places, strict=True))
+    scenes = Layers(*(tf.cast(part, tf.float32) for part in parts))
     scenes = Layers(
         scenes.background / 127.5 - 1.0, scenes.foreground / 127.5 - 1.0, scenes.mask / 255.0
     )
     contrast = drawn.contrast if pool.contrast_jitter else None
-    scenes = composite.perturb(scenes, drawn.shifts, contrast)
+    factors = scales(drawn.scale, pool.scale) if pool.scale > 1 else None
+    scenes = composite.perturb(scenes, drawn.shifts, contrast, factors)
     images, masks = composite.compose(scenes), scenes.mask
     if drawn.augmentation is None:
         return images, masks

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from layered_segmentation.gan.composite import Layers, compose, contrast_jitter, perturb, shift
+from layered_segmentation.gan.composite import (
+    Layers,
+    compose,
+    contrast_jitter,
+    perturb,
+    scale,
+    shift,
+)
 
 
 def random_images(*shape, seed=0):
@@ -87,3 +94,52 @@ def test_perturb_moves_foreground_with_its_mask_and_leaves_the_background():
         np.testing.assert_array_equal(
             np.array(moved.mask)[index], moved_by_hand(layers.mask[index], dx, dy)
         )
+
+
+def scaled(signal, factor, offset=0, along="x"):
+    """The middle row of an image of equal rows, or column of equal columns."""
+    image = np.tile(np.array(signal, np.float32), (9, 1))
+    offsets = np.array([(offset, 0) if along == "x" else (0, offset)])
+    image = (image if along == "x" else image.T)[None, ..., None]
+    result = np.array(scale(image, offsets, np.array([factor], np.float32)))[0, ..., 0]
+    return (result if along == "x" else result.T)[4]
+
+
+@pytest.mark.parametrize("along", ["x", "y"])
+def test_scale_by_hand(along):
+    # At twice the size, pixels 0, 1 and 2 show the places 0.5, 1 and 1.5.
+    np.testing.assert_allclose(scaled([4, 8, 2], 2, along=along), [6, 8, 5])
+    np.testing.assert_allclose(scaled([4, 8, 2], 2, offset=1, along=along), [4, 6, 8])
+    # At half the size they show -1, 1 and 3, each with the weights 1/4, 1/2 and 1/4 around it.
+    np.testing.assert_allclose(scaled([4, 8, 2], 0.5, along=along), [1, 5.5, 0.5])
+    # Pixels 0 and 3 of four at 1.25: the places 0.3 and 2.7.
+    np.testing.assert_allclose(
+        scaled([0, 10, 0, 20], 1.25, along=along)[[0, 3]], [3, 14], rtol=1e-6
+    )
+
+
+def test_a_scale_of_one_is_exactly_the_shift():
+    images = random_images(4, 8, 8, 4)
+    offsets = np.array([(0, 0), (3, -2), (-7, 7), (8, -8)])
+    moved = np.array(scale(images, offsets, np.ones(4, np.float32)))
+    np.testing.assert_array_equal(moved, np.array(shift(images, offsets)))
+
+
+def test_scale_is_per_sample_and_keeps_what_is_constant():
+    images = np.ones((3, 16, 16, 1), np.float32)
+    result = np.array(scale(images, np.zeros((3, 2), int), np.array([0.8, 1.0, 1.25], np.float32)))
+    np.testing.assert_allclose(result[:, 3:13, 3:13], 1, atol=1e-6)
+    assert result[0, 0].max() < 0.5  # reduced: the rim shows what is outside
+    np.testing.assert_allclose(result[1:], 1, atol=1e-6)
+    # The share of the frame that it covers is the factor's square.
+    assert result[0].mean() == pytest.approx(0.8**2, abs=0.01)
+
+
+def test_perturb_scales_foreground_with_its_mask():
+    layers = Layers(*(random_images(2, 6, 6, count, seed=count) for count in (3, 3, 1)))
+    offsets, factors = np.array([(1, 2), (-3, 0)]), np.array([0.9, 1.2], np.float32)
+    moved = perturb(layers, offsets, scales=factors)
+    np.testing.assert_array_equal(np.array(moved.background), layers.background)
+    for part in ("foreground", "mask"):
+        expected = np.array(scale(getattr(layers, part), offsets, factors))
+        np.testing.assert_allclose(np.array(getattr(moved, part)), expected, atol=1e-6)

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from layered_segmentation.gan.draws import Purpose, generator_draws, replica_share, step_draws
+from layered_segmentation.gan.draws import (
+    Purpose,
+    generator_draws,
+    is_swapped,
+    replica_share,
+    scales,
+    step_draws,
+    student_draws,
+)
 
 SETTINGS = {
     "batch": 512,
@@ -14,8 +23,6 @@ SETTINGS = {
 
 
 def flat(draws):
-    import tensorflow as tf
-
     return [np.array(draw) for draw in tf.nest.flatten(draws)]
 
 
@@ -92,3 +99,26 @@ def test_each_generator_has_its_own_noise():
 def test_generator_draws_at_eight_pixels_can_mix():
     draws = generator_draws(0, 0, Purpose.SAMPLE, 64, 8, 4, mixing=1.0)
     assert set(np.array(draws.crossover)) == {1}
+
+
+def test_swaps_and_scales_have_the_probability_and_the_range_that_are_set():
+    draws = draw(batch=4096)
+    assert np.mean(is_swapped(draws.swap, 0.3)) == pytest.approx(0.3, abs=0.03)
+    assert not np.any(is_swapped(draws.swap, 0.0)) and np.all(is_swapped(draws.swap, 1.0))
+    factors = np.array(scales(draws.scale, 1.25))
+    assert 0.8 <= factors.min() < 0.805 and 1.245 < factors.max() <= 1.25
+    assert np.mean(factors > 1) == pytest.approx(0.5, abs=0.03)
+    assert np.mean(factors > 1.25**0.5) == pytest.approx(0.25, abs=0.03)  # uniform logarithm
+
+
+def test_a_students_backgrounds_are_other_scenes_with_the_probability_that_is_set():
+    def places(background_swap):
+        draws = student_draws(0, tf.constant(3), 512, 8, 10_000, 0.1, 0.3, 0.0, background_swap)
+        return np.array(draws.scenes), np.array(draws.backgrounds)
+
+    scenes, own = places(0.0)
+    np.testing.assert_array_equal(scenes, own)
+    unchanged, neighbours = places(1.0)
+    np.testing.assert_array_equal(unchanged, scenes)
+    np.testing.assert_array_equal(neighbours, np.roll(scenes, 1))
+    assert np.mean(places(0.5)[1] != scenes) == pytest.approx(0.5, abs=0.1)

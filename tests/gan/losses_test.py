@@ -29,6 +29,47 @@ def test_mask_binary_by_hand():
     assert float(losses.mask_binary(mask)) == pytest.approx((0.5 + 0.2 + 0.1 + 0.4) / 6)
 
 
+def one_pixel(*values):
+    """Two scenes of one pixel whose channels are equal."""
+    return np.repeat(np.array(values, np.float32).reshape(2, 1, 1, 1), 3, axis=-1)
+
+
+def test_independence_by_hand():
+    background, foreground = one_pixel(0.5, -0.25), one_pixel(1.0, 0.0)
+    mask = np.array([1.0, 0.5], np.float32).reshape(2, 1, 1, 1)
+    # m·B is 0.5 and -0.125, m·F is 1 and 0: other scene 1.125 and 0.5, same scene 0.5 and 0.125.
+    # (1 - m)·F is 0 and 0, (1 - m)·B is 0 and -0.125: 0 and 0.125, as in the same scene.
+    expected = (1.125 + 0.5) / 2 - (0.5 + 0.125) / 2
+    value = losses.independence(background, foreground, mask, lambda x: np.roll(np.array(x), 1, 0))
+    assert float(value) == pytest.approx(expected)
+
+
+def test_independence_of_layers_that_resemble_each_other_is_larger():
+    generator = np.random.default_rng(0)
+    background, other = (generator.uniform(-1, 1, (64, 4, 4, 3)).astype(np.float32) for _ in "bo")
+    mask = np.ones((64, 4, 4, 1), np.float32)
+
+    def value(foreground):
+        return float(
+            losses.independence(background, foreground, mask, lambda x: np.roll(np.array(x), 1, 0))
+        )
+
+    assert value(background) > 0.5
+    assert abs(value(other)) < 0.05
+
+
+def test_independence_pushes_nothing_out_of_range():
+    import tensorflow as tf
+
+    background, foreground = tf.constant(one_pixel(1.5, -0.5)), tf.constant(one_pixel(-1.0, 0.5))
+    mask = tf.ones((2, 1, 1, 1))
+    with tf.GradientTape() as tape:
+        tape.watch(background)
+        value = losses.independence(background, foreground, mask, lambda x: tf.roll(x, 1, 0))
+    gradient = np.array(tape.gradient(value, background))
+    assert not gradient[0].any() and gradient[1].all()
+
+
 def test_generator_by_hand():
     score = np.array([[2.0], [-1.0]], np.float32)
     assert float(losses.generator(score, 0.1, 0.3, 2.0, 4.0)) == pytest.approx(-0.5 + 0.2 + 1.2)

@@ -50,6 +50,39 @@ def test_pairs_are_shifted_composites():
         assert all(abs(x - 6) <= 2 and abs(y - 6) <= 2 for x, y in corners)
 
 
+def test_pairs_have_the_backgrounds_of_other_scenes_where_that_is_set():
+    levels = np.arange(8, dtype=np.uint8).reshape(8, 1, 1, 1) * 30
+    images = np.tile(levels, (1, 8, 8, 3))
+    mask = np.zeros((8, 8, 8, 1), np.uint8)
+    mask[:, :, 4:] = 255
+    layers = Layers(images, images, mask)
+    settings = configs.StudentConfig(batch=64, augment=0.0)
+    for swap, least, most in ((0.0, 0, 0), (0.5, 15, 45), (1.0, 48, 64)):
+        pool = fit.Pool(layers, background_swap=swap)
+        pairs, masks = fit._pairs(
+            pool, Layers(*map(tf.constant, layers)), settings, 0, tf.constant(0)
+        )
+        differ = np.abs(np.asarray(pairs)[:, 0, 0, 0] - np.asarray(pairs)[:, 0, 7, 0]) > 1e-3
+        assert least <= differ.sum() <= most  # some neighbours are the same scene
+        np.testing.assert_array_equal(masks, np.repeat(mask[:1] / 255.0, 64, axis=0))
+
+
+def test_pairs_are_scaled_where_that_is_set():
+    layers = Layers(
+        np.zeros((1, 32, 32, 3), np.uint8),
+        np.full((1, 32, 32, 3), 255, np.uint8),
+        np.pad(np.full((1, 16, 16, 1), 255, np.uint8), ((0, 0), (8, 8), (8, 8), (0, 0))),
+    )
+    settings = configs.StudentConfig(batch=64, augment=0.0)
+    for scale in (1.0, 1.25):
+        pool = fit.Pool(layers, scale=scale)
+        parts = Layers(*map(tf.constant, layers))
+        masks = np.asarray(fit._pairs(pool, parts, settings, 0, tf.constant(0))[1])
+        coverage = masks.mean((1, 2, 3)) * 4
+        assert coverage.min() == pytest.approx(scale**-2, abs=0.02)
+        assert coverage.max() == pytest.approx(scale**2, abs=0.05)
+
+
 def test_mask_loss_on_hand_computed_values():
     masks = np.zeros((1, 2, 2, 1), np.float32)
     masks[0, 0] = 1

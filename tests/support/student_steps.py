@@ -3,6 +3,7 @@
 usage: student_steps.py REPLICAS OUT.npz
 """
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -27,6 +28,7 @@ def main(replicas: int, path: str) -> None:
         )
     )
     pool = fit.Pool.from_pairs(*Scenes(1, 16).load_pairs(16))
+    pool = dataclasses.replace(pool, background_swap=0.5, scale=1.25)
     with engine.scope():
         segmenter = create_segmenter(4, 16)
         fit.initialise(segmenter, 0)
