@@ -289,6 +289,9 @@ class TrainConfig:
     # Resolutions below the final one whose networks are kept in RUN/stages at the end of their
     # stage, as in [64]; null keeps all, [] none.
     keep_stages: list[int] | None = added(None, was=None)
+    # How often training may begin again, with another seed and other bounds on coverage, when masks
+    # have collapsed; 0 only warns. Needs one machine.
+    restarts: int = added(0, was=0, possible="at least 0")
 
 
 @dataclasses.dataclass

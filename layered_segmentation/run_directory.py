@@ -63,6 +63,8 @@ class RunDirectory:
         self.report = self._inside("report.html")
         self.photos_path = self._inside("photos.txt")  # the photos it trains on, one per line
         self.machine_path = self._inside("machine.json")  # versions, threads, last devices
+        self.attempts = self._inside("attempts")  # what collapsed attempts have left, by number
+        self.restart_path = self._inside("restart.json")  # only while one is moved there
         self.finished_path = self._inside("finished.json")  # written when training has finished
         self._lock = files.Lock(
             self._inside("lock"),
@@ -303,7 +305,8 @@ class RunDirectory:
 
     def _has_begun(self) -> bool:
         """Returns whether a change of the config would lose anything."""
-        return any(map(os.path.exists, (self.checkpoints, self.log_path, self.finished_path)))
+        traces = (self.checkpoints, self.log_path, self.finished_path, self.attempts)
+        return any(map(os.path.exists, traces))
 
     def _config_is_cut_off(self) -> bool:
         """Returns whether part of the config of a run that has begun is missing."""

@@ -166,6 +166,7 @@ def _train(chain: Chain, directory: RunDirectory, devices: Sequence[str]) -> dic
 
 
 def _distill(chain: Chain, directory: RunDirectory, devices: Sequence[str]) -> dict[str, Any]:
+    from layered_segmentation.evaluation import quality
     from layered_segmentation.gan import networks
     from layered_segmentation.segmenter import distill
 
@@ -177,7 +178,13 @@ def _distill(chain: Chain, directory: RunDirectory, devices: Sequence[str]) -> d
     print(
         f"distilled {summary.steps:,} steps, {summary.images_per_second:,.1f} images/s", flush=True
     )
-    return {**dataclasses.asdict(summary), "parameters": segmenter.count_params()}
+    measured = quality.measure_run(directory, chain.config, segmenter)
+    print("\n".join(f"{name}: {value}" for name, value in measured.lines()), flush=True)
+    return {
+        **dataclasses.asdict(summary),
+        "parameters": segmenter.count_params(),
+        "quality": dataclasses.asdict(measured),
+    }
 
 
 def _score(chain: Chain, directory: RunDirectory, pairs: Sequence[Pair] | None) -> dict[str, Any]:
@@ -277,6 +284,7 @@ def _results(chain: Chain, directory: RunDirectory, done: dict[str, Any]) -> dic
         "student": {
             key: done["distill"][key] for key in ("parameters", "loss", "agreement", "coverage")
         },
+        "quality": done["distill"].get("quality"),
         "exports": {name: done["export"][name] for name in ("saved_model", "tflite")},
         "resolution": config.gan.resolution,
         "seed": config.train.seed,

@@ -41,6 +41,7 @@ def page(
         ("Total time", report.seconds(results["seconds"])),
         ("Seed", f"{results['seed']}"),
     ]
+    facts += report.quality_of(run)
     if miou is not None:
         facts[:0] = [("mIoU", f"{miou:.3f}"), ("Scored on", f"{results['images']:,} images")]
     return report.Page(

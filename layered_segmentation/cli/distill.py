@@ -56,6 +56,7 @@ def main(_: list[str]) -> None:
         )
     files.require_directory(out)
     quiet.import_tensorflow(_LOGICAL_CPUS.value)
+    from layered_segmentation.evaluation import quality
     from layered_segmentation.segmenter import distill
 
     with run.lock(), files.undoing(out, out + RESULTS):
@@ -68,11 +69,14 @@ def main(_: list[str]) -> None:
             "student": dataclasses.asdict(config.student),
         }
         files.write_json(out + RESULTS, results)
+    measured = None if _OUT.value else quality.measure_run(run, config, segmenter)
     print(
         f"distilled {summary.steps:,} steps in {summary.seconds:,.0f} s, "
         f"{summary.images_per_second:,.1f} images/s; loss {summary.loss:.3f}, agreement with the "
         f"generator's masks {summary.agreement:.3f}"
     )
+    for name, value in measured.lines() if measured else []:
+        print(f"{name}: {value}")
     print(f"segmenter: {out}")
     segmenter_name = out if _OUT.value else run.path
     print(app.next_step("segment", segmenter=segmenter_name, input="PHOTOS", out="MASKS"))

@@ -13,7 +13,7 @@ from layered_segmentation.cli import app
 
 GROUPS = {
     "Use a segmenter": ("quickstart", "segment", "evaluate", "export", "client"),
-    "Train one": ("prepare", "extract", "train", "sample", "distill"),
+    "Train one": ("prepare", "extract", "train", "sample", "distill", "quality"),
     "Reproduce the paper": (
         "autoencode", "autoencode_chunks", "evaluate_generated", "fid", "table", "grey_detector",
         "convert",

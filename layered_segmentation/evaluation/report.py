@@ -142,6 +142,7 @@ def write_run_report(run: "RunDirectory") -> str:
     coverage = [record["coverage"] for record in records if record.get("coverage") is not None]
     if coverage:
         facts.append(("Mask coverage at the end", f"{coverage[-1]:.2f}"))
+    facts += quality_of(run)
     page = Page(
         title="Layers learned without labels",
         verdict=(
@@ -180,6 +181,14 @@ def sheets_of(run: "RunDirectory", most: int = _MOST_SHEETS) -> list[Picture]:
         with open(os.path.join(run.sheets, name), "rb") as file:
             pictures.append(Picture(f"after {int(name[:-4]):,} images", file.read()))
     return pictures
+
+
+def quality_of(run: "RunDirectory") -> list[tuple[str, str]]:
+    """Returns facts on a run's quality that need no true masks, if they were measured."""
+    from layered_segmentation.evaluation import quality
+
+    measured = quality.read(run)
+    return measured.lines() if measured else []
 
 
 def warnings_of(records: Sequence[Mapping[str, Any]]) -> list[str]:

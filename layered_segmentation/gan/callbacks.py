@@ -22,6 +22,7 @@ import tqdm
 from layered_segmentation import files, sheets
 from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
+from layered_segmentation.gan import collapse
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.run_progress import Every, RunProgress
 from layered_segmentation.run_directory import RunDirectory
@@ -185,7 +186,10 @@ class Sheets(keras.callbacks.Callback):
 
 
 class CollapseWarning(keras.callbacks.Callback):
-    """Warns once, with advice, when masks have become empty or cover everything.
+    """Warns once, with advice, when masks have collapsed.
+
+    Masks have become empty or cover everything over the last steps, or several looks in a row at
+    the masks of fixed latents have found the same `collapse.kind`. The looks are logged.
 
     Args:
         run: The run's directory; the warning is also written to its log.
@@ -193,6 +197,10 @@ class CollapseWarning(keras.callbacks.Callback):
         config: The run's config, whose values the advice quotes.
         window: Steps over which coverage is averaged.
         stream: Where to write; stderr if None.
+        draw_masks: Draws the masks of fixed latents, float [N, R, R, 1]; None for no looks.
+        events: The run's event files; needed for looks.
+        may_restart: Whether a collapse that the looks have found ends the attempt, by
+            `collapse.Collapsed`, instead of a warning.
     """
 
     def __init__(
@@ -202,52 +210,76 @@ class CollapseWarning(keras.callbacks.Callback):
         config: Config,
         window: int = 200,
         stream: TextIO | None = None,
+        draw_masks: Callable[[], np.ndarray] | None = None,
+        events: Events | None = None,
+        may_restart: bool = False,
     ):
         super().__init__()
         self.run = run
         self.progress = progress
         self.config = config
+        self.draw_masks = draw_masks
+        self.events = events
+        self.may_restart = may_restart
+        self._due = Every(progress, collapse.LOOK_EVERY)
         self._recent: collections.deque[float] = collections.deque(maxlen=window)
         self._stream = stream or sys.stderr
-        # A resumed run does not repeat its warnings.
-        self._warned = {record["collapse"] for record in run.read_log() if "collapse" in record}
+        # A resumed run does not repeat its warnings, and continues its looks.
+        records = run.read_log()
+        self._warned = {record["collapse"] for record in records if "collapse" in record}
+        looks = [record["look"] for record in records if "look" in record]
+        self._kinds: collections.deque[str] = collections.deque(looks, maxlen=collapse.LOOKS)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Checks the recent coverage."""
+        """Checks the recent coverage, and the masks of fixed latents when that is due."""
+        if self._due.passed() and self.draw_masks:
+            is_last = self.progress.resolution in (0, self.config.gan.resolution)
+            is_faded_in = float((logs or {}).get("alpha", 1.0)) == 1.0
+            is_large = is_last or self.progress.resolution >= 16
+            self._look(self.draw_masks(), is_large and is_faded_in)
         if not logs or "coverage" not in logs:
             return
         self._recent.append(float(logs["coverage"]))
         if len(self._recent) < (self._recent.maxlen or 0):
             return
         mean = sum(self._recent) / len(self._recent)
+        facts = f"mean mask coverage over the last {len(self._recent)} steps is {mean:.3f}"
         if mean < 0.02:
-            self._warn("empty", mean)
+            self._warn("empty", facts)
         elif mean > 0.98:
-            self._warn("full", mean)
+            self._warn("full", facts)
 
-    def _warn(self, kind: str, coverage: float) -> None:
+    def _look(self, masks: np.ndarray, is_faded_in: bool) -> None:
+        gan, seen = self.config.gan, self.progress.images_seen
+        found = collapse.statistics(masks, gan.shift)
+        kind = collapse.kind(found, gan.mask_size, is_faded_in)
+        values = dataclasses.asdict(found)
+        self.run.append_log({"images_seen": seen, **values, "look": kind})
+        if self.events:
+            self.events.write_scalars(seen, values)
+        self._kinds.append(kind)
+        if kind == "none" or list(self._kinds) != [kind] * collapse.LOOKS:
+            return
+        facts = (
+            f"masks of {len(masks)} fixed latents cover {found.mask_coverage:.2f} of the image and "
+            f"{found.mask_edge:.2f} of its edge, and after the best shift have an IoU of "
+            f"{found.mask_alike:.2f} with another scene's"
+        )
+        if self.may_restart:
+            raise collapse.Collapsed(kind, self._message(kind, facts))
+        self._warn(kind, facts)
+
+    def _message(self, kind: str, facts: str) -> str:
+        advice = collapse.advice(kind, self.config)
+        return f"warning: at {self.progress.images_seen:,} images {facts}; {advice}"
+
+    def _warn(self, kind: str, facts: str) -> None:
         if kind in self._warned:
             return
         self._warned.add(kind)
-        gan = self.config.gan
-        advice = {
-            "empty": (
-                "masks are empty: the background paints everything. In a new run raise "
-                f"gan.mask_size_weight (γ1, now {gan.mask_size_weight:g}) or gan.mask_size (η, now "
-                f"{gan.mask_size:g}, about the share of the image that the object takes)"
-            ),
-            "full": (
-                "masks cover everything: the foreground paints the whole image. In a new run "
-                f"set gan.mask_size_most (now {gan.mask_size_most:g}) to about the largest share "
-                "of the image that an object takes, lower gan.mask_size (η, now "
-                f"{gan.mask_size:g}) or raise gan.shift (δ, now {gan.shift:g}); photos need room "
-                "around the object"
-            ),
-        }[kind]
-        message = (
-            f"warning: at {self.progress.images_seen:,} images mean mask coverage over the last "
-            f"{len(self._recent)} steps is {coverage:.3f}; {advice}"
-        )
+        message = self._message(kind, facts)
+        if not self.config.train.restarts:
+            message += ". With train.restarts=2 training begins again by itself"
         self.run.append_log(
             {"images_seen": self.progress.images_seen, "collapse": kind, "warning": message}
         )

@@ -325,7 +325,7 @@ class LayeredGAN(AdversarialModel):
         loss = losses.generator(score, size, binary, gan.mask_size_weight, gan.mask_binary_weight)
         logs = {"coverage": tf.reduce_mean(mask), "binarisation": binary}
         if gan.independence and self.generator.has_mask:
-            logs["independence"] = losses.independence(*layers, roll=self._roll)
+            logs["independence"] = losses.independence(layers, self._roll)
             loss += gan.independence * logs["independence"]
         return loss, {name: value / self._replicas for name, value in logs.items()}
 
@@ -337,16 +337,9 @@ class LayeredGAN(AdversarialModel):
         """
         return self._perturbed(self._draw_layers(draws, alpha), draws)
 
-    def _draw_layers(self, draws: StepDraws, alpha: tf.Tensor | float) -> Layers:
-        generator = draws.generator
-        layers: Layers = self.generator(
-            generator.latents,
-            noise=generator.noise,
-            crossover=generator.crossover,
-            alpha=alpha,
-            resolution=self.stage.resolution,
-        )
-        return layers
+    def _draw_layers(self, draws: StepDraws, alpha: tf.Tensor | float) -> Any:
+        side = self.stage.resolution
+        return self.generator(**draws.generator._asdict(), alpha=alpha, resolution=side)
 
     def _perturbed(self, layers: Layers, draws: StepDraws) -> tuple[tf.Tensor, tf.Tensor]:
         gan = self.settings

@@ -7,6 +7,7 @@ from typing import Any
 from keras import ops
 
 from layered_segmentation.config import FeatureTerm
+from layered_segmentation.gan.composite import Layers
 
 
 def mask_size(mask: Any, least: float, most: float = 1.0) -> Any:
@@ -36,7 +37,7 @@ def mask_binary(mask: Any) -> Any:
     return ops.mean(ops.minimum(mask, 1.0 - mask))
 
 
-def independence(background: Any, foreground: Any, mask: Any, roll: Callable[[Any], Any]) -> Any:
+def independence(layers: Layers, roll: Callable[[Any], Any]) -> Any:
     """ILSGAN's upper bound of the layers' mutual information (Zou et al. 2023), without its σ.
 
     It is small where a hidden pixel resembles the pixel in front of it no more than another
@@ -44,15 +45,14 @@ def independence(background: Any, foreground: Any, mask: Any, roll: Callable[[An
     the term would drive them ever further out.
 
     Args:
-        background: Float [B, H, W, 3].
-        foreground: Float [B, H, W, 3].
-        mask: Float [B, H, W, 1] in [0, 1].
+        layers: The layers, each [B, H, W, C].
         roll: Returns another scene's value for each scene of the batch.
 
     Returns:
         Scalar.
     """
-    background, foreground = ops.clip(background, -1.0, 1.0), ops.clip(foreground, -1.0, 1.0)
+    background, foreground = (ops.clip(layer, -1.0, 1.0) for layer in layers[:2])
+    mask = layers.mask
     pairs = (
         (mask * background, mask * foreground),
         ((1.0 - mask) * foreground, (1.0 - mask) * background),

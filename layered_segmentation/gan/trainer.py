@@ -3,18 +3,20 @@
 import contextlib
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from layered_segmentation import schedule, stopping
 from layered_segmentation.config import Config
 from layered_segmentation.data import batches
 from layered_segmentation.data.source import Source, open_source
-from layered_segmentation.gan import callbacks, networks, strategy
+from layered_segmentation.gan import attempts, callbacks, collapse, networks, strategy
 from layered_segmentation.gan.checkpoint import CheckpointKeeper
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.draws import mean_style_latents
@@ -83,11 +85,23 @@ def train(config: Config, run: RunDirectory, devices: Sequence[str] = ()) -> Tra
         if not is_chief:
             run.require_same(config)
             cache = _open_cache(config, run, open_source(config.data, config.train.seed))
-        with engine.scope():
-            gan = LayeredGAN.from_run_config(config)
-        summary = _run(config, run, gan, cache, engine)
+        summary = _attempts(config, run, cache, engine)
         strategy.wait_for_workers(engine)
         return summary
+
+
+def _attempts(
+    config: Config, run: RunDirectory, cache: batches.PhotoCache, engine: tf.distribute.Strategy
+) -> TrainSummary:
+    """Trains until an attempt ends, with its own seed and bounds after one that collapsed."""
+    while True:
+        attempt = attempts.current(run, config)
+        with engine.scope():
+            gan = LayeredGAN.from_run_config(attempt)
+        try:
+            return _run(attempt, run, gan, cache, engine)
+        except collapse.Collapsed as found:
+            print(attempts.set_aside(run, config, found), file=sys.stderr, flush=True)
 
 
 def _open_cache(config: Config, run: RunDirectory, source: Source) -> batches.PhotoCache:
@@ -130,15 +144,27 @@ def _run(
             gan.average, SHEET_SEED, SHEET_SCENES, resolution=gan.stage.resolution, alpha=alpha
         )
 
+    def draw_masks() -> np.ndarray:
+        # Of the generator itself: its average lags behind by up to 1,000 steps.
+        alpha, side = schedule.alpha(gan.stage, progress.images_seen), gan.stage.resolution
+        scenes = collapse.SEED, collapse.SCENES
+        masks: np.ndarray = sample_layers(gan.generator, *scenes, resolution=side, alpha=alpha).mask
+        return masks
+
     bar = ProgressBar(progress, stages)
+    drawn = callbacks.Sheets(run, progress, events, draw_sheet, every=config.train.sheet_every)
+    may_restart = attempts.restarts_left(run, config) > 0
+    watch = callbacks.CollapseWarning(
+        run, progress, config, draw_masks=draw_masks, events=events, may_restart=may_restart
+    )
     watchers: list[keras.callbacks.Callback] = [
         Advance(gan, progress),
         callbacks.FiniteLoss(run, progress),
     ]
     writers = [
-        *([callbacks.CollapseWarning(run, progress, config)] if gan.generator.has_mask else []),
+        *([watch] if gan.generator.has_mask else []),
         callbacks.LogWriter(run, progress, events, seconds),
-        callbacks.Sheets(run, progress, events, draw_sheet, every=config.train.sheet_every),
+        drawn,
         keeper,  # last of those that write, so that a resumed run repeats no record of this step
         bar,
     ]
@@ -163,6 +189,9 @@ def _run(
                 if is_chief:
                     _keep_stage(run, config, gan, seconds())
             keeper.save()  # in here: a signal after the last step must not lose that step
+    except collapse.Collapsed:
+        drawn.write()
+        raise
     finally:
         bar.close()
     spent = seconds()

@@ -14,6 +14,7 @@ import os
 import cv2
 import numpy as np
 import tensorflow as tf
+from PIL.Image import Resampling
 
 from layered_segmentation import images
 from layered_segmentation.config import Config, Refinement, SourceName, StudentConfig
@@ -101,23 +102,42 @@ def training_photos(config: Config, resolution: int) -> np.ndarray | None:
     if not config.student.self_training:
         return None
     side = photo_side(config.student, resolution)
-    # Photos large enough for training may be too small for this side: they are enlarged.
-    margin = max(config.data.crop_margin, side / config.gan.resolution)
-    data = dataclasses.replace(config.data, crop_margin=margin)
-    if data.name != SourceName.folder:
-        data = dataclasses.replace(data, limit=min(data.limit or PHOTOS, PHOTOS))
     try:
-        source = open_source(data, config.train.seed)
-        if isinstance(source, Folder) and len(source) > PHOTOS:  # take some of every sub-directory
-            places = np.linspace(0, len(source) - 1, PHOTOS).round().astype(int)
-            source.files = [source.files[place] for place in places]
         # The bicubic filter keeps photos sharp that `refined_pairs` reduces again.
-        return source.load(side, images.TRIANGLE if side == resolution else images.BICUBIC)
+        smooth = images.TRIANGLE if side == resolution else images.BICUBIC
+        return load_photos(config, side, PHOTOS, smooth)
     except UserError as error:
         raise UserError(
             f"self-training needs the training photos ({error}); restore them, or turn "
             "self-training off with --set=student.self_training=0"
         ) from error
+
+
+def load_photos(config: Config, side: int, most: int, resampling: Resampling) -> np.ndarray:
+    """Loads training photos, of a directory some of every sub-directory.
+
+    Args:
+        config: The run's config.
+        side: Their side in pixels.
+        most: Of more photos, so many are taken.
+        resampling: Filter that resizes them.
+
+    Returns:
+        uint8 [N, side, side, 3].
+
+    Raises:
+        UserError: The photos cannot be found or read.
+    """
+    # Photos large enough for training may be too small for this side: they are enlarged.
+    margin = max(config.data.crop_margin, side / config.gan.resolution)
+    data = dataclasses.replace(config.data, crop_margin=margin)
+    if data.name != SourceName.folder:
+        data = dataclasses.replace(data, limit=min(data.limit or most, most))
+    source = open_source(data, config.train.seed)
+    if isinstance(source, Folder) and len(source) > most:
+        places = np.linspace(0, len(source) - 1, most).round().astype(int)
+        source.files = [source.files[place] for place in places]
+    return source.load(side, resampling)
 
 
 def confident_pairs(segmenter: LayeredSegmenter, photos: np.ndarray) -> Pool:

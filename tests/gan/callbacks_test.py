@@ -9,7 +9,7 @@ from PIL import Image
 
 from layered_segmentation import config as configs
 from layered_segmentation.errors import UserError
-from layered_segmentation.gan import callbacks
+from layered_segmentation.gan import callbacks, collapse
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.run_progress import RunProgress
 from layered_segmentation.run_directory import RunDirectory
@@ -121,6 +121,76 @@ def test_no_warning_while_the_mean_is_sound(run, config):
     callback = callbacks.CollapseWarning(run, progress_at(0), config, window=10, stream=stream)
     for step in range(100):
         callback.on_train_batch_end(step, {"coverage": 0.0 if step % 2 else 0.3})
+    assert stream.getvalue() == ""
+
+
+def looks(run, config, masks, stream, every=2_500, **options):
+    """Steps of 500 images with the same masks; returns the images seen."""
+    progress = progress_at(max((one["images_seen"] for one in run.read_log()), default=0))
+    callback = callbacks.CollapseWarning(
+        run, progress, config, stream=stream, draw_masks=lambda: masks, **options
+    )
+    for step in range(20):
+        progress.images_seen += 500
+        callback.on_train_batch_end(step, {"coverage": 0.3})
+    return progress.images_seen
+
+
+def masks_that_cover_all_but_a_corner():
+    masks = np.ones((8, 8, 8, 1), np.float32)
+    for index in range(8):
+        masks[index, : 2 + index % 3, :3] = 0
+    return masks
+
+
+def test_looks_at_fixed_latents_are_logged_and_warn_within_10_000_images(
+    run, config, events, read_events
+):
+    stream = io.StringIO()
+    looks(run, config, masks_that_cover_all_but_a_corner(), stream, events=events)
+    records = run.read_log()
+    assert [one["images_seen"] for one in records if "mask_edge" in one] == [
+        *(2_500, 5_000, 7_500, 10_000)
+    ]
+    (warning,) = [one for one in records if "warning" in one]
+    assert warning["images_seen"] == 7_500 and warning["collapse"] == "background"
+    for words in ("masks of 8 fixed latents cover 0.87", "gan.mask_size_most (now 1)", "restarts"):
+        assert words in stream.getvalue()
+    assert [step for step, _ in read_events(run.tensorboard)["mask_alike"]] == [
+        *(2_500, 5_000, 7_500, 10_000)
+    ]
+
+
+def test_a_resumed_run_continues_its_looks(run, config):
+    stream, masks = io.StringIO(), masks_that_cover_all_but_a_corner()
+    looks(run, config, masks, stream)
+    run.truncate_log(5_000)
+    stream = io.StringIO()
+    assert looks(run, config, masks, stream) == 15_000
+    assert "at 7,500 images" in stream.getvalue()
+
+
+def test_looks_that_find_different_things_do_not_warn(run, config):
+    stream = io.StringIO()
+    bad, good = masks_that_cover_all_but_a_corner(), np.zeros((8, 8, 8, 1), np.float32)
+    for index in range(8):
+        good[index, 2:4, 2 : 4 + index % 4] = 1
+    found = iter([bad, bad, good, bad])
+    progress = progress_at(0)
+    callback = callbacks.CollapseWarning(
+        run, progress, config, stream=stream, draw_masks=lambda: next(found)
+    )
+    for step in range(20):
+        progress.images_seen += 500
+        callback.on_train_batch_end(step, {"coverage": 0.3})
+    assert stream.getvalue() == ""
+
+
+def test_a_collapse_ends_the_attempt_where_training_may_begin_again(run, config):
+    stream = io.StringIO()
+    with pytest.raises(collapse.Collapsed, match="at 7,500 images masks of 8") as found:
+        looks(run, config, masks_that_cover_all_but_a_corner(), stream, may_restart=True)
+    assert found.value.kind == "background"
     assert stream.getvalue() == ""
 
 

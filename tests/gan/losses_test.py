@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from layered_segmentation.gan import losses
+from layered_segmentation.gan.composite import Layers
 
 
 def masks(*means):
@@ -40,7 +41,9 @@ def test_independence_by_hand():
     # m·B is 0.5 and -0.125, m·F is 1 and 0: other scene 1.125 and 0.5, same scene 0.5 and 0.125.
     # (1 - m)·F is 0 and 0, (1 - m)·B is 0 and -0.125: 0 and 0.125, as in the same scene.
     expected = (1.125 + 0.5) / 2 - (0.5 + 0.125) / 2
-    value = losses.independence(background, foreground, mask, lambda x: np.roll(np.array(x), 1, 0))
+    value = losses.independence(
+        Layers(background, foreground, mask), lambda x: np.roll(np.array(x), 1, 0)
+    )
     assert float(value) == pytest.approx(expected)
 
 
@@ -51,7 +54,9 @@ def test_independence_of_layers_that_resemble_each_other_is_larger():
 
     def value(foreground):
         return float(
-            losses.independence(background, foreground, mask, lambda x: np.roll(np.array(x), 1, 0))
+            losses.independence(
+                Layers(background, foreground, mask), lambda x: np.roll(np.array(x), 1, 0)
+            )
         )
 
     assert value(background) > 0.5
@@ -65,7 +70,9 @@ def test_independence_pushes_nothing_out_of_range():
     mask = tf.ones((2, 1, 1, 1))
     with tf.GradientTape() as tape:
         tape.watch(background)
-        value = losses.independence(background, foreground, mask, lambda x: tf.roll(x, 1, 0))
+        value = losses.independence(
+            Layers(background, foreground, mask), lambda x: tf.roll(x, 1, 0)
+        )
     gradient = np.array(tape.gradient(value, background))
     assert not gradient[0].any() and gradient[1].all()
 

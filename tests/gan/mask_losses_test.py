@@ -73,7 +73,7 @@ def test_independence_adds_to_the_generators_loss(eagerly):
     gan, draws, layers = created(independence=3.0)
     plain, _, _ = created()
     logs, without = gan.generator_step(draws, 1.0), plain.generator_step(draws, 1.0)
-    term = losses.independence(*layers, roll=lambda x: tf.roll(x, 1, axis=0))
+    term = losses.independence(layers, roll=lambda x: tf.roll(x, 1, axis=0))
     assert float(logs["independence"]) == pytest.approx(float(term), rel=1e-4)
     assert float(logs["g_loss"] - without["g_loss"]) == pytest.approx(3 * float(term), rel=1e-3)
     assert "independence" not in without

@@ -1,0 +1,137 @@
+"""The quality of a run without true masks: what its generator draws, and what its student finds.
+
+A measure alone can be deceived: masks that are the same everywhere agree perfectly. Each is
+therefore given next to its value for two different scenes or photos, and the margin counts.
+"""
+
+import dataclasses
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layered_segmentation import files, images
+from layered_segmentation.config import Config
+from layered_segmentation.evaluation import scoring
+from layered_segmentation.segmenter import self_training
+
+if TYPE_CHECKING:
+    from layered_segmentation.run_directory import RunDirectory
+
+COUNT = 256  # scenes, and photos
+FILE = "quality.json"
+_SEED = 4242  # of the scenes; no training draws them
+_OFFSET = 4  # two crops of a photo are 1 / _OFFSET of the side apart
+
+
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """How well masks fit together, each a mean in [0, 1].
+
+    Attributes:
+        coverage: Generated masks.
+        edge: Generated masks at the edge of the frame.
+        alike: IoU of two generated masks after the shift that makes them most alike.
+        agreement: IoU of the student's masks of generated composites with the generated masks.
+        other_scene: The same with the mask of another scene.
+        stability: IoU of the student's masks of two crops of a photo, where they overlap.
+        other_photo: The same for crops of two photos.
+        photo_coverage: The student's masks of photos.
+    """
+
+    coverage: float
+    edge: float
+    alike: float
+    agreement: float
+    other_scene: float
+    stability: float
+    other_photo: float
+    photo_coverage: float
+
+    @property
+    def margins(self) -> tuple[float, float]:
+        """Agreement and stability beyond those of two different scenes or photos."""
+        return self.agreement - self.other_scene, self.stability - self.other_photo
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Returns (name, value) pairs for people."""
+        return [
+            (
+                "Student's agreement with generated masks",
+                f"{self.agreement:.2f}, with another scene's {self.other_scene:.2f}",
+            ),
+            (
+                "Student's stability on shifted photos",
+                f"{self.stability:.2f}, of two photos {self.other_photo:.2f}",
+            ),
+        ]
+
+
+def measure(generator: Any, segmenter: Any, photos: np.ndarray, shift: float) -> Quality:
+    """Measures a generator and its student.
+
+    Args:
+        generator: The averaged `LayeredGenerator`.
+        segmenter: Its student, of resolution R.
+        photos: uint8 [N, S, S, 3] with S = `photo_side(R)`, at least 2 of them.
+        shift: δ as a fraction of the side.
+    """
+    from layered_segmentation import sheets
+    from layered_segmentation.gan import collapse, composite, sampling
+
+    layers = sampling.sample_layers(generator, _SEED, COUNT)
+    generated = collapse.statistics(layers.mask, shift)
+    side = segmenter.resolution
+    composites = sheets.to_uint8(composite.compose(layers))
+    masks = np.stack([images.to_square(mask, side) for mask in layers.mask[..., 0]]) >= 0.5
+    drawn = np.stack([images.to_square(image, side) for image in composites])
+    found = self_training.probabilities(segmenter, drawn) >= 0.5
+    first, second = (
+        self_training.probabilities(segmenter, np.ascontiguousarray(crops)) >= 0.5
+        for crops in (photos[:, :side, :side], photos[:, -side:, -side:])
+    )
+    offset = photos.shape[1] - side
+    overlap, again = first[:, offset:, offset:], second[:, :-offset, :-offset]
+    return Quality(
+        coverage=generated.mask_coverage,
+        edge=generated.mask_edge,
+        alike=generated.mask_alike,
+        agreement=_mean_iou(found, masks),
+        other_scene=_mean_iou(found, np.roll(masks, 1, axis=0)),
+        stability=_mean_iou(overlap, again),
+        other_photo=_mean_iou(overlap, np.roll(again, 1, axis=0)),
+        photo_coverage=float(first.mean()),
+    )
+
+
+def measure_run(run: "RunDirectory", config: Config, segmenter: Any) -> Quality:
+    """Measures a run and its student, and keeps the result in RUN/quality.json.
+
+    Raises:
+        UserError: The run has no generator, or its photos cannot be read.
+    """
+    from layered_segmentation.gan import networks
+
+    side = photo_side(segmenter.resolution)
+    photos = self_training.load_photos(config, side, COUNT, images.TRIANGLE)
+    quality = measure(networks.load_generator(run), segmenter, photos, config.gan.shift)
+    files.write_json(os.path.join(run.path, FILE), dataclasses.asdict(quality))
+    return quality
+
+
+def read(run: "RunDirectory") -> Quality | None:
+    """Returns what `measure_run` has kept, or None."""
+    try:
+        return Quality(**files.read_json(os.path.join(run.path, FILE)))
+    except TypeError:
+        return None
+
+
+def photo_side(resolution: int) -> int:
+    """Returns the side of the photos from which crops of a student's resolution are taken."""
+    return resolution + resolution // _OFFSET
+
+
+def _mean_iou(masks: np.ndarray, others: np.ndarray) -> float:
+    """Returns the mean IoU of pairs of masks, bool [N, H, W]."""
+    return float(np.mean([scoring.iou(*pair) for pair in zip(masks, others, strict=True)]))
