@@ -200,13 +200,11 @@ class GANConfig:
     # Strength of differentiable augmentation of all that the discriminator sees; 0 is off, as in
     # the paper, 1 the published strength.
     augment: float = bounded(0.0, "in [0, 1]")
-    # Probability that a scene gets the background of another scene of the batch; 0 is off, as in
-    # the paper. The student's pairs are composed so too.
+    # Probability of another scene's background, also in the student's pairs; 0 is off.
     background_swap: float = added(0.0, was=0.0, possible="in [0, 1]")
-    # σ of ILSGAN, the weight of the layers' mutual information; 0 is off, as in the paper.
+    # σ of ILSGAN, the weight of the layers' mutual information; 0 is off.
     independence: float = added(0.0, was=0.0, possible="at least 0")
-    # Largest factor by which the perturbation enlarges or reduces foreground and mask; 1 is off, as
-    # in the paper.
+    # Largest factor by which the perturbation scales foreground and mask; 1 is off.
     scale: float = added(1.0, was=1.0, possible="in [1, 1.25]")
     mask_losses_on: MaskLosses = added(MaskLosses.unshifted, was=MaskLosses.shifted)
     # Whether both generators get the same noise images; with `shared_mapping` they always do.
@@ -398,3 +396,6 @@ def _check_combinations(config: Config) -> None:
         is_stage = config_files.is_power_of_two(side) and first <= side < last
         possible = f"null, or resolutions from {first} to below {last} (gan.resolution)"
         require(is_stage, "train.keep_stages", config.train.keep_stages, possible)
+    train, possible = config.train, "0 with train.strategy=multi_worker"
+    is_possible = train.strategy != Strategy.multi_worker or not train.restarts
+    require(is_possible, "train.restarts", train.restarts, possible)

@@ -100,8 +100,7 @@ def replacing(path: str, durable: bool = True) -> Iterator[str]:
             _sync_directory(os.path.dirname(path))
     except BaseException as error:
         _name_place(error, partial, path)
-        with contextlib.suppress(OSError):
-            os.remove(partial)
+        remove(partial)
         raise
 
 
@@ -169,8 +168,7 @@ def setting_aside(path: str) -> Iterator[None]:
     """Renames `path` for the block; removes it afterwards, or puts it back on an error."""
     restore_replaced(path)
     aside = _aside(path)
-    if os.path.lexists(path):
-        os.replace(path, aside)
+    move(path, aside)
     try:
         yield
     except BaseException:
@@ -202,8 +200,13 @@ def restore_replaced(path: str) -> None:
     aside = _aside(path)
     if os.path.lexists(path):
         remove(aside)
-    elif os.path.lexists(aside):
-        os.replace(aside, path)
+    move(aside, path)
+
+
+def move(path: str, target: str) -> None:
+    """Renames a file or directory, if it exists and nothing has the new name."""
+    if os.path.lexists(path) and not os.path.lexists(target):
+        os.rename(path, target)
 
 
 def require_empty_or(path: str, marker: str, kind: str) -> None:

@@ -86,13 +86,11 @@ def _complete(run: RunDirectory) -> None:
     directory = os.path.join(run.attempts, str(record["number"]))
     os.makedirs(directory, exist_ok=True)
     for name in _KEPT:
-        path, kept = os.path.join(run.path, name), os.path.join(directory, name)
-        if os.path.exists(path) and not os.path.exists(kept):
-            os.rename(path, kept)
+        files.move(os.path.join(run.path, name), os.path.join(directory, name))
     log = {name: record[name] for name in ("restart", "seconds", "warning")}
     files.write_text(run.log_path, json.dumps({"images_seen": 0, **log}) + "\n")
     files.sync(directory)
-    os.replace(run.restart_path, os.path.join(directory, _RECORD))
+    files.move(run.restart_path, os.path.join(directory, _RECORD))
 
 
 def _numbers(run: RunDirectory) -> list[int]:

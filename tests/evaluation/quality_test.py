@@ -33,12 +33,11 @@ class Student:
         return tf.tile(middle, [tf.shape(images)[0], 1, 1, 1])
 
 
-def squares(count, side, seed=0):
-    """Masks of a square each, at a place of its own."""
+def squares(count, side, first, seed=0):
+    """Masks of a square each, at a place of its own, at least `first` from the edge."""
     masks = np.zeros((count, side, side), np.float32)
-    for mask, (top, left) in zip(
-        masks, np.random.default_rng(seed).integers(5, side - 9, (count, 2)), strict=True
-    ):
+    places = np.random.default_rng(seed).integers(first, side - first - 3, (count, 2))
+    for mask, (top, left) in zip(masks, places, strict=True):
         mask[top : top + 4, left : left + 4] = 1
     return masks[..., None]
 
@@ -49,7 +48,7 @@ def drawn(masks):
 
 @pytest.fixture(autouse=True)
 def scenes(monkeypatch):
-    masks = squares(32, SIDE)
+    masks = squares(32, SIDE, 0)
     black = np.full((32, SIDE, SIDE, 3), -1, np.float32)
     layers = Layers(black, -black, masks)
     monkeypatch.setattr("layered_segmentation.gan.sampling.sample_layers", lambda *_, **__: layers)
@@ -57,7 +56,7 @@ def scenes(monkeypatch):
 
 
 def measured(student):
-    photos = drawn(squares(20, quality.photo_side(SIDE), seed=1))
+    photos = drawn(squares(20, quality.photo_side(SIDE), 4, seed=1))
     return quality.measure(Generator(), student, photos, shift=0.125)
 
 

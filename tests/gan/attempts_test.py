@@ -72,7 +72,7 @@ def test_what_the_user_has_in_attempts_stays(tmp_path, config):
     assert attempts.current(run, config) == collapse.next_attempt(config, ["background"])
 
 
-@pytest.mark.parametrize("steps", range(4))
+@pytest.mark.parametrize("steps", range(7))
 def test_a_restart_that_is_stopped_is_completed(tmp_path, config, steps, monkeypatch):
     run = begun(tmp_path / "run", config)
     left = [steps]
@@ -87,7 +87,7 @@ def test_a_restart_that_is_stopped_is_completed(tmp_path, config, steps, monkeyp
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(attempts.os, "rename", stopping(os.rename))
+        patch.setattr(attempts.files, "move", stopping(attempts.files.move))
         patch.setattr(attempts.files, "sync", stopping(attempts.files.sync))
         with pytest.raises(KeyboardInterrupt):
             attempts.set_aside(run, config, FOUND)
@@ -173,7 +173,7 @@ def test_a_run_that_collapses_begins_again(tmp_path, monkeypatch, capfd):
             trainer.train(config, stopped)
     assert os.path.exists(os.path.join(stopped.checkpoints, "ckpt-160.index"))
     with monkeypatch.context() as patch:
-        patch.setattr(attempts.os, "rename", stop)
+        patch.setattr(attempts.files, "move", stop)
         with pytest.raises(KeyboardInterrupt):
             trainer.train(config, stopped)
     assert os.path.exists(stopped.restart_path)
