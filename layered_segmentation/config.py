@@ -287,8 +287,7 @@ class TrainConfig:
     # Resolutions below the final one whose networks are kept in RUN/stages at the end of their
     # stage, as in [64]; null keeps all, [] none.
     keep_stages: list[int] | None = added(None, was=None)
-    # How often training may begin again, with another seed and other bounds on coverage, when masks
-    # have collapsed; 0 only warns. Needs one machine.
+    # How often training may begin again after a collapse, with other bounds and seed; 0 only warns.
     restarts: int = added(0, was=0, possible="at least 0")
 
 
@@ -396,6 +395,5 @@ def _check_combinations(config: Config) -> None:
         is_stage = config_files.is_power_of_two(side) and first <= side < last
         possible = f"null, or resolutions from {first} to below {last} (gan.resolution)"
         require(is_stage, "train.keep_stages", config.train.keep_stages, possible)
-    train, possible = config.train, "0 with train.strategy=multi_worker"
-    is_possible = train.strategy != Strategy.multi_worker or not train.restarts
-    require(is_possible, "train.restarts", train.restarts, possible)
+    restarts, is_one = config.train.restarts, config.train.strategy != Strategy.multi_worker
+    require(is_one or not restarts, "train.restarts", restarts, "0 with several machines")

@@ -136,8 +136,8 @@ def read_json(path: str) -> Any:
 def replacing_directory(path: str, overwrite: bool = True) -> Iterator[str]:
     """Writes a directory: whole, or not at all.
 
-    An existing directory stays until the new one is complete. Leftovers of a killed process are
-    removed first; a directory that it had only renamed is put back.
+    An existing directory stays until the new one is complete. What a killed process left is removed
+    or put back first.
 
     Args:
         path: The directory.

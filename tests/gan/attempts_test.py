@@ -106,7 +106,7 @@ def test_a_run_whose_earlier_attempts_were_removed_is_refused(tmp_path, config):
 
 
 def test_restarts_need_one_machine():
-    with pytest.raises(UserError, match=r"train.restarts=1.*0 with train.strategy=multi_worker"):
+    with pytest.raises(UserError, match=r"train.restarts=1.*0 with several machines"):
         configs.load("", ["train.restarts=1", "train.strategy=multi_worker"])
 
 
