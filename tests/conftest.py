@@ -150,6 +150,21 @@ def power_failure(tmp_path):
         subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
+@pytest.fixture(scope="session")
+def album(tmp_path_factory):
+    """Drawn scenes, in photos/, and their masks, in masks/."""
+    from layered_segmentation import images
+    from layered_segmentation.data.scenes import Scenes
+
+    root = tmp_path_factory.mktemp("album")
+    drawn, masks = Scenes(seed=3, count=24, split="test").load_pairs(72)
+    for name, part in (("photos", drawn), ("masks", 255 * masks)):
+        (root / name).mkdir()
+        for index, image in enumerate(part):
+            images.write(str(root / name / f"{index}.png"), image)
+    return root
+
+
 @pytest.fixture(scope="module")
 def shallow_resnet():
     """Half as deep, since tracing and loading its layers is most of what its tests cost."""

@@ -3,24 +3,10 @@ import json
 import pytest
 from tiny_networks import random_student
 
-from layered_segmentation import images as photos
 from layered_segmentation.benchmarks import ladder
 from layered_segmentation.data import folder
-from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.export import tflite
 from layered_segmentation.segmenter import presets
-
-
-@pytest.fixture(scope="module")
-def album(tmp_path_factory):
-    """Drawn scenes and their masks."""
-    root = tmp_path_factory.mktemp("album")
-    images, masks = Scenes(seed=3, count=24, split="test").load_pairs(72)
-    for name, part in (("photos", images), ("masks", 255 * masks)):
-        (root / name).mkdir()
-        for index, image in enumerate(part):
-            photos.write(str(root / name / f"{index}.png"), image)
-    return root
 
 
 @pytest.mark.slow

@@ -8,24 +8,11 @@ from tiny_networks import encoder_segmenter, random_student
 from layered_segmentation import images as photos
 from layered_segmentation import masks
 from layered_segmentation.data import folder
-from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import compare, tflite
 from layered_segmentation.segmenter import preset_files, presets
 
 FLOWERS = "layered_unet_flowers_64"
-
-
-@pytest.fixture(scope="module")
-def album(tmp_path_factory):
-    """Drawn scenes and their masks."""
-    root = tmp_path_factory.mktemp("album")
-    images, masks = Scenes(seed=3, count=24, split="test").load_pairs(72)
-    for name, part in (("photos", images), ("masks", 255 * masks)):
-        (root / name).mkdir()
-        for index, image in enumerate(part):
-            photos.write(str(root / name / f"{index}.png"), image)
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -1,26 +1,19 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiny_networks import tiny_run_config
 
-from layered_segmentation import config as configs
 from layered_segmentation.gan.layered_gan import LayeredGAN
 from layered_segmentation.gan.sampling import sample_layers
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_a_fading_step_and_truncation_in_every_precision(precision):
-    config = configs.load(
-        "",
-        [
-            "gan.resolution=16",
-            "gan.latent_dim=8",
-            "gan.mapping_layers=2",
-            "gan.max_channels=8",
-            "gan.contrast_jitter=0.3",
-            "schedule.batch={8: 4, 16: 4}",
-            "schedule.images_per_stage=16",
-            f"train.precision={precision}",
-        ],
+    config = tiny_run_config(
+        "gan.contrast_jitter=0.3",
+        "schedule.batch={8: 4, 16: 4}",
+        "schedule.images_per_stage=16",
+        f"train.precision={precision}",
     )
     gan = LayeredGAN.from_run_config(config)
     gan.set_stage(gan.stages[1])

@@ -13,7 +13,8 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
-from layered_segmentation import config as configs  # noqa: E402
+from tiny_networks import tiny_run_config  # noqa: E402
+
 from layered_segmentation.gan import strategy  # noqa: E402
 from layered_segmentation.gan.layered_gan import LayeredGAN  # noqa: E402
 
@@ -36,23 +37,16 @@ class Alone(LayeredGAN):
 
 
 def main(replicas: int, how: str, path: str) -> None:
-    config = configs.load(
-        "",
-        [
-            "gan.resolution=16",
-            "gan.latent_dim=8",
-            "gan.mapping_layers=2",
-            "gan.max_channels=8",
-            "gan.contrast_jitter=0.3",
-            "gan.augment=0.5",
-            "gan.background_swap=0.5",
-            "gan.independence=0.5",
-            "gan.scale=1.25",
-            "gan.average_decay=0.5",
-            f"schedule.batch={{8: {BATCH}, 16: {BATCH}}}",
-            f"schedule.images_per_stage={STEPS * BATCH}",
-            "train.strategy=mirrored",
-        ],
+    config = tiny_run_config(
+        "gan.contrast_jitter=0.3",
+        "gan.augment=0.5",
+        "gan.background_swap=0.5",
+        "gan.independence=0.5",
+        "gan.scale=1.25",
+        "gan.average_decay=0.5",
+        f"schedule.batch={{8: {BATCH}, 16: {BATCH}}}",
+        f"schedule.images_per_stage={STEPS * BATCH}",
+        "train.strategy=mirrored",
     )
     engine = strategy.open_strategy(config, ["CPU:0", "CPU:1"][:replicas])
     assert engine.num_replicas_in_sync == replicas

@@ -25,6 +25,12 @@ def tiny_config(**changes):
     return config
 
 
+def tiny_run_config(*overrides):
+    """Returns the config of a run with small networks up to 16 px."""
+    sizes = ["resolution=16", "latent_dim=8", "mapping_layers=2", "max_channels=8"]
+    return configs.load("", [*(f"gan.{size}" for size in sizes), *overrides])
+
+
 def tiny_networks(config):
     gan = config.gan
     generator = LayeredGenerator(gan.variant, gan.resolution, gan.latent_dim, 2, gan.max_channels)

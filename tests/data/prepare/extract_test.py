@@ -35,25 +35,19 @@ def others(tmp_path_factory):
 
 
 @pytest.fixture
-def data_dir(layerseg, tmp_path):
+def data_dir(prepare, tmp_path):
     """A directory of `lsun_objects/car`."""
     lmdb_files.write(tmp_path / "source" / "car", lmdb_files.photos(COUNT))
-    result = layerseg(
-        "prepare", "--dataset=lsun_objects/car", f"--source={tmp_path / 'source'}",
-        f"--data_dir={tmp_path / 'data'}",
-    )  # fmt: skip
+    result = prepare("lsun_objects/car", tmp_path / "source")
     assert result.status == 0, result.stderr
     return tmp_path / "data"
 
 
 @pytest.fixture
-def birds(layerseg, tmp_path):
+def birds(prepare, tmp_path):
     """A directory of `cub200_segmentation`."""
     cub_files.write(tmp_path / "cub")
-    result = layerseg(
-        "prepare", "--dataset=cub200_segmentation", f"--source={tmp_path / 'cub'}",
-        f"--data_dir={tmp_path / 'birds'}",
-    )  # fmt: skip
+    result = prepare("cub200_segmentation", tmp_path / "cub", data_dir=tmp_path / "birds")
     assert result.status == 0, result.stderr
     return tmp_path / "birds"
 

@@ -1,5 +1,6 @@
 """`layerseg prepare` once more: after a stop, after the source has changed, after damage."""
 
+import functools
 import shutil
 
 import cub_files
@@ -32,16 +33,9 @@ def small_shards(monkeypatch):
 
 
 @pytest.fixture
-def cars(layerseg, tmp_path):
+def cars(prepare, tmp_path):
     """Prepares the cars."""
-
-    def run(*arguments):
-        return layerseg(
-            "prepare", "--dataset=lsun_objects/car", f"--source={tmp_path / 'lsun'}",
-            f"--data_dir={tmp_path / 'data'}", *arguments,
-        )  # fmt: skip
-
-    return run
+    return functools.partial(prepare, "lsun_objects/car", tmp_path / "lsun")
 
 
 @pytest.fixture

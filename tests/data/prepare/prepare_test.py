@@ -1,5 +1,6 @@
 """`layerseg prepare`, from real archives and folders, good and bad."""
 
+import functools
 import io
 import os
 import shutil
@@ -26,28 +27,18 @@ def archive(own_archives, tmp_path):
 
 
 @pytest.fixture
-def car(layerseg, archive, tmp_path):
+def car(prepare, archive):
     """Prepares cars from the archive."""
-
-    def run(*arguments):
-        return layerseg(
-            "prepare", "--dataset=lsun_objects/car", f"--source={archive}",
-            f"--data_dir={tmp_path / 'data'}", *arguments,
-        )  # fmt: skip
-
-    return run
+    return functools.partial(prepare, "lsun_objects/car", archive)
 
 
 @pytest.fixture
-def folder(layerseg, tmp_path):
+def folder(prepare, tmp_path):
     """Prepares the folder `photos`."""
     (tmp_path / "photos").mkdir()
 
     def run(*arguments, dataset="folder"):
-        return layerseg(
-            "prepare", f"--dataset={dataset}", f"--source={tmp_path / 'photos'}",
-            f"--data_dir={tmp_path / 'data'}", *arguments,
-        )  # fmt: skip
+        return prepare(dataset, tmp_path / "photos", *arguments)
 
     return run
 
@@ -272,12 +263,9 @@ def test_too_many_damaged_photos_are_an_error(folder, tmp_path):
     assert is_clean(tmp_path / "data")
 
 
-def test_cub_becomes_a_dataset(layerseg, tmp_path):
+def test_cub_becomes_a_dataset(prepare, tmp_path):
     cub_files.write(tmp_path / "cub")
-    result = layerseg(
-        "prepare", "--dataset=cub200_segmentation", f"--source={tmp_path / 'cub'}",
-        f"--data_dir={tmp_path / 'data'}",
-    )  # fmt: skip
+    result = prepare("cub200_segmentation", tmp_path / "cub")
     assert result.status == 0, result.stderr
     assert "train: 5 images\ntest: 5 images\n" in result.stdout
     assert "--set=data.dataset=cub200_segmentation/official " in result.stdout
