@@ -19,7 +19,7 @@ from PIL import Image
 
 from layered_segmentation import photo
 from layered_segmentation.errors import UserError
-from layered_segmentation.export import answers, http_post
+from layered_segmentation.export import answers
 from layered_segmentation.images import UnreadableImage
 from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter import outputs
@@ -293,18 +293,16 @@ def _rest(model: Model) -> _Send:
     version = f"/versions/{model.version}" if model.version else ""
     path = f"/v1/models/{urllib.parse.quote(model.name, safe='')}{version}:predict"
     roots = _read_certificates(model)
-    server = http_post.Server(model.server, model.tls, roots.decode() if roots else "")
+    server = answers.Server(model.server, model.tls, roots.decode() if roots else "")
 
     def send(images: Sequence[bytes]) -> tuple[Any, Any]:
         instances = [{"b64": base64.b64encode(image).decode()} for image in images]
         body = json.dumps({"signature_name": _SIGNATURE, "instances": instances}).encode()
         try:
-            status, content = server.post(path, body, model.timeout, answers.MOST_BYTES)
+            status, content = server.post(path, body, model.timeout)
         except TimeoutError as error:
             raise model.unavailable(f"no answer within {model.timeout:g} s") from error
-        except http_post.TooLong as error:
-            raise answers.WrongAnswer(f"longer than {answers.MOST_BYTES >> 20} MiB") from error
-        except http_post.Untrusted as error:
+        except answers.Untrusted as error:
             raise UserError(f"--server={model.server}: {_printable(str(error))}") from error
         except OSError as error:
             raise model.unavailable(f"no answer, {error.strerror or error}") from error
