@@ -95,6 +95,7 @@ class Refinement(Choice):
     guided = enum.auto()
     grabcut = enum.auto()
     consensus = enum.auto()
+    iem = enum.auto()
 
 
 # Better than `none` on both sets of docs/photos.md, at a quarter of the time of `consensus`.
@@ -247,8 +248,11 @@ class StudentConfig:
     self_training: int = bounded(3, "at least 0")
     self_training_steps: int = bounded(300, "at least 1")  # training steps per round
     # How those masks are first fitted to the edges of the photos, at 128 px or more; it helps where
-    # objects have crisp edges.
+    # objects have crisp edges. With `consensus`, pixels and photos on which the votes are split are
+    # left out.
     self_training_refine: Refinement = Refinement.none
+    # Whether rounds end once the student's agreement with the refined masks no longer rises.
+    self_training_early_stop: bool = added(False, was=False)
 
 
 @dataclasses.dataclass

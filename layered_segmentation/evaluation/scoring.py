@@ -228,7 +228,7 @@ def score_pairs(
         predict: Maps pairs, so that it may look masks up by name, to as many masks, float in
             [0, 1], each [h, w] of its photo's size or smaller.
         pairs: Photos and masks; read once, in order, one batch in memory at a time.
-        refine: `none`, `guided`, `grabcut` or `consensus`, at each photo's own size.
+        refine: A method of `segmenter.refine`.
         references: Which of `REFERENCES` to score too; True for all, False for none.
         batch: Photos per call of `predict`.
         progress: Called after each batch with the number of photos in it.

@@ -37,7 +37,7 @@ def augment_pairs(images: Any, masks: Any, augmentation: PairAugmentation) -> tu
 
     Args:
         images: Float [B, H, W, 3] in [-1, 1].
-        masks: Float [B, H, W, 1] in [0, 1].
+        masks: Float [B, H, W, C] in [0, 1]: masks, perhaps with the weights of their pixels.
         augmentation: From `draws.pair_augmentation`.
 
     Returns:

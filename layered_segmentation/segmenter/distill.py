@@ -23,6 +23,7 @@ from layered_segmentation.run_directory import RunDirectory
 from layered_segmentation.segmenter import fit, model_card, presets, self_training
 from layered_segmentation.segmenter.fit import FitSummary, Pool
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter, create_segmenter
+from layered_segmentation.segmenter.self_training import RoundSummary
 
 POOL = 10_000  # scenes
 _POOL_BYTES = 500_000_000
@@ -37,10 +38,12 @@ class DistillSummary(FitSummary):
         seconds: Total duration.
         draw_seconds: Time spent drawing the pool.
         self_training_rounds: Completed rounds of self-training.
+        self_training_judged: `RoundSummary.judged` of each round.
     """
 
     draw_seconds: float = 0.0
     self_training_rounds: int = 0
+    self_training_judged: tuple[float, ...] = ()
 
 
 def distill(
@@ -72,7 +75,7 @@ def distill(
     pool = draw_pool(generator, config)
     drawn = time.perf_counter() - start
     side = pool.layers.mask.shape[1]
-    rounds: list[FitSummary] = []
+    rounds: list[RoundSummary] = []
     with engine.scope():
         segmenter = create_segmenter(config.student.width, side, config.data.aspect)
         fit.initialise(segmenter, seed)
@@ -80,7 +83,10 @@ def distill(
         if photos is not None and config.student.self_training:
             rounds = self_training.self_train(segmenter, photos, config.student, seed)
     fields = {**dataclasses.asdict(summary), "seconds": time.perf_counter() - start}
-    return segmenter, DistillSummary(**fields, draw_seconds=drawn, self_training_rounds=len(rounds))
+    judged = tuple(part.judged for part in rounds)
+    return segmenter, DistillSummary(
+        **fields, draw_seconds=drawn, self_training_rounds=len(rounds), self_training_judged=judged
+    )
 
 
 def distill_run(

@@ -35,6 +35,7 @@ class Pool:
     contrast_jitter: float = 0.0  # half width of the background's contrast factor around 1
     background_swap: float = 0.0  # probability that a scene gets another scene's background
     scale: float = 1.0  # largest factor by which foreground and mask are enlarged or reduced
+    weights: np.ndarray | None = None  # of the pixels, uint8 [N, R, R, 1]; None for all alike
 
     def __len__(self) -> int:
         """Returns the number of scenes."""
@@ -46,10 +47,19 @@ class Pool:
         return float(np.mean(self.layers.mask) / 255)
 
     @classmethod
-    def from_pairs(cls, images: np.ndarray, masks: np.ndarray) -> "Pool":
-        """Creates a pool from images, uint8 [N, R, R, 3], and masks, [N, R, R] in [0, 1]."""
-        masks = np.rint(np.asarray(masks, np.float32)[..., None] * 255).astype(np.uint8)
-        return cls(Layers(images, images, masks))
+    def from_pairs(
+        cls, images: np.ndarray, masks: np.ndarray, weights: np.ndarray | None = None
+    ) -> "Pool":
+        """Creates a pool from images, masks and perhaps weights of their pixels.
+
+        Args:
+            images: uint8 [N, R, R, 3].
+            masks: Float or bool [N, R, R] in [0, 1].
+            weights: Float [N, R, R] in [0, 1], or None.
+        """
+        if weights is not None:
+            weights = _to_uint8(weights)
+        return cls(Layers(images, images, _to_uint8(masks)), weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +102,18 @@ def fit(
     variables = segmenter.trainable_variables
     optimizer.build(variables)
     layers = Layers(*(tf.constant(part) for part in pool.layers))
+    weighted = None if pool.weights is None else tf.constant(pool.weights)
     _synchronise_norms(segmenter, replicas)
 
     def replica_step(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, masks = _pairs(pool, layers, settings, seed, step)
+        images, masks, counts = _pairs(pool, layers, weighted, settings, seed, step)
         with tf.GradientTape() as tape:
             logits = segmenter.logits(images, training=True)
-            loss = mask_loss(masks, logits) / replicas  # Keras sums gradients over the replicas
+            # Keras sums gradients over the replicas.
+            loss = mask_loss(masks, logits, counts) / replicas
         optimizer.apply(tape.gradient(loss, variables), variables)
+        if counts is not None:
+            masks, logits = (tf.where(counts > 0.5, part, -1.0) for part in (masks, logits))
         return loss, _agreement(masks > 0.5, logits > 0) / replicas
 
     def step_of_all(step: tf.Tensor) -> list[tf.Tensor]:
@@ -137,18 +151,24 @@ def fit(
     )
 
 
-def mask_loss(masks: Any, logits: Any) -> Any:
+def mask_loss(masks: Any, logits: Any, weights: Any = None) -> Any:
     """Binary cross-entropy plus soft Dice loss, which gives small objects more weight.
 
     Args:
         masks: The target, float [B, H, W, 1] in [0, 1].
         logits: The student's output, float [B, H, W, 1].
+        weights: How much each pixel counts, float [B, H, W, 1] in [0, 1]; None for all alike.
 
     Returns:
         Scalar float32.
     """
-    cross_entropy = ops.mean(ops.binary_crossentropy(masks, logits, from_logits=True))
+    cross_entropy = ops.binary_crossentropy(masks, logits, from_logits=True)
     probabilities = ops.sigmoid(logits)
+    if weights is None:
+        cross_entropy = ops.mean(cross_entropy)
+    else:
+        cross_entropy = ops.sum(weights * cross_entropy) / ops.maximum(ops.sum(weights), 1.0)
+        masks, probabilities = weights * masks, weights * probabilities
     overlap = ops.sum(masks * probabilities, axis=(1, 2, 3))
     total = ops.sum(masks + probabilities, axis=(1, 2, 3))
     dice = ops.mean(1.0 - (2.0 * overlap + 1.0) / (total + 1.0))
@@ -169,9 +189,14 @@ def initialise(segmenter: LayeredSegmenter, seed: int) -> None:
 
 
 def _pairs(
-    pool: Pool, layers: Layers, settings: StudentConfig, seed: int, step: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Draws augmented images and masks as a pure function of the seed and the step."""
+    pool: Pool,
+    layers: Layers,
+    weighted: tf.Tensor | None,
+    settings: StudentConfig,
+    seed: int,
+    step: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+    """Draws augmented images, masks and weights as a pure function of the seed and the step."""
     drawn = student_draws(
         seed,
         step,
@@ -196,9 +221,18 @@ def _pairs(
     factors = scales(drawn.scale, pool.scale) if pool.scale > 1 else None
     scenes = composite.perturb(scenes, drawn.shifts, contrast, factors)
     images, masks = composite.compose(scenes), scenes.mask
-    if drawn.augmentation is None:
-        return images, masks
-    return augment_pairs(images, masks, drawn.augmentation)
+    if weighted is not None:  # of photos, which are not shifted
+        drawn_weights = tf.cast(tf.gather(weighted, drawn.scenes), tf.float32) / 255.0
+        masks = tf.concat([masks, drawn_weights], axis=-1)
+    if drawn.augmentation is not None:
+        images, masks = augment_pairs(images, masks, drawn.augmentation)
+    return images, masks[..., :1], None if weighted is None else masks[..., 1:]
+
+
+def _to_uint8(masks: np.ndarray) -> np.ndarray:
+    """Converts masks, [N, R, R] in [0, 1] -> uint8 [N, R, R, 1]."""
+    converted: np.ndarray = np.rint(np.asarray(masks, np.float32)[..., None] * 255).astype(np.uint8)
+    return converted
 
 
 def _optimizer(settings: StudentConfig, replicas: int) -> keras.optimizers.Optimizer:

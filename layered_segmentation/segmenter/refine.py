@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 
 from layered_segmentation.config import RECOMMENDED_REFINEMENT, Refinement
+from layered_segmentation.images import to_square
+from layered_segmentation.segmenter import iem
 
 GRABCUT_ITERATIONS = 5
 _RADIUS = 1 / 16  # of the longer side: about two pixels of a mask of 32 px
@@ -28,7 +30,8 @@ def refine(
             mask; `consensus`, a vote of GrabCut started from the mask, from its surroundings and
             from a rectangle, with a final GrabCut that decides where the three disagree. It takes
             four times as long. Photos larger than GrabCut's working size get its result enlarged
-            and softened by the guided filter.
+            and softened by the guided filter. `iem` moves the mask's edge to where object and
+            background predict each other worst, on a square of `iem.SIDE` pixels.
 
     Returns:
         Float32 [H, W] in [0, 1]. A mask that is empty or full at 0.5 is returned unchanged.
@@ -49,8 +52,33 @@ def refine(
         return probability
     if method == Refinement.guided:
         return _guided(image, probability, max(image.shape) * _RADIUS)
+    if method == Refinement.iem:
+        return _iem(image, probability)
     run = _grabcut if method == Refinement.grabcut else _consensus
     return _at_working_size(run, image, probability)
+
+
+def votes(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Returns the masks that `consensus` counts, none of which is the mask itself.
+
+    Args:
+        image: uint8 [H, W, 3], of at most about 512 pixels a side.
+        probability: Float [H, W] in [0, 1]. Where GrabCut finds nothing, it counts instead.
+
+    Returns:
+        Bool [3, H, W]: of GrabCut started from the mask, from its surroundings and from a
+        rectangle.
+    """
+    is_object = probability >= 0.5
+    reach = max(1, int(_REACH * np.sqrt(is_object.sum())))
+    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    masks = [_grabcut(image, probability) >= 0.5]
+    for inside in (cv2.dilate(is_object.astype(np.uint8), kernel) > 0, np.ones_like(is_object)):
+        labels = np.where(inside, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
+        labels[_rim(is_object.shape)] = cv2.GC_BGD
+        mask = _run(image, labels)
+        masks.append(is_object if mask is None else mask)
+    return np.stack(masks)
 
 
 def run_grabcut(
@@ -114,21 +142,24 @@ def _grabcut(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
 
 
 def _consensus(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    is_object = probability >= 0.5
-    reach = max(1, int(_REACH * np.sqrt(is_object.sum())))
-    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    masks = [_grabcut(image, probability) >= 0.5]
-    for inside in (cv2.dilate(is_object.astype(np.uint8), kernel) > 0, np.ones_like(is_object)):
-        labels = np.where(inside, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
-        labels[_rim(is_object.shape)] = cv2.GC_BGD
-        mask = _run(image, labels)
-        masks.append(is_object if mask is None else mask)
-    votes = np.sum(masks, axis=0)
-    labels = np.where(votes >= 2, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    labels[votes == len(masks)] = cv2.GC_FGD
-    labels[votes == 0] = cv2.GC_BGD
+    masks = votes(image, probability)
+    counts = np.sum(masks, axis=0)
+    labels = np.where(counts >= 2, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[counts == len(masks)] = cv2.GC_FGD
+    labels[counts == 0] = cv2.GC_BGD
     mask = _run(image, labels)
     return (masks[1] if mask is None else mask).astype(np.float32)
+
+
+def _iem(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    square, start = (to_square(part, iem.SIDE) for part in (image, probability))
+    mask = iem.maximise(square, start >= 0.5)
+    if not mask.any() or mask.all():  # it is so at this size
+        return probability
+    size = image.shape[1::-1]
+    enlarged = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    clipped: np.ndarray = np.clip(enlarged, 0, 1)
+    return clipped
 
 
 def _rim(shape: tuple[int, ...]) -> np.ndarray:

@@ -4,7 +4,8 @@ Generated pairs teach what an object is; the photos teach what the generator nev
 round segments photos, keeps those whose masks are most certain, and trains on them with
 augmentation. With `student.self_training_refine`, the masks are first fitted to the photos' edges:
 the errors of refinement differ from photo to photo, and the student learns what is common to many.
-No labels are used.
+With `consensus`, several runs of GrabCut vote: pixels and photos on which they disagree are left
+out. No labels are used.
 """
 
 import concurrent.futures
@@ -24,7 +25,7 @@ from layered_segmentation.errors import UserError
 from layered_segmentation.gan.draws import subset
 from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter.fit import FitSummary, Pool, fit
-from layered_segmentation.segmenter.refine import refine
+from layered_segmentation.segmenter.refine import refine, votes
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
 PHOTOS = 8_000  # at most this many photos are used
@@ -35,22 +36,33 @@ _COVERAGE = (0.02, 0.9)  # masks that cover less show no object, masks that cove
 _AUGMENT = 1.0  # photos vary more than generated pairs, so they need less augmentation
 _RATE = 0.6  # of the student's learning rate
 _BATCH = 250
+_RISE = 0.005  # of `RoundSummary.judged`: a smaller one is none
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundSummary(FitSummary):
+    """The result of a round."""
+
+    # Mean IoU of the student's masks before the round and their refined versions, over all photos
+    # of the round; 1 without refinement. It needs no true masks.
+    judged: float = 1.0
 
 
 def self_train(
     segmenter: LayeredSegmenter, photos: np.ndarray, settings: StudentConfig, seed: int
-) -> list[FitSummary]:
+) -> list[RoundSummary]:
     """Trains a student on its own masks, in place.
 
     Args:
         segmenter: A distilled student.
         photos: The unlabelled training photos, uint8 [N, S, S, 3] with S = `photo_side(…)`.
-        settings: `self_training` rounds of `self_training_steps` steps, and
-            `self_training_refine`.
+        settings: `self_training` rounds of `self_training_steps` steps,
+            `self_training_refine` and `self_training_early_stop`.
         seed: Seed of the choice of photos and of all draws.
 
     Returns:
-        A summary per round. Rounds end early if no mask shows an object.
+        A summary per round. Rounds end early if no mask shows an object and, with
+        `self_training_early_stop`, if `judged` has not risen since the round before.
 
     Raises:
         UserError: The loss is not finite.
@@ -64,18 +76,21 @@ def self_train(
         learning_rate=_RATE * settings.learning_rate,
         augment=min(_AUGMENT, settings.augment),
     )
-    summaries = []
+    summaries: list[RoundSummary] = []
     for number in range(settings.self_training):
         # Only a part of the photos can be refined per round, so each round takes another part.
         chosen = _choose(photos, most, seed + number if is_refined else seed)
+        judged = 1.0
         if is_refined:
-            pool = refined_pairs(segmenter, chosen, method)
+            pool, judged = refined_pairs(segmenter, chosen, method)
         else:
             pool = confident_pairs(segmenter, chosen)
-        if not len(pool):
+        has_risen = not summaries or judged >= summaries[-1].judged + _RISE
+        if not len(pool) or (is_refined and settings.self_training_early_stop and not has_risen):
             break
         round_seed = seed + 1000 * (number + 1)
-        summaries.append(fit(segmenter, pool, round_settings, round_seed))
+        fitted = fit(segmenter, pool, round_settings, round_seed)
+        summaries.append(RoundSummary(**dataclasses.asdict(fitted), judged=judged))
     return summaries
 
 
@@ -153,8 +168,13 @@ def confident_pairs(segmenter: LayeredSegmenter, photos: np.ndarray) -> Pool:
     return Pool.from_pairs(photos[kept], masks[kept])
 
 
-def refined_pairs(segmenter: LayeredSegmenter, photos: np.ndarray, method: Refinement) -> Pool:
-    """Returns the photos whose masks change least when refined, with the refined masks.
+def refined_pairs(
+    segmenter: LayeredSegmenter, photos: np.ndarray, method: Refinement
+) -> tuple[Pool, float]:
+    """Returns the photos whose masks are most certain to be right, with the refined masks.
+
+    With `consensus`, these are the photos on which the votes agree best, and pixels on which they
+    are split have the weight 0. With other methods, they are those whose masks change least.
 
     Args:
         segmenter: The student, of resolution R.
@@ -162,27 +182,38 @@ def refined_pairs(segmenter: LayeredSegmenter, photos: np.ndarray, method: Refin
         method: How to refine.
 
     Returns:
-        A pool at resolution R.
+        A pool at resolution R, and `RoundSummary.judged`.
     """
     side = segmenter.resolution
     small = np.stack([images.to_square(photo, side) for photo in photos])
     masks = probabilities(segmenter, small)
+    refined, certain = np.empty_like(masks), np.ones_like(masks)
+    agreement = np.empty(len(photos))
+    has_votes = method == Refinement.consensus
 
-    def refine_mask(index: int) -> np.ndarray:
+    def judge(index: int) -> None:
         photo = photos[index]
-        enlarged = cv2.resize(masks[index], photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        return images.to_square(refine(photo, enlarged, method), side)
+        mask = cv2.resize(masks[index], photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        if not has_votes:
+            refined[index] = images.to_square(refine(photo, mask, method), side)
+            return
+        found = votes(photo, mask)
+        inside, outside = found.all(axis=0), ~found.any(axis=0)
+        most = np.asarray(found.sum(axis=0) > len(found) / 2, np.float32)
+        refined[index] = images.to_square(most, side)
+        certain[index] = images.to_square(np.asarray(inside | outside, np.float32), side)
+        agreement[index] = inside.sum() / max(1, (~outside).sum())
 
-    refined = np.empty_like(masks)
     with (
         Bar(len(photos), "refining masks", "photo") as bar,
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        for index, mask in enumerate(pool.map(refine_mask, range(len(photos)))):
-            refined[index] = mask
+        for _ in pool.map(judge, range(len(photos))):
             bar.update()
-    kept = _best(_iou(masks >= 0.5, refined >= 0.5), refined)
-    return Pool.from_pairs(small[kept], refined[kept])
+    changes = _iou(masks >= 0.5, refined >= 0.5)
+    kept = _best(agreement if has_votes else changes, refined)
+    weights = certain[kept] if has_votes else None
+    return Pool.from_pairs(small[kept], refined[kept], weights), float(np.mean(changes))
 
 
 def probabilities(segmenter: LayeredSegmenter, photos: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ def flags(preset, test_set, *more):
             f"--masks={test_set / 'masks'}", *more)  # fmt: skip
 
 
-@pytest.mark.parametrize("refine", ["none", "guided", "grabcut", "consensus"])
+@pytest.mark.parametrize("refine", ["none", "guided", "grabcut", "consensus", "iem"])
 def test_results_table_and_sheet(layerseg, preset, test_set, refine):
     out = test_set / "out"
     result = layerseg("evaluate", *flags(preset, test_set, f"--refine={refine}", f"--out={out}"))

@@ -42,7 +42,8 @@ def test_pairs_are_shifted_composites():
     for shift, moves in ((0.0, False), (0.125, True)):
         pool = fit.Pool(layers, shift=shift)
         seed, step = int(generator.integers(100)), tf.constant(0)
-        images, masks = fit._pairs(pool, Layers(*map(tf.constant, layers)), settings, seed, step)
+        tensors = Layers(*map(tf.constant, layers))
+        images, masks, _ = fit._pairs(pool, tensors, None, settings, seed, step)
         # Image and mask move together, by at most 2 pixels, and not always by the same.
         np.testing.assert_allclose(images, np.repeat(2 * masks - 1, 3, axis=-1), atol=1e-5)
         corners = {tuple(np.argwhere(m[..., 0] > 0.5)[0]) for m in np.asarray(masks)}
@@ -93,6 +94,57 @@ def test_mask_loss_on_hand_computed_values():
     assert float(sure) == pytest.approx(0, abs=1e-6)
     wrong = fit.mask_loss(masks, (1 - 2 * masks) * 30)
     assert float(wrong) == pytest.approx(30 + 1 - 1 / 5, abs=1e-3)
+
+
+def test_pixels_of_weight_zero_change_no_loss():
+    generator = np.random.default_rng(0)
+    masks, other = generator.uniform(size=(2, 3, 4, 4, 1)).astype(np.float32)
+    logits, weights = generator.normal(size=(2, 3, 4, 4, 1)).astype(np.float32)
+    ones = np.ones_like(masks)
+    alike = float(fit.mask_loss(masks, logits))
+    assert float(fit.mask_loss(masks, logits, ones)) == pytest.approx(alike, abs=1e-6)
+    weights = (weights > 0).astype(np.float32)
+    replaced = np.where(weights > 0, masks, other)
+    weighted = float(fit.mask_loss(masks, logits, weights))
+    assert float(fit.mask_loss(replaced, logits, weights)) == pytest.approx(weighted, abs=1e-6)
+    assert weighted != pytest.approx(alike, abs=1e-3)
+    assert float(fit.mask_loss(masks, logits, 0 * ones)) == 0
+
+
+def test_weights_move_with_their_pixels():
+    images = np.zeros((1, 16, 16, 3), np.uint8)
+    masks = np.zeros((1, 16, 16), np.float32)
+    images[:, 2:8, 2:8] = 255
+    masks[:, 2:8, 2:8] = 1
+    pool = fit.Pool.from_pairs(images, masks, masks)
+    settings = configs.StudentConfig(batch=32, augment=1.0)
+    tensors = Layers(*map(tf.constant, pool.layers))
+    drawn = fit._pairs(pool, tensors, tf.constant(pool.weights), settings, 0, tf.constant(0))
+    _, moved, weights = map(np.asarray, drawn)
+    assert moved.shape == weights.shape == (32, 16, 16, 1)
+    np.testing.assert_array_equal(moved, weights)
+    assert len({mask.tobytes() for mask in moved}) > 16
+    _, unweighted, none = fit._pairs(pool, tensors, None, settings, 0, tf.constant(0))
+    assert none is None
+    np.testing.assert_allclose(unweighted, moved, atol=1e-6)
+
+
+def test_a_student_learns_nothing_from_pixels_of_weight_zero(eagerly):
+    images, masks = Scenes(0, 4).load_pairs(16)
+    masks = (masks > 0).astype(np.float32)
+    weights = np.zeros_like(masks)
+    weights[:, :8] = 1
+    others = masks.copy()
+    others[:, 8:] = 1 - others[:, 8:]
+    settings = configs.StudentConfig(width=8, steps=2, batch=4, augment=0.0)
+    logits = []
+    for labels in (masks, others):
+        segmenter = create_segmenter(8, 16)
+        fit.initialise(segmenter, 0)
+        pool = fit.Pool.from_pairs(images, labels, weights)
+        fit.fit(segmenter, pool, settings, seed=0)
+        logits.append(np.asarray(segmenter.logits(images / 127.5 - 1.0)))
+    np.testing.assert_array_equal(*logits)
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(eagerly):

@@ -3,7 +3,8 @@ import pytest
 
 from layered_segmentation.config import Refinement
 from layered_segmentation.evaluation.scoring import iou
-from layered_segmentation.segmenter.refine import refine
+from layered_segmentation.segmenter import iem
+from layered_segmentation.segmenter.refine import refine, votes
 
 
 def scene(side):
@@ -22,7 +23,7 @@ def scene(side):
 
 
 @pytest.mark.parametrize(
-    "method, least", [("guided", 0.03), ("grabcut", 0.15), ("consensus", 0.15)]
+    "method, least", [("guided", 0.03), ("grabcut", 0.15), ("consensus", 0.15), ("iem", 0.15)]
 )
 @pytest.mark.parametrize("side", [96, 256])
 def test_masks_come_closer_to_the_edges(method, least, side):
@@ -58,6 +59,71 @@ def test_a_consensus_removes_background_that_only_the_mask_includes():
     before = iou(student >= 0.5, truth > 0)
     after = iou(refine(image, student, "consensus") >= 0.5, truth > 0)
     assert before < 0.85 and after > 0.95
+
+
+def test_votes_are_unanimous_where_nothing_is_in_dispute():
+    image, mask, probability = scene(96)
+    found = votes(image, probability)
+    assert found.shape == (3, 96, 96) and found.dtype == bool
+    assert iou(found.all(axis=0), mask) > 0.9 and iou(found.any(axis=0), mask) > 0.9
+
+
+@pytest.mark.parametrize("reach", [-7, -4, 4, 7])
+def test_iem_finds_the_edge_from_masks_too_small_or_too_large(reach):
+    import cv2
+
+    y, x = np.mgrid[0:64, 0:64] / 64
+    mask = np.hypot(x - 0.5, y - 0.45) < 0.25
+    noise = np.random.default_rng(0).normal(0, 12, (64, 64, 3))
+    image = (np.where(mask, 170, 80)[..., None] + noise).clip(0, 255).astype(np.uint8)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * abs(reach) + 1,) * 2)
+    change = cv2.dilate if reach > 0 else cv2.erode
+    start = change(mask.astype(np.uint8), kernel) > 0
+    assert iou(start, mask) < 0.7
+    assert iou(iem.maximise(image, start), mask) > 0.95
+
+
+def test_iem_follows_the_gradient_of_the_inpainting_error():
+    """At the edge, its derivative is that of the error, by finite differences of soft masks."""
+    side = 12
+    pixels = np.random.default_rng(0).uniform(size=(side, side, 3))
+    mask = np.zeros((side, side))
+    mask[3:8, 4:9] = 1
+    sigma = 5 * side / 128
+    steps = np.arange(side)[:, None] - np.arange(side)
+    blur = np.exp(-0.5 * (steps / sigma) ** 2) * (np.abs(steps) <= np.ceil(3 * sigma))
+    blur /= blur.sum(axis=1).max()
+
+    def error(mask):
+        total = 0.0
+        for inside in (mask, 1 - mask):
+            outside = 1 - inside
+            weight = blur @ outside @ blur + 1e-8 * outside.sum()
+            sums = [blur @ (c * outside) @ blur for c in pixels.transpose(2, 0, 1)]
+            far = 1e-8 * (pixels * outside[..., None]).sum((0, 1))
+            predicted = (np.stack(sums, axis=-1) + far) / weight[..., None]
+            total += (inside * np.abs(pixels - predicted).mean(-1)).sum() / inside.sum()
+        return total
+
+    gradient = iem._gradient(pixels.astype(np.float32), mask > 0)
+    for row, column in [(3, 4), (2, 5), (5, 8), (7, 6), (7, 8)]:
+        moved = mask.copy()
+        moved[row, column] += 1e-6 * (-1 if mask[row, column] else 1)
+        slope = (error(moved) - error(mask)) / (moved - mask)[row, column]
+        assert gradient[row, column] == pytest.approx(slope, rel=0.02, abs=2e-4)
+
+
+def test_iem_leaves_what_has_no_edge():
+    plain = np.full((40, 40, 3), 128, np.uint8)
+    start = np.zeros((40, 40), bool)
+    start[10:30, 12:28] = True
+    assert iou(iem.maximise(plain, start), start) > 0.95
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
+    for start in (np.zeros((40, 40), bool), np.ones((40, 40), bool)):
+        assert np.array_equal(iem.maximise(noise, start), start)
+    start = np.zeros((40, 40), bool)
+    start[20, 20] = True  # smoothing would leave nothing of it
+    assert iem.maximise(noise, start).any()
 
 
 def test_the_method_none_changes_nothing():

@@ -84,7 +84,8 @@ def test_refined_masks_fit_the_photos_better_than_the_students(monkeypatch):
     coarse[6], coarse[7] = 1.0, 0.0  # or sees no object
     monkeypatch.setattr(self_training, "probabilities", lambda *_: coarse)
     segmenter = create_segmenter(8, 16)
-    pool = self_training.refined_pairs(segmenter, photos, "grabcut")
+    pool, judged = self_training.refined_pairs(segmenter, photos, "grabcut")
+    assert pool.weights is None and 0.3 < judged < 0.9
     kept = pool.layers.foreground
     numbers = [
         int(np.argmin([np.abs(to_square(p, 16) - image.astype(int)).sum() for p in photos]))
@@ -97,15 +98,57 @@ def test_refined_masks_fit_the_photos_better_than_the_students(monkeypatch):
         assert before < 0.8 and iou(mask, small[number] >= 0.5) > 0.9
 
 
+def two_plain_pairs():
+    return fit.Pool.from_pairs(
+        np.zeros((2, 16, 16, 3), np.uint8), np.zeros((2, 16, 16), np.float32)
+    )
+
+
+def test_split_votes_do_not_count(monkeypatch):
+    photos, truth = discs(10, 64)
+    photos[:, 0, 0, 0] = np.arange(10)
+
+    def votes(photo, probability):
+        found = np.stack([truth[photo[0, 0, 0]]] * 3)
+        found[:2, 60:, :16] = True  # two of three find a part that is not there,
+        if photo[0, 0, 0] < 3:
+            found[2, 60:] = True  # and on three photos the third finds more of it
+        return found
+
+    small = truth[:, 2::4, 2::4].astype(np.float32)
+    monkeypatch.setattr(self_training, "probabilities", lambda *_: small)
+    monkeypatch.setattr(self_training, "votes", votes)
+    pool, _ = self_training.refined_pairs(create_segmenter(8, 16), photos, "consensus")
+    assert len(pool) == 7  # those on which the votes agree best
+    weights = pool.weights[..., 0] / 255
+    assert weights[:, 15, :3].max() < 0.3 and weights[:, :14].min() == 1
+    expected = np.stack([to_square(mask.astype(np.float32), 16) for mask in truth[3:]])
+    difference = np.abs(pool.layers.mask[..., 0] / 255 - expected)
+    assert difference[weights == 1].max() < 0.01
+
+
+@pytest.mark.parametrize("judged, rounds", [([0.5, 0.6, 0.602, 0.9], 2), ([0.5, 0.6, 0.7, 0.8], 4)])
+def test_rounds_end_when_the_agreement_no_longer_rises(monkeypatch, eagerly, judged, rounds):
+    remaining = iter(judged)
+    monkeypatch.setattr(
+        self_training, "refined_pairs", lambda *_: (two_plain_pairs(), next(remaining))
+    )
+    student = settings(
+        self_training=4, self_training_steps=1, batch=2, self_training_refine="grabcut"
+    )
+    student.self_training_early_stop = True
+    photos = np.zeros((3, 16, 16, 3), np.uint8)
+    summaries = self_training.self_train(create_segmenter(8, 16), photos, student, seed=0)
+    assert [summary.judged for summary in summaries] == judged[:rounds]
+
+
 def test_each_round_refines_other_photos(monkeypatch, eagerly):
     monkeypatch.setattr(self_training, "REFINED", 6)
     seen = []
 
     def refined(segmenter, photos, method):
         seen.append(sorted(int(photo[0, 0, 0]) for photo in photos))
-        return fit.Pool.from_pairs(
-            np.zeros((2, 16, 16, 3), np.uint8), np.zeros((2, 16, 16), np.float32)
-        )
+        return two_plain_pairs(), 0.5
 
     monkeypatch.setattr(self_training, "refined_pairs", refined)
     photos = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)
