@@ -22,7 +22,7 @@ def taught(count, steps):
     images, masks = Scenes(0, count).load_pairs(16)
     segmenter = create_segmenter(8, 16)
     fit.initialise(segmenter, 0)
-    fit.fit(segmenter, fit.Pool.from_pairs(images, masks), settings(steps=steps), 0, False)
+    fit.fit(segmenter, fit.Pool.from_pairs(images, masks), settings(steps=steps), 0)
     return segmenter
 
 
