@@ -60,9 +60,8 @@ def test_pairs_have_the_backgrounds_of_other_scenes_where_that_is_set():
     settings = configs.StudentConfig(batch=64, augment=0.0)
     for swap, least, most in ((0.0, 0, 0), (0.5, 15, 45), (1.0, 48, 64)):
         pool = fit.Pool(layers, background_swap=swap)
-        pairs, masks = fit._pairs(
-            pool, Layers(*map(tf.constant, layers)), settings, 0, tf.constant(0)
-        )
+        tensors = Layers(*map(tf.constant, layers))
+        pairs, masks, _ = fit._pairs(pool, tensors, None, settings, 0, tf.constant(0))
         differ = np.abs(np.asarray(pairs)[:, 0, 0, 0] - np.asarray(pairs)[:, 0, 7, 0]) > 1e-3
         assert least <= differ.sum() <= most  # some neighbours are the same scene
         np.testing.assert_array_equal(masks, np.repeat(mask[:1] / 255.0, 64, axis=0))
@@ -78,7 +77,7 @@ def test_pairs_are_scaled_where_that_is_set():
     for scale in (1.0, 1.25):
         pool = fit.Pool(layers, scale=scale)
         parts = Layers(*map(tf.constant, layers))
-        masks = np.asarray(fit._pairs(pool, parts, settings, 0, tf.constant(0))[1])
+        masks = np.asarray(fit._pairs(pool, parts, None, settings, 0, tf.constant(0))[1])
         coverage = masks.mean((1, 2, 3)) * 4
         assert coverage.min() == pytest.approx(scale**-2, abs=0.02)
         assert coverage.max() == pytest.approx(scale**2, abs=0.05)
