@@ -323,14 +323,7 @@ def load(name_or_path: str = "", overrides: Sequence[str] = ()) -> Config:
     """
     path = config_files.find(name_or_path) if name_or_path else ""
     config: Config = config_files.read(Config, path, overrides, _KEY_TYPES)
-    config_files.check_bounds(config)
-    for section, fields in dataclasses.asdict(config).items():
-        for field, value in fields.items():
-            if isinstance(value, str) and not files.is_utf8(value):
-                raise UserError(
-                    f"{section}.{field}={files.printable(value)}: it has bytes that are not UTF-8, "
-                    "which a config cannot hold; name the file by another path, such as a link"
-                )
+    config_files.check_values(config)
     _check_combinations(config)
     return config
 

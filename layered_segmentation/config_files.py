@@ -15,6 +15,7 @@ from typing import Any, cast
 import omegaconf
 from omegaconf import OmegaConf
 
+from layered_segmentation import files
 from layered_segmentation.errors import UserError
 
 POWER_OF_TWO = "a power of two, at least 8"
@@ -32,7 +33,7 @@ class Choice(enum.StrEnum):
 
 
 def bounded(default: Any, possible: str) -> Any:
-    """Returns a dataclass field whose value is checked by `check_bounds`.
+    """Returns a dataclass field whose value is checked by `check_values`.
 
     Args:
         default: The field's default.
@@ -55,19 +56,25 @@ def added(default: Any, was: Any, possible: str | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"was": was, "possible": possible})
 
 
-def check_bounds(config: Any) -> None:
-    """Checks every `bounded` field of a dataclass of dataclasses.
+def check_values(config: Any) -> None:
+    """Checks every field of a dataclass of dataclasses by itself.
 
     Raises:
-        UserError: A value is out of bounds; the message names the field and quotes the value.
+        UserError: A value is out of bounds, or a text cannot be written to a file; the message
+            names the field and quotes the value.
     """
     for section in dataclasses.fields(config):
         settings = getattr(config, section.name)
         for field in dataclasses.fields(settings):
             possible, value = field.metadata.get("possible"), getattr(settings, field.name)
+            name = f"{section.name}.{field.name}"
             if possible is not None:
-                is_possible = _is_within(value, possible)
-                require(is_possible, f"{section.name}.{field.name}", value, possible)
+                require(_is_within(value, possible), name, value, possible)
+            if isinstance(value, str) and not files.is_utf8(value):
+                raise UserError(
+                    f"{name}={files.printable(value)}: it has bytes that are not UTF-8, which a "
+                    "config cannot hold; name the file by another path, such as a link"
+                )
 
 
 def require(condition: bool, field: str, value: Any, possible: str) -> None:

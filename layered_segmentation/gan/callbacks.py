@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,6 +27,9 @@ from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.run_progress import Every, RunProgress
 from layered_segmentation.run_directory import RunDirectory
 
+LOG_EVERY = 1_000  # images between records of the log
+
+_WINDOW = 200  # steps over which coverage is averaged
 _FRAME = 16  # bytes around a record of a TFRecord file: its length and two checksums
 
 
@@ -93,7 +96,16 @@ class Events:
         return self._writer
 
 
-class LogWriter(keras.callbacks.Callback):
+class _RunCallback(keras.callbacks.Callback):
+    """A callback of a run, of which it knows the directory and the progress."""
+
+    def __init__(self, run: RunDirectory, progress: RunProgress):
+        super().__init__()
+        self.run = run
+        self.progress = progress
+
+
+class LogWriter(_RunCallback):
     """Writes means over the last images to log.jsonl and TensorBoard.
 
     Args:
@@ -101,7 +113,6 @@ class LogWriter(keras.callbacks.Callback):
         progress: Where the run is.
         events: The run's event files.
         seconds: Returns the training time so far, of all sessions.
-        every: Images between records.
     """
 
     def __init__(
@@ -110,14 +121,11 @@ class LogWriter(keras.callbacks.Callback):
         progress: RunProgress,
         events: Events,
         seconds: Callable[[], float],
-        every: int = 1_000,
     ):
-        super().__init__()
-        self.run = run
-        self.progress = progress
+        super().__init__(run, progress)
         self.events = events
         self.seconds = seconds
-        self._due = Every(progress, every)
+        self._due = Every(progress, LOG_EVERY)
         self._sums: collections.Counter[str] = collections.Counter()
         self._steps = 0
 
@@ -140,7 +148,7 @@ class LogWriter(keras.callbacks.Callback):
         self.events.write_scalars(self.progress.images_seen, {**means, **speed})
 
 
-class Sheets(keras.callbacks.Callback):
+class Sheets(_RunCallback):
     """Writes image sheets of the averaged generator, always with the same latents.
 
     Args:
@@ -149,7 +157,6 @@ class Sheets(keras.callbacks.Callback):
         events: The run's event files.
         draw: Draws layers at the current resolution and alpha, as arrays [B, R, R, C].
         every: Images between sheets.
-        columns: Scenes per row.
     """
 
     def __init__(
@@ -159,14 +166,10 @@ class Sheets(keras.callbacks.Callback):
         events: Events,
         draw: Callable[[], Layers],
         every: int,
-        columns: int = 10,
     ):
-        super().__init__()
-        self.run = run
-        self.progress = progress
+        super().__init__(run, progress)
         self.events = events
         self.draw = draw
-        self.columns = columns
         self._due = Every(progress, every)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -177,7 +180,7 @@ class Sheets(keras.callbacks.Callback):
     def write(self) -> str:
         """Writes a sheet now and returns its path."""
         images_seen = self.progress.images_seen
-        sheet = sheets.layers_sheet(self.draw(), columns=self.columns)
+        sheet = sheets.layers_sheet(self.draw())
         os.makedirs(self.run.sheets, exist_ok=True)
         path = os.path.join(self.run.sheets, f"{images_seen:08d}.png")
         sheets.save_png(sheet, path)
@@ -185,7 +188,7 @@ class Sheets(keras.callbacks.Callback):
         return path
 
 
-class CollapseWarning(keras.callbacks.Callback):
+class CollapseWarning(_RunCallback):
     """Warns once, with advice, when masks have collapsed.
 
     Masks have become empty or cover everything over the last steps, or several looks in a row at
@@ -195,8 +198,6 @@ class CollapseWarning(keras.callbacks.Callback):
         run: The run's directory; the warning is also written to its log.
         progress: Where the run is.
         config: The run's config, whose values the advice quotes.
-        window: Steps over which coverage is averaged.
-        stream: Where to write; stderr if None.
         draw_masks: Draws the masks of fixed latents, float [N, R, R, 1]; None for no looks.
         events: The run's event files; needed for looks.
         may_restart: Whether a collapse that the looks have found ends the attempt, by
@@ -208,22 +209,17 @@ class CollapseWarning(keras.callbacks.Callback):
         run: RunDirectory,
         progress: RunProgress,
         config: Config,
-        window: int = 200,
-        stream: TextIO | None = None,
         draw_masks: Callable[[], np.ndarray] | None = None,
         events: Events | None = None,
         may_restart: bool = False,
     ):
-        super().__init__()
-        self.run = run
-        self.progress = progress
+        super().__init__(run, progress)
         self.config = config
         self.draw_masks = draw_masks
         self.events = events
         self.may_restart = may_restart
         self._due = Every(progress, collapse.LOOK_EVERY)
-        self._recent: collections.deque[float] = collections.deque(maxlen=window)
-        self._stream = stream or sys.stderr
+        self._recent: collections.deque[float] = collections.deque(maxlen=_WINDOW)
         # A resumed run does not repeat its warnings, and continues its looks.
         records = run.read_log()
         self._warned = {record["collapse"] for record in records if "collapse" in record}
@@ -240,7 +236,7 @@ class CollapseWarning(keras.callbacks.Callback):
         if not logs or "coverage" not in logs:
             return
         self._recent.append(float(logs["coverage"]))
-        if len(self._recent) < (self._recent.maxlen or 0):
+        if len(self._recent) < _WINDOW:
             return
         mean = sum(self._recent) / len(self._recent)
         facts = f"mean mask coverage over the last {len(self._recent)} steps is {mean:.3f}"
@@ -283,21 +279,11 @@ class CollapseWarning(keras.callbacks.Callback):
         self.run.append_log(
             {"images_seen": self.progress.images_seen, "collapse": kind, "warning": message}
         )
-        tqdm.tqdm.write(message, file=self._stream)
+        tqdm.tqdm.write(message, file=sys.stderr)
 
 
-class FiniteLoss(keras.callbacks.Callback):
-    """Stops the run when a loss is not finite; must come before the checkpoints' callback.
-
-    Args:
-        run: The run's directory.
-        progress: Where the run is.
-    """
-
-    def __init__(self, run: RunDirectory, progress: RunProgress):
-        super().__init__()
-        self.run = run
-        self.progress = progress
+class FiniteLoss(_RunCallback):
+    """Stops the run when a loss is not finite; must come before the checkpoints' callback."""
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Raises UserError if a metric is not finite."""

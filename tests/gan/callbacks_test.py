@@ -1,4 +1,3 @@
-import io
 import json
 import math
 import os
@@ -35,13 +34,25 @@ def events(run):
     return callbacks.Events(run.tensorboard)
 
 
+@pytest.fixture
+def printed(monkeypatch, capsys):
+    """Returns what was printed to stderr since the last call; coverage is over ten steps."""
+    monkeypatch.setattr(callbacks, "_WINDOW", 10)
+    return lambda: capsys.readouterr().err
+
+
+@pytest.fixture
+def often(monkeypatch):
+    monkeypatch.setattr(callbacks, "LOG_EVERY", 200)
+
+
 def progress_at(images_seen, **fields):
     return RunProgress(images_seen=images_seen, total_images=2000, **fields)
 
 
-def test_log_writer_writes_means_at_multiples(run, events, read_events):
+def test_log_writer_writes_means_at_multiples(often, run, events, read_events):
     progress = progress_at(0, resolution=8)
-    writer = callbacks.LogWriter(run, progress, events, lambda: 7.5, every=200)
+    writer = callbacks.LogWriter(run, progress, events, lambda: 7.5)
     for step in range(5):
         progress.images_seen += 100
         writer.on_train_batch_end(step, {"coverage": 0.1 * step, "alpha": 0.1 * step})
@@ -58,9 +69,9 @@ def test_log_writer_writes_means_at_multiples(run, events, read_events):
     ]
 
 
-def test_log_writer_keeps_its_rhythm_after_a_resume(run, events):
+def test_log_writer_keeps_its_rhythm_after_a_resume(often, run, events):
     progress = progress_at(300)
-    writer = callbacks.LogWriter(run, progress, events, lambda: 7.5, every=200)
+    writer = callbacks.LogWriter(run, progress, events, lambda: 7.5)
     for step in range(3):
         progress.images_seen += 100
         writer.on_train_batch_end(step, {"coverage": 0.5})
@@ -75,7 +86,7 @@ def test_sheets_are_written_when_due_and_at_the_end(run, events):
         return Layers(np.zeros((4, 8, 8, 3)), np.ones((4, 8, 8, 3)), np.full((4, 8, 8, 1), 0.5))
 
     progress = progress_at(0)
-    callback = callbacks.Sheets(run, progress, events, draw, every=1000, columns=4)
+    callback = callbacks.Sheets(run, progress, events, draw, every=1000)
     for step in range(20):
         progress.images_seen += 100
         callback.on_train_batch_end(step, {})
@@ -96,40 +107,37 @@ def test_sheets_are_written_when_due_and_at_the_end(run, events):
         ),
     ],
 )
-def test_collapse_is_said_once_with_advice(run, config, coverage, words):
-    stream = io.StringIO()
+def test_collapse_is_said_once_with_advice(run, config, printed, coverage, words):
     progress = progress_at(500)
-    callback = callbacks.CollapseWarning(run, progress, config, window=10, stream=stream)
+    callback = callbacks.CollapseWarning(run, progress, config)
     for step in range(9):
         callback.on_train_batch_end(step, {"coverage": coverage})
-    assert stream.getvalue() == ""
+    assert printed() == ""
     for step in range(30):
         callback.on_train_batch_end(step, {"coverage": coverage})
-    assert stream.getvalue().count("warning:") == 1
+    text = printed()
+    assert text.count("warning:") == 1
     for word in words:
-        assert word in stream.getvalue()
+        assert word in text
     (record,) = run.read_log()
-    assert record["images_seen"] == 500 and record["warning"] == stream.getvalue().rstrip("\n")
-    resumed = callbacks.CollapseWarning(run, progress, config, window=10, stream=stream)
+    assert record["images_seen"] == 500 and record["warning"] == text.rstrip("\n")
+    resumed = callbacks.CollapseWarning(run, progress, config)
     for step in range(30):
         resumed.on_train_batch_end(step, {"coverage": coverage})
-    assert stream.getvalue().count("warning:") == 1
+    assert printed() == ""
 
 
-def test_no_warning_while_the_mean_is_sound(run, config):
-    stream = io.StringIO()
-    callback = callbacks.CollapseWarning(run, progress_at(0), config, window=10, stream=stream)
+def test_no_warning_while_the_mean_is_sound(run, config, printed):
+    callback = callbacks.CollapseWarning(run, progress_at(0), config)
     for step in range(100):
         callback.on_train_batch_end(step, {"coverage": 0.0 if step % 2 else 0.3})
-    assert stream.getvalue() == ""
+    assert printed() == ""
 
 
-def looks(run, config, masks, stream, every=2_500, **options):
+def looks(run, config, masks, **options):
     """Steps of 500 images with the same masks; returns the images seen."""
     progress = progress_at(max((one["images_seen"] for one in run.read_log()), default=0))
-    callback = callbacks.CollapseWarning(
-        run, progress, config, stream=stream, draw_masks=lambda: masks, **options
-    )
+    callback = callbacks.CollapseWarning(run, progress, config, draw_masks=lambda: masks, **options)
     for step in range(20):
         progress.images_seen += 500
         callback.on_train_batch_end(step, {"coverage": 0.3})
@@ -144,54 +152,50 @@ def masks_that_cover_all_but_a_corner():
 
 
 def test_looks_at_fixed_latents_are_logged_and_warn_within_10_000_images(
-    run, config, events, read_events
+    run, config, events, read_events, printed
 ):
-    stream = io.StringIO()
-    looks(run, config, masks_that_cover_all_but_a_corner(), stream, events=events)
+    looks(run, config, masks_that_cover_all_but_a_corner(), events=events)
     records = run.read_log()
     assert [one["images_seen"] for one in records if "mask_edge" in one] == [
         *(2_500, 5_000, 7_500, 10_000)
     ]
     (warning,) = [one for one in records if "warning" in one]
+    text = printed()
     assert warning["images_seen"] == 7_500 and warning["collapse"] == "background"
     for words in ("masks of 8 fixed latents cover 0.87", "gan.mask_size_most (now 1)", "restarts"):
-        assert words in stream.getvalue()
+        assert words in text
     assert [step for step, _ in read_events(run.tensorboard)["mask_alike"]] == [
         *(2_500, 5_000, 7_500, 10_000)
     ]
 
 
-def test_a_resumed_run_continues_its_looks(run, config):
-    stream, masks = io.StringIO(), masks_that_cover_all_but_a_corner()
-    looks(run, config, masks, stream)
+def test_a_resumed_run_continues_its_looks(run, config, printed):
+    masks = masks_that_cover_all_but_a_corner()
+    looks(run, config, masks)
     run.truncate_log(5_000)
-    stream = io.StringIO()
-    assert looks(run, config, masks, stream) == 15_000
-    assert "at 7,500 images" in stream.getvalue()
+    printed()
+    assert looks(run, config, masks) == 15_000
+    assert "at 7,500 images" in printed()
 
 
-def test_looks_that_find_different_things_do_not_warn(run, config):
-    stream = io.StringIO()
+def test_looks_that_find_different_things_do_not_warn(run, config, printed):
     bad, good = masks_that_cover_all_but_a_corner(), np.zeros((8, 8, 8, 1), np.float32)
     for index in range(8):
         good[index, 2:4, 2 : 4 + index % 4] = 1
     found = iter([bad, bad, good, bad])
     progress = progress_at(0)
-    callback = callbacks.CollapseWarning(
-        run, progress, config, stream=stream, draw_masks=lambda: next(found)
-    )
+    callback = callbacks.CollapseWarning(run, progress, config, draw_masks=lambda: next(found))
     for step in range(20):
         progress.images_seen += 500
         callback.on_train_batch_end(step, {"coverage": 0.3})
-    assert stream.getvalue() == ""
+    assert printed() == ""
 
 
-def test_a_collapse_ends_the_attempt_where_training_may_begin_again(run, config):
-    stream = io.StringIO()
+def test_a_collapse_ends_the_attempt_where_training_may_begin_again(run, config, printed):
     with pytest.raises(collapse.Collapsed, match="at 7,500 images masks of 8") as found:
-        looks(run, config, masks_that_cover_all_but_a_corner(), stream, may_restart=True)
+        looks(run, config, masks_that_cover_all_but_a_corner(), may_restart=True)
     assert found.value.kind == "background"
-    assert stream.getvalue() == ""
+    assert printed() == ""
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
