@@ -82,7 +82,8 @@ def goes_with(flag: flags.FlagHolder, other: flags.FlagHolder, value: str = "") 
         other: The flag that it goes with.
         value: What the other must be; empty for anything.
     """
-    flags.FLAGS[flag.name].goes_with = (other.name, value)
+    companion = f"--{other.name}={value}" if value else f"--{other.name}"
+    flags.FLAGS[flag.name].goes_with = (other.name, value, companion)
 
 
 def define_config_flags() -> tuple[flags.FlagHolder, flags.FlagHolder]:
@@ -155,11 +156,9 @@ def command_line(verb: str, **options: object) -> str:
         verb: The verb.
         **options: Values by flag; a list repeats the flag.
     """
-    values = [
-        (name, value if isinstance(value, list) else [value]) for name, value in options.items()
-    ]
-    given = [shlex.quote(f"--{name}={one}") for name, several in values for one in several]
-    return " ".join(["layerseg", verb, *given])
+    several = {name: v if isinstance(v, list) else [v] for name, v in options.items()}
+    given = [f"--{name}={value}" for name, values in several.items() for value in values]
+    return shlex.join(["layerseg", verb, *given])
 
 
 def next_step(verb: str, **options: object) -> str:
@@ -183,15 +182,17 @@ def _parse(module: types.ModuleType, command: str, arguments: Sequence[str]) -> 
         print_help(f"{verb_help(module)}\n\n{flags.FLAGS.get_help()}")
     try:
         rest: list[str] = flags.FLAGS(list(arguments))
+        for flag in _own_flags(module):
+            if _is_required(flag) and flag.value == "":
+                raise UserError(f"--{flag.name} is needed ({command} --help)")
+            _expand_home(flag)
+            _require_companion(flag)
+        rest[1:] = map(files.expand, rest[1:])
+        if len(rest) > 1 and not hasattr(module, "ARGUMENTS"):
+            message = f"unexpected argument {rest[1]!r}; every input is a flag, as in --name=value"
+            raise UserError(f"{message} ({command} --help)")
     except flags.Error as error:
         sys.exit(fail(command, _flag_error(module, command, error), status=2))
-    empty = [flag.name for flag in _own_flags(module) if _is_required(flag) and flag.value == ""]
-    if empty:
-        sys.exit(fail(command, f"--{empty[0]} is needed ({command} --help)", status=2))
-    try:
-        _expand_home(module)
-        _require_companions(module)
-        rest[1:] = map(files.expand, rest[1:])
     except UserError as error:
         sys.exit(fail(command, str(error), status=2))
     if flags.FLAGS["verbosity"].using_default_value:
@@ -200,47 +201,33 @@ def _parse(module: types.ModuleType, command: str, arguments: Sequence[str]) -> 
         from layered_segmentation import images
 
         images.allow_pixels(flags.FLAGS.max_pixels)
-    if len(rest) > 1 and not hasattr(module, "ARGUMENTS"):
-        message = f"unexpected argument {rest[1]!r}; every input is a flag, as in --name=value"
-        sys.exit(fail(command, f"{message} ({command} --help)", status=2))
     return rest
 
 
-def _expand_home(module: types.ModuleType) -> None:
-    """Expands `~` in the values of a verb's flags, since shells leave `--out=~/masks` as it is."""
+def _expand_home(flag: flags.Flag) -> None:
+    """Expands `~` in the value of a flag, since shells leave `--out=~/masks` as it is."""
 
-    def expand(text: str, flag: str) -> str:
-        match = _HOME.fullmatch(text)
+    def expand(item: Any) -> Any:
+        match = _HOME.fullmatch(item) if isinstance(item, str) else None
         if match is None:
-            return text
+            return item
         try:
             return match["name"] + files.expand(match["path"])
         except UserError as error:
-            raise UserError(f"--{flag}={error}") from None
+            raise UserError(f"--{flag.name}={error}") from None
 
-    for flag in _own_flags(module):
-        if isinstance(flag.value, str):
-            flag.value = expand(flag.value, flag.name)
-        elif isinstance(flag.value, list):
-            flag.value = [
-                expand(item, flag.name) if isinstance(item, str) else item for item in flag.value
-            ]
+    is_list = isinstance(flag.value, list)
+    flag.value = [expand(item) for item in flag.value] if is_list else expand(flag.value)
 
 
-def _require_companions(module: types.ModuleType) -> None:
-    """Refuses flags that have no effect without another; see `goes_with`."""
-    for flag in _own_flags(module):
-        name, value = getattr(flag, "goes_with", ("", ""))
-        if name and flag.present and flag.value not in ("", []):
-            other = flags.FLAGS[name].value
-            if not (other == value if value else other):
-                given = " ".join(flag.serialize().split("\n"))
-                companion = _assigned(name, value)
-                raise UserError(f"{given}: it goes with {companion}; add that, or leave this out")
-
-
-def _assigned(name: str, value: str) -> str:
-    return f"--{name}={value}" if value else f"--{name}"
+def _require_companion(flag: flags.Flag) -> None:
+    """Refuses a flag that has no effect without another; see `goes_with`."""
+    name, value, companion = getattr(flag, "goes_with", ("", "", ""))
+    if name and flag.present and flag.value not in ("", []):
+        other = flags.FLAGS[name].value
+        if not (other == value if value else other):
+            given = " ".join(flag.serialize().split("\n"))
+            raise UserError(f"{given}: it goes with {companion}; add that, or leave this out")
 
 
 def print_help(text: str) -> None:
@@ -397,7 +384,7 @@ def _flag_help(flag: flags.Flag) -> list[str]:
         value = "|".join(getattr(flag.parser, "enum_values", None) or []) or "…"
         head = f"  --{flag.name}={value}" + (" (any number)" if is_many else "")
     if hasattr(flag, "goes_with"):
-        help_text += f" With {_assigned(*flag.goes_with)}."
+        help_text += f" With {flag.goes_with[2]}."
     if _is_required(flag):
         help_text += " (needed)"
     elif flag.default not in (None, "", []):
