@@ -151,6 +151,16 @@ def read(schema: type, path: str, overrides: Sequence[str], key_types: Mapping[s
         raise UserError(f"{error.full_key}: no usable value: {reason}") from error
 
 
+def with_defaults(config: Any) -> list[tuple[str, Any, Any]]:
+    """Returns `section.field`, value and default of each field, in their order."""
+    defaults = dataclasses.asdict(type(config)())
+    return [
+        (f"{section}.{field}", value, defaults[section][field])
+        for section, fields in dataclasses.asdict(config).items()
+        for field, value in fields.items()
+    ]
+
+
 def differences(left: Any, right: Any) -> list[str]:
     """Returns one `section.field: left != right` line for each field that differs."""
     lefts, rights = flatten(dataclasses.asdict(left)), flatten(dataclasses.asdict(right))

@@ -187,13 +187,8 @@ def checkerboard(images: np.ndarray, cell: int = 8) -> np.ndarray:
 
 
 def save_png(image: np.ndarray, path: str) -> None:
-    """Writes a uint8 image as PNG."""
-    files.write_bytes(path, png(image))
-
-
-def png(image: np.ndarray) -> bytes:
-    """Returns a sheet, uint8 [H, W, 3], as the bytes of a PNG file that is known as a result."""
-    return images.encode_png(image, mark=True, optimize=True)
+    """Writes a sheet as a small PNG file that is known as a result."""
+    files.write_bytes(path, images.encode_png(image, mark=True, optimize=True))
 
 
 def _arrays(layers: LayerArrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layered_segmentation import config as configs
-from layered_segmentation import files, privacy
+from layered_segmentation import config_files, files, privacy
 
 if TYPE_CHECKING:
     from layered_segmentation.run_directory import RunDirectory
@@ -199,12 +199,7 @@ def warnings_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def settings_of(config: configs.Config) -> list[Setting]:
     """Returns all settings, first those that differ from the defaults."""
-    defaults = dataclasses.asdict(configs.Config())
-    settings = [
-        Setting(f"{section}.{field}", value, defaults[section][field])
-        for section, fields in dataclasses.asdict(config).items()
-        for field, value in fields.items()
-    ]
+    settings = [Setting(*row) for row in config_files.with_defaults(config)]
     return sorted(settings, key=lambda setting: setting.is_default)
 
 

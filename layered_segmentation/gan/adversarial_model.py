@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from layered_segmentation.errors import UserError
-from layered_segmentation.gan import real_images
+from layered_segmentation.gan import inputs
 from layered_segmentation.gan.draws import replica_share
 
 
@@ -139,7 +139,7 @@ class AdversarialModel(keras.Model):
         def function(iterator: Any) -> dict[str, tf.Tensor]:
             start = time.perf_counter()
             data = next(iterator)
-            while not real_images.is_even(strategy.experimental_local_results(data)):
+            while not inputs.is_even(strategy.experimental_local_results(data)):
                 data = next(iterator)
             self.wait_seconds += time.perf_counter() - start
             if not self._steps:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from layered_segmentation import schedule
 from layered_segmentation.config import Config, MaskLosses
-from layered_segmentation.gan import losses, real_images, sampling
+from layered_segmentation.gan import inputs, losses, sampling
 from layered_segmentation.gan.adam import ProgressiveAdam
 from layered_segmentation.gan.adversarial_model import AdversarialModel
 from layered_segmentation.gan.augment import augment
@@ -27,7 +27,6 @@ from layered_segmentation.gan.draws import (
     step_draws,
 )
 from layered_segmentation.gan.generator import LayeredGenerator
-from layered_segmentation.gan.settings import config_of
 from layered_segmentation.schedule import Stage
 
 MAPPING_RATE = 0.01
@@ -82,7 +81,7 @@ class LayeredGAN(AdversarialModel):
         **settings: Any,
     ):
         super().__init__(trainable=trainable, dtype=dtype, name=name, autocast=False)
-        config = config_of(resolution, settings)
+        config = inputs.config_of(resolution, settings)
         gan = self.settings = config.gan
         self.seed = seed
         self.fused = fused
@@ -147,7 +146,7 @@ class LayeredGAN(AdversarialModel):
         )
 
     def check_batch(self, data: Any) -> None:
-        real_images.check(data, self.stage.resolution)
+        inputs.check(data, self.stage.resolution)
 
     def reset_metrics(self) -> None:
         super().reset_metrics()
@@ -227,7 +226,7 @@ class LayeredGAN(AdversarialModel):
             Scalars for the log, this replica's share of each mean: their sum over the replicas
             is the mean over the global batch.
         """
-        real = real_images.prepare(data)
+        real = inputs.prepare(data)
         images_seen, batch = tf.convert_to_tensor(self.images_seen.value), self._global_batch(real)
         alpha = self._alpha(images_seen)
         place = (images_seen, Purpose.DISCRIMINATOR, batch)
@@ -246,7 +245,7 @@ class LayeredGAN(AdversarialModel):
         Args:
             data: As for `train_step`.
         """
-        real = real_images.prepare(data)
+        real = inputs.prepare(data)
         place, batch = tf.convert_to_tensor(self._images_evaluated.value), self._global_batch(real)
         alpha = self._alpha(tf.convert_to_tensor(self.images_seen.value))
         draws = self._draws(place, Purpose.EVALUATION, batch)

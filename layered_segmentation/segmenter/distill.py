@@ -18,6 +18,7 @@ from layered_segmentation.gan import networks, strategy
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.gan.sampling import sampler
+from layered_segmentation.images import to_uint8_mask
 from layered_segmentation.progress import Bar
 from layered_segmentation.run_directory import RunDirectory
 from layered_segmentation.segmenter import fit, model_card, presets, self_training
@@ -142,9 +143,9 @@ def draw_pool(generator: LayeredGenerator, config: Config) -> Pool:
             rows = slice(first, min(first + _DRAW_BATCH, count))
             size = rows.stop - rows.start
             background, foreground, mask = (_resize(part[:size], side) for part in layers)
-            images[0, rows] = _to_uint8(background * 0.5 + 0.5)
-            images[1, rows] = _to_uint8(foreground * 0.5 + 0.5)
-            masks[rows] = _to_uint8(mask)
+            images[0, rows] = to_uint8_mask(background * 0.5 + 0.5)
+            images[1, rows] = to_uint8_mask(foreground * 0.5 + 0.5)
+            masks[rows] = to_uint8_mask(mask)
             bar.update(size)
     layers = Layers(images[0], images[1], masks)
     gan = config.gan
@@ -155,8 +156,3 @@ def _resize(images: Any, side: int) -> Any:
     if images.shape[1] == side:
         return images
     return ops.image.resize(images, (side, side), interpolation="bilinear", antialias=True)
-
-
-def _to_uint8(images: Any) -> np.ndarray:
-    """Converts values in [0, 1] to 0 to 255; values outside are clipped."""
-    return np.asarray(np.rint(np.clip(np.asarray(images), 0, 1) * 255).astype(np.uint8))

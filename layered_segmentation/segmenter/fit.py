@@ -20,6 +20,7 @@ from layered_segmentation.gan import composite
 from layered_segmentation.gan.augment import augment_pairs
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.draws import Purpose, replica_share, scales, student_draws, weights
+from layered_segmentation.images import to_uint8_mask
 from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
@@ -58,8 +59,8 @@ class Pool:
             weights: Float [N, R, R] in [0, 1], or None.
         """
         if weights is not None:
-            weights = _to_uint8(weights)
-        return cls(Layers(images, images, _to_uint8(masks)), weights=weights)
+            weights = to_uint8_mask(weights[..., None])
+        return cls(Layers(images, images, to_uint8_mask(masks[..., None])), weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,12 +228,6 @@ def _pairs(
     if drawn.augmentation is not None:
         images, masks = augment_pairs(images, masks, drawn.augmentation)
     return images, masks[..., :1], None if weighted is None else masks[..., 1:]
-
-
-def _to_uint8(masks: np.ndarray) -> np.ndarray:
-    """Converts masks, [N, R, R] in [0, 1] -> uint8 [N, R, R, 1]."""
-    converted: np.ndarray = np.rint(np.asarray(masks, np.float32)[..., None] * 255).astype(np.uint8)
-    return converted
 
 
 def _optimizer(settings: StudentConfig, replicas: int) -> keras.optimizers.Optimizer:

@@ -4,12 +4,11 @@ A card is a Markdown file with six sections and the front matter that model hubs
 states what the program knows and marks the rest; a card with marks left is not published.
 """
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from layered_segmentation import privacy
+from layered_segmentation import config_files, privacy
 from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
 
@@ -35,6 +34,11 @@ def draft(config: Config, resolution: int, parameters: int, facts: Mapping[str, 
         parameters: Its number of parameters.
         facts: Facts about the training by name, such as steps and seed.
     """
+    changed = [
+        f"{name}={value}"
+        for name, value, default in config_files.with_defaults(config)
+        if value != default and name.partition(".")[2] not in _PATHS
+    ]
     parts = {
         "Data": f"{OPEN}: what the photos show, how many there are, their source and licence. "
         "No masks, labels or pretrained networks were used.",
@@ -44,7 +48,7 @@ def draft(config: Config, resolution: int, parameters: int, facts: Mapping[str, 
                 + ", ".join(f"{name} {_short(value)}" for name, value in facts.items())
                 + ". Settings that differ from the defaults:",
                 "",
-                *(f"    {line}" for line in _changed_settings(config) or ["none"]),
+                *(f"    {line}" for line in changed or ["none"]),
             ]
         ),
         "Scores": f"{OPEN}: measure them with `layerseg evaluate`; `layerseg publish "
@@ -114,16 +118,6 @@ def _replace(card: str, section: str, text: str) -> str:
     if not count:
         raise UserError(f"the card has no section {section}")
     return replaced.rstrip() + "\n"
-
-
-def _changed_settings(config: Config) -> list[str]:
-    defaults = dataclasses.asdict(Config())
-    return [
-        f"{section}.{name}={value}"
-        for section, settings in dataclasses.asdict(config).items()
-        for name, value in settings.items()
-        if value != defaults[section][name] and name not in _PATHS
-    ]
 
 
 def _short(value: Any) -> str:

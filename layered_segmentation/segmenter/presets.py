@@ -9,7 +9,7 @@ from keras_hub.src.utils import preset_utils
 
 from layered_segmentation import files
 from layered_segmentation.errors import UserError
-from layered_segmentation.segmenter import preset_checks, preset_files
+from layered_segmentation.segmenter import preset_files
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
 
@@ -87,4 +87,4 @@ def _check(preset: str, place: str) -> None:
         )
     elif "://" in preset:
         preset_files.verify_downloads(checksums, get, place)
-    preset_checks.require_sane(place, get)
+    preset_files.require_sane(place, get)

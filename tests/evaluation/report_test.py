@@ -11,6 +11,7 @@ from layered_segmentation import config as configs
 from layered_segmentation import files, sheets
 from layered_segmentation.evaluation import report
 from layered_segmentation.gan.composite import Layers
+from layered_segmentation.images import encode_png
 from layered_segmentation.run_directory import RunDirectory
 
 
@@ -108,7 +109,7 @@ def full_page(run):
         warnings=report.warnings_of(run.read_log()),
         examples=[
             report.Picture(
-                "best", sheets.png(sheets.segmentation_sheet(images, truths, truths, [0.9] * 16))
+                "best", encode_png(sheets.segmentation_sheet(images, truths, truths, [0.9] * 16))
             )
         ],
         examples_note="Best, middle and worst by score.",

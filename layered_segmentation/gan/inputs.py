@@ -1,5 +1,6 @@
-"""The images that a GAN is given to train on: what is accepted, and what it becomes."""
+"""What a `LayeredGAN` is given, checked: its settings, and images to train on."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,9 +8,31 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from layered_segmentation import config as configs
 from layered_segmentation.errors import UserError
 
 _ROUNDING = 1e-3
+
+
+def config_of(resolution: int, settings: dict[str, Any]) -> configs.Config:
+    """Returns a config whose section `gan` has the keyword arguments of a `LayeredGAN`.
+
+    Args:
+        resolution: Final image side; by default also that of the first stage.
+        settings: Other fields of `GANConfig`.
+
+    Raises:
+        UserError: An unknown setting, or a value that is out of bounds.
+    """
+    known = [field.name for field in dataclasses.fields(configs.GANConfig)]
+    for name in settings:
+        if name not in known:
+            raise UserError(
+                f"LayeredGAN({name}=...): there is no such argument; there are seed, stages, "
+                f"dtype and {', '.join(known)}"
+            )
+    gan = {"initial_resolution": resolution, **settings, "resolution": resolution}
+    return configs.load("", [f"gan.{name}={value}" for name, value in gan.items()])
 
 
 def prepare(data: Any) -> tf.Tensor:
