@@ -19,7 +19,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -63,19 +63,12 @@ class UnreadableImage(UserError):
 
 
 class Header(NamedTuple):
-    """The header of an image file, read without decoding it.
+    """The header of an image file, read without decoding it."""
 
-    Attributes:
-        format: Pillow's name, such as `JPEG`.
-        mode: Pillow's name, such as `RGB`.
-        size: Width and height as stored, pixels.
-        orientation: EXIF's, 1 to 8.
-    """
-
-    format: str
-    mode: str
-    size: tuple[int, int]
-    orientation: int
+    format: str  # Pillow's name, such as `JPEG`
+    mode: str  # Pillow's name, such as `RGB`
+    size: tuple[int, int]  # width and height as stored, pixels
+    orientation: int  # EXIF's, 1 to 8
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -85,14 +78,10 @@ class Header(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The files under a directory.
+    """The files under a directory."""
 
-    Attributes:
-        images: Paths of the image files relative to it, sorted by their parts.
-        left_out: The others, and directories that were not searched, by why they are left out.
-    """
-
-    images: list[str]
+    images: list[str]  # paths of the image files relative to it, sorted by their parts
+    # The others, and directories that were not searched, by why they are left out.
     left_out: dict[str, list[str]]
 
 
@@ -109,29 +98,16 @@ def allow_pixels(most: int) -> None:
     Image.MAX_IMAGE_PIXELS = most
 
 
-def find(directory: str, excluded: Iterable[str] = ()) -> list[str]:
-    """Returns the image files under a directory, as `search` does.
-
-    Args:
-        directory: As for `search`.
-        excluded: Names of sub-directories to leave out, at any depth.
-    """
-    names = set(excluded)
-
-    def leave_out(path: str, is_directory: bool) -> str:
-        return "excluded" if is_directory and os.path.basename(path) in names else ""
-
-    return search(directory, leave_out).images
-
-
-def search(directory: str, leave_out: Callable[[str, bool], str]) -> Found:
+def search(
+    directory: str, leave_out: Callable[[str, bool], str] = lambda path, is_directory: ""
+) -> Found:
     """Finds the image files under a directory, by extension, in an order that never varies.
 
     Args:
         directory: Searched with its sub-directories, also through links. Hidden files and
             directories are passed over; of hidden files, images are counted as left out.
         leave_out: Returns why a sub-directory or an image file is left out, or an empty text;
-            called with its path, and whether it is a directory.
+            called with its path, and whether it is a directory. By default none is.
     """
     found: list[str] = []
     left_out: dict[str, list[str]] = {}

@@ -21,21 +21,15 @@ _END = 512  # bytes of a WebP file in which its EXIF block is, the last one
 
 
 class Photo(NamedTuple):
-    """A photo, upright.
+    """A photo, upright."""
 
-    Attributes:
-        image: uint8 [H, W, 3] RGB, white where the photo is transparent: what a segmenter sees.
-        colours: uint8 [H, W, 3], the colours as stored, also where the photo is transparent.
-        alpha: uint8 [H, W], or None if the photo is opaque.
-        profile: Its ICC profile, for RGB; empty without one.
-        dpi: Pixels per inch, horizontal and vertical; None if unknown.
-    """
-
+    # uint8 [H, W, 3] RGB, white where the photo is transparent: what a segmenter sees
     image: np.ndarray
+    # uint8 [H, W, 3], the colours as stored, also where the photo is transparent
     colours: np.ndarray
-    alpha: np.ndarray | None = None
-    profile: bytes = b""
-    dpi: tuple[float, float] | None = None
+    alpha: np.ndarray | None = None  # uint8 [H, W], or None if the photo is opaque
+    profile: bytes = b""  # its ICC profile, for RGB; empty without one
+    dpi: tuple[float, float] | None = None  # horizontal and vertical; None if unknown
 
     @classmethod
     def opaque(cls, image: np.ndarray) -> "Photo":

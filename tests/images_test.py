@@ -135,8 +135,9 @@ def test_find_has_a_fixed_order_and_finds_photos_only(tmp_path):
         path.write_bytes(b"")
     (tmp_path / "b" / "up").symlink_to(tmp_path)  # a loop
     expected = ["B.webp", "a.png", "b/10.JPEG", "b/2.jpg", "b-1.jpg"]
-    assert images.find(str(tmp_path), excluded=["masks"]) == expected
-    assert "b/masks/2.png" in images.find(str(tmp_path))
+    found = images.search(str(tmp_path), lambda path, is_directory: "x" * path.endswith("/masks"))
+    assert found.images == expected and found.left_out["x"] == ["b/masks"]
+    assert "b/masks/2.png" in images.search(str(tmp_path)).images
 
 
 def test_every_kind_that_pillow_reads_is_found_and_read(tmp_path):

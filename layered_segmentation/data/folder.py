@@ -295,7 +295,7 @@ def find_photos(directory: str, flag: str, masks: Sequence[str] = ()) -> list[st
 
 
 def find_images(directory: str, flag: str) -> list[str]:
-    """Returns the image files under a directory, masks say, as `images.find` does.
+    """Returns the image files under a directory, masks say, as `images.search` does.
 
     Args:
         directory: Searched with its sub-directories.
@@ -305,7 +305,7 @@ def find_images(directory: str, flag: str) -> list[str]:
         UserError: There is no such directory, or no image in it.
     """
     _require_directory(directory, flag)
-    files = images.find(directory)
+    files = images.search(directory).images
     if not files:
         raise UserError(f"{flag}={directory}: there is no image in it ({images.KINDS})")
     return files

@@ -161,7 +161,7 @@ def kind_of(path: str) -> str:
     markers = ("task.json", "config.yaml", os.path.join("segmenter", "task.json"))
     if any(os.path.isfile(os.path.join(path, name)) for name in markers):
         return SEGMENTER
-    if not photos.find(path):
+    if not photos.search(path).images:
         raise UserError(
             f"--detector={path}: neither a SavedModel (no saved_model.pb), nor a run or preset "
             "(no config.yaml, no task.json), nor a directory of masks (no images in it)"

@@ -45,21 +45,14 @@ class Collapsed(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class MaskStatistics:
-    """What a batch of generated masks shows about itself, each in [0, 1].
+    """What a batch of generated masks shows about itself, each in [0, 1]."""
 
-    Attributes:
-        mask_coverage: Mean of the masks.
-        mask_edge: Mean of the masks at the edge of the frame, up to 1/16 of the side.
-        mask_undecided: Mean of min(m, 1 - m), eq. 4.
-        mask_other_scene: Mean IoU of each mask with that of the next scene.
-        mask_alike: The same after the shift that makes the two most alike: 1 if every scene has the
-            same mask, wherever it is.
-    """
-
-    mask_coverage: float
-    mask_edge: float
-    mask_undecided: float
-    mask_other_scene: float
+    mask_coverage: float  # mean of the masks
+    mask_edge: float  # mean of the masks at the edge of the frame, up to 1/16 of the side
+    mask_undecided: float  # mean of min(m, 1 - m), eq. 4
+    mask_other_scene: float  # mean IoU of each mask with that of the next scene
+    # The same after the shift that makes the two most alike: 1 if every scene has the same mask,
+    # wherever it is.
     mask_alike: float
 
 

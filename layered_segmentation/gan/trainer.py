@@ -31,22 +31,14 @@ SHEET_SEED = 1
 
 @dataclasses.dataclass(frozen=True)
 class TrainSummary:
-    """How a run went, over all sessions.
+    """How a run went, over all sessions."""
 
-    Attributes:
-        images_seen: Real images shown since the run began.
-        seconds: Wall time of training, including compilation, sheets and steps that an
-            interruption undid.
-        images_per_second: `images_seen` over `seconds`.
-        already_finished: Whether there was nothing left to do.
-        is_chief: Whether this process wrote the run; False for all workers but the first.
-    """
-
-    images_seen: int
+    images_seen: int  # real images shown since the run began
+    # Wall time of training, including compilation, sheets and steps that an interruption undid.
     seconds: float
-    images_per_second: float
-    already_finished: bool
-    is_chief: bool = True
+    images_per_second: float  # `images_seen` over `seconds`
+    already_finished: bool  # whether there was nothing left to do
+    is_chief: bool = True  # whether this process wrote the run; False for all workers but the first
 
 
 def train(config: Config, run: RunDirectory, devices: Sequence[str] = ()) -> TrainSummary:

@@ -26,21 +26,13 @@ _KINDS = tuple(CUTOUT + "." + kind for kind in photo.FORMATS)
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """What is written for a photo, and how.
+    """What is written for a photo, and how."""
 
-    Attributes:
-        threshold: Least probability of a pixel of the object.
-        only: `mask`, `cutout`, or empty for both.
-        mask_format: `binary`, 0 and 255, or `soft`, 255 times the probability.
-        background: As of `cut_out.put_over`; transparent if empty.
-        format: Of cut-outs, one of `photo.FORMATS`.
-    """
-
-    threshold: float = 0.5
-    only: str = ""
-    mask_format: str = "binary"
-    background: str = ""
-    format: str = "png"
+    threshold: float = 0.5  # least probability of a pixel of the object
+    only: str = ""  # `mask`, `cutout`, or empty for both
+    mask_format: str = "binary"  # 0 and 255; or `soft`, 255 times the probability
+    background: str = ""  # as of `cut_out.put_over`; transparent if empty
+    format: str = "png"  # of cut-outs, one of `photo.FORMATS`
 
     @property
     def endings(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Writes the photos of prepared TensorFlow datasets as files, with their masks as PNG.
 
 A photo keeps its path in the dataset if it has one (`FILES`); else it is named by its position in
-the split, followed by its key if it has one. No path leads out of the directory, `images.find`
+the split, followed by its key if it has one. No path leads out of the directory, `images.search`
 finds all of them, and no two differ only in their extension, since masks are matched without it.
 """
 
@@ -265,7 +265,7 @@ def _mask_png(file: bytes, photo: bytes, name: str, label: int | None) -> bytes:
 
 
 def _safe_stem(path: str) -> str:
-    """Returns a path without a photo's extension that leads down, to where `images.find` looks."""
+    """Returns a path without a photo's extension that leads down, where `images.search` looks."""
     *folders, name = [part for part in path.split("/") if part not in ("", ".", "..")] or [""]
     stem, extension = os.path.splitext(name)
     if extension.lower() not in images.EXTENSIONS:

@@ -84,7 +84,7 @@ def test_photos_keep_bytes_and_order(extract, data_dir, tmp_path):
     result = extract("lsun_objects/car", data_dir)
     assert (result.status, result.stderr) == (0, "")
     assert tree(out) == cars()
-    assert images.find(str(out)) == list(cars())  # as verbs will read them
+    assert images.search(str(out)).images == list(cars())  # as verbs will read them
     assert result.stdout == (
         f"{COUNT} photos in {out}\n"
         f"next: layerseg evaluate --segmenter=RUN --images={out} "
@@ -113,7 +113,7 @@ def test_each_of_several_datasets_gets_a_directory(extract, data_dir, tmp_path):
         **{f"0_lsun_objects_car/{name}": file for name, file in expected[:4]},
         **{f"1_lsun_objects_car_1.0.0/{name}": file for name, file in expected[5:7]},
     }
-    assert images.find(str(tmp_path / "out")) == list(found)
+    assert images.search(str(tmp_path / "out")).images == list(found)
 
 
 def test_masks_pair_with_their_photos_and_score_1(extract, layerseg, birds, tmp_path):
