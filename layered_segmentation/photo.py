@@ -31,11 +31,6 @@ class Photo(NamedTuple):
     profile: bytes = b""  # its ICC profile, for RGB; empty without one
     dpi: tuple[float, float] | None = None  # horizontal and vertical; None if unknown
 
-    @classmethod
-    def opaque(cls, image: np.ndarray) -> "Photo":
-        """Returns a photo of which only the pixels are known, uint8 [H, W, 3]."""
-        return cls(image, image)
-
 
 def read(file: str | bytes, name: str = "") -> Photo:
     """Reads a photo; see `images.open_rgb`.

@@ -168,14 +168,14 @@ def write_run_report(run: "RunDirectory") -> str:
     return run.report
 
 
-def sheets_of(run: "RunDirectory", most: int = _MOST_SHEETS) -> list[Picture]:
-    """Returns at most `most` of a run's sheets, evenly spaced, the latest first."""
+def sheets_of(run: "RunDirectory") -> list[Picture]:
+    """Returns at most `_MOST_SHEETS` of a run's sheets, evenly spaced, the latest first."""
     if not os.path.isdir(run.sheets):
         return []
     names = sorted(name for name in os.listdir(run.sheets) if re.fullmatch(r"\d+\.png", name))
-    if len(names) > most:
-        last = len(names) - 1
-        names = [names[round(index * last / (most - 1))] for index in range(most)]
+    if len(names) > _MOST_SHEETS:
+        spacing = (len(names) - 1) / (_MOST_SHEETS - 1)
+        names = [names[round(index * spacing)] for index in range(_MOST_SHEETS)]
     pictures = []
     for name in reversed(names):
         with open(os.path.join(run.sheets, name), "rb") as file:

@@ -78,17 +78,12 @@ def layer_batches(
         yield Layers(*(np.asarray(part) for part in layers))
 
 
+@functools.lru_cache(maxsize=8)
 def sampler(
     generator: LayeredGenerator, seed: int, batch: int, mixing: float, resolution: int
 ) -> Any:
     """Returns a compiled function (batch number, truncation, alpha) -> Layers of tensors."""
-    return _compiled(generator, seed, batch, mixing, resolution)
 
-
-@functools.lru_cache(maxsize=8)
-def _compiled(
-    generator: LayeredGenerator, seed: int, batch: int, mixing: float, resolution: int
-) -> Any:
     def draw(index: tf.Tensor, truncation: tf.Tensor, alpha: tf.Tensor) -> Any:
         draws = generator_draws(
             seed,

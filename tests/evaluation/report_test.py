@@ -189,8 +189,9 @@ def test_a_run_without_a_log_has_a_page_too(tmp_path):
     assert "0 images so far" in page.text
 
 
-def test_sheets_are_evenly_spaced_with_first_and_last(run):
-    captions = [picture.caption for picture in report.sheets_of(run, most=3)]
+def test_sheets_are_evenly_spaced_with_first_and_last(run, monkeypatch):
+    monkeypatch.setattr(report, "_MOST_SHEETS", 3)
+    captions = [picture.caption for picture in report.sheets_of(run)]
     assert captions == ["after 240,000 images", "after 140,000 images", "after 20,000 images"]
 
 
