@@ -16,7 +16,6 @@ Example:
 import collections
 import dataclasses
 import os
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +100,7 @@ def main(_: list[str]) -> int:
     files.write_json(os.path.join(out, chunks.RESULTS), results)
     trained = [record for number, record in enumerate(records) if number not in finished]
     _print_results(job, results, chunks.summarise(trained) if trained else {})
-    return 1 if results["unreadable"] else 0
+    return shared.print_skipped(results["unreadable"])
 
 
 def _open_trainer(run: "RunDirectory", config: configs.Config) -> "EncoderTrainer":
@@ -195,9 +194,6 @@ def _print_results(job: "ChunkJob", results: dict[str, Any], trained: dict[str, 
     print(f"masks: {masks}, sheets: {os.path.join(job.out, chunks.SHEETS)}")
     truth = "TRUE_MASKS" if _IMAGES.value else os.path.join(job.out, chunks.TRUTH)
     print(app.next_step("evaluate", predictions=masks, images=job.images, masks=truth))
-    if results["unreadable"]:
-        print(f"skipped {len(results['unreadable']):,} that cannot be read:", file=sys.stderr)
-        print("\n".join(f"  {line}" for line in results["unreadable"]), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Example:
   layerseg client --input=PHOTOS --out=MASKS --server=localhost:8500 --model=layerseg
 """
 
-import sys
 import time
 
 from absl import flags
@@ -77,11 +76,7 @@ def main(_: list[str]) -> int:
         raise UserError(f"--input={_INPUT.value}: no photo was segmented; the first: {failed[0]}")
     seconds = time.perf_counter() - start
     print(f"{done:,} masks and cut-outs in {_OUT.value}, {done / seconds:,.1f} images/s")
-    if failed:
-        print(f"skipped {len(failed):,}:", file=sys.stderr)
-        print("\n".join(f"  {message}" for message in failed), file=sys.stderr)
-        return 1
-    return 0
+    return shared.print_skipped(failed, why="")
 
 
 if __name__ == "__main__":

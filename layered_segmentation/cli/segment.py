@@ -166,11 +166,7 @@ def _segment_files(
     what = {"": "masks and cut-outs", "mask": "masks", "cutout": "cut-outs"}[style.only]
     where = _OUT.value or "the directories of the photos"
     print(f"{done:,} {what} in {where}, {done / seconds:,.1f} images/s")
-    if unreadable:
-        print(f"skipped {len(unreadable):,} that cannot be read:", file=sys.stderr)
-        print("\n".join(f"  {message}" for message in unreadable), file=sys.stderr)
-        return 1
-    return 0
+    return shared.print_skipped(unreadable)
 
 
 def _read(file: str | bytes, name: str) -> Photo:

@@ -1,6 +1,7 @@
 """Flags that several verbs share, and how they write results."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +196,14 @@ def write_results(
         for name, picture in (pictures or {}).items():
             sheets.save_png(picture, os.path.join(out, name))
         files.write_json(os.path.join(out, RESULTS), results, ensure_ascii=False)
+
+
+def print_skipped(messages: Sequence[str], why: str = " that cannot be read") -> int:
+    """Prints a message for each photo that was skipped; returns the exit status."""
+    if messages:
+        print(f"skipped {len(messages):,}{why}:", file=sys.stderr)
+        print("\n".join(f"  {message}" for message in messages), file=sys.stderr)
+    return 1 if messages else 0
 
 
 def parse_resolutions(texts: Sequence[str]) -> list[int]:

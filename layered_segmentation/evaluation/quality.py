@@ -26,27 +26,16 @@ _OFFSET = 4  # two crops of a photo are 1 / _OFFSET of the side apart
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """How well masks fit together, each a mean in [0, 1].
+    """How well masks fit together, each a mean in [0, 1]."""
 
-    Attributes:
-        coverage: Generated masks.
-        edge: Generated masks at the edge of the frame.
-        alike: IoU of two generated masks after the shift that makes them most alike.
-        agreement: IoU of the student's masks of generated composites with the generated masks.
-        other_scene: The same with the mask of another scene.
-        stability: IoU of the student's masks of two crops of a photo, where they overlap.
-        other_photo: The same for crops of two photos.
-        photo_coverage: The student's masks of photos.
-    """
-
-    coverage: float
-    edge: float
-    alike: float
-    agreement: float
-    other_scene: float
-    stability: float
-    other_photo: float
-    photo_coverage: float
+    coverage: float  # generated masks
+    edge: float  # generated masks at the edge of the frame
+    alike: float  # IoU of two generated masks after the shift that makes them most alike
+    agreement: float  # IoU of the student's masks of generated composites with the generated masks
+    other_scene: float  # the same with the mask of another scene
+    stability: float  # IoU of the student's masks of two crops of a photo, where they overlap
+    other_photo: float  # the same for crops of two photos
+    photo_coverage: float  # the student's masks of photos
 
     @property
     def margins(self) -> tuple[float, float]:
