@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 _NOTES = re.compile(
     rb"^(WARNING: All log messages before absl::InitializeLog|I0000 |"
-    rb"To enable the following instructions)"
+    rb"To enable the following instructions|INFO: Created TensorFlow Lite )"
 )
 
 
@@ -31,7 +31,7 @@ def import_tensorflow(logical_cpus: int = 1) -> None:
     os.environ.setdefault("GLOG_minloglevel", "2")
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     if "tensorflow" not in sys.modules:
-        with _without_notes():
+        with without_notes():
             import tensorflow  # noqa: F401
     import keras
 
@@ -47,7 +47,8 @@ def import_tensorflow(logical_cpus: int = 1) -> None:
 
 
 @contextlib.contextmanager
-def _without_notes() -> Iterator[None]:
+def without_notes() -> Iterator[None]:
+    """Leaves out what TensorFlow's and LiteRT's libraries note on stderr in the block."""
     try:
         sys.stderr.flush()
         screen = os.dup(2)

@@ -31,7 +31,9 @@ from layered_segmentation.segmenter import cut_out, outputs, pipeline, preset_fi
 ARGUMENTS = "PHOTO_OR_DIRECTORY …"
 
 _SEGMENTER = flags.DEFINE_string(
-    "segmenter", preset_files.DEFAULT, "Run directory, preset directory, hf://… or kaggle://…."
+    "segmenter",
+    preset_files.DEFAULT,
+    "Run directory, preset directory, hf://…, kaggle://… or TFLite file.",
 )
 _INPUT = flags.DEFINE_string("input", "", "A photo, or a directory of photos.")
 _OUT = flags.DEFINE_string("out", "", "Directory to write to, or - for stdout.")
@@ -54,6 +56,13 @@ _BACKGROUND = flags.DEFINE_string(
 )
 _FORMAT = flags.DEFINE_enum(
     "format", "png", ["png", "webp"], "File format of cut-outs; masks are PNG files."
+)
+_RUNTIME = flags.DEFINE_enum(
+    "runtime",
+    "auto",
+    ["auto", "keras", "litert"],
+    "What runs the network: LiteRT, which starts at once, needs the preset's TFLite file; auto "
+    "uses Keras where there is none.",
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing masks and cut-outs.")
 _SKIP_EXISTING = flags.DEFINE_bool(
@@ -181,10 +190,25 @@ def _refined(source: Photo, mask: np.ndarray) -> np.ndarray:
 
 def _open_segmenter() -> Callable[[list[Photo]], list[np.ndarray]]:
     """Returns a function from photos to their masks."""
-    quiet.import_tensorflow()
-    from layered_segmentation.segmenter import looks, presets
+    from layered_segmentation.segmenter import lite, looks
 
-    predict = presets.load(_SEGMENTER.value).predict_masks
+    path, runtime = _SEGMENTER.value, _RUNTIME.value
+    file = lite.find(path)
+    if file == path and runtime == "keras":
+        raise UserError(f"--segmenter={path}: --runtime=keras takes presets, not TFLite files")
+    if not file and runtime == "litert":
+        raise UserError(
+            f"--segmenter={path}: has no {preset_files.TFLITE}; save it again to add one, or leave "
+            "out --runtime=litert"
+        )
+    predict: looks.Predict
+    if file and runtime != "keras":
+        predict = lite.load(file).predict_masks
+    else:
+        quiet.import_tensorflow()
+        from layered_segmentation.segmenter import presets
+
+        predict = presets.load(path).predict_masks
     return lambda photos: looks.predict_masks(predict, [one.image for one in photos], _LOOKS.value)
 
 

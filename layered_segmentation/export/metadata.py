@@ -5,13 +5,14 @@ flatbuffer, with the label file in a zip archive appended to it. Slots are that 
 numbers. No maintained Python package writes this format, so this module does.
 """
 
-import io
-import zipfile
 from typing import Any
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
+from layered_segmentation.config import Aspect
+from layered_segmentation.segmenter import lite
 
 BUFFER = "TFLITE_METADATA"
 LABELS = "labels.txt"
@@ -25,13 +26,14 @@ _RGB, _AXIS_LABELS = 1, 2
 _Field = tuple[int, str, Any]  # slot in the schema, kind of the value, value
 
 
-def attach(content: bytes, label: str, is_uint8: bool) -> bytes:
+def attach(content: bytes, label: str, is_uint8: bool, aspect: str = Aspect.squash) -> bytes:
     """Returns a TFLite file with metadata added.
 
     Args:
         content: The file; its input is RGB from 0 to 255, its output is masks.
         label: What the masks show, in a word or a few.
         is_uint8: Whether input and output are uint8.
+        aspect: How photos become square; `layerseg segment` reads it.
     """
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     buffer = schema.BufferT()
@@ -42,11 +44,8 @@ def attach(content: bytes, label: str, is_uint8: bool) -> bytes:
     model.metadata = [*(model.metadata or []), entry]
     builder = flatbuffers.Builder(len(content) + 4096)
     builder.Finish(model.Pack(builder), b"TFL3")
-    file = io.BytesIO(bytes(builder.Output()))
-    with zipfile.ZipFile(file, "a") as archive:
-        # With a fixed date, the same segmenter gives the same file.
-        archive.writestr(zipfile.ZipInfo(LABELS, (1980, 1, 1, 0, 0, 0)), f"{label}\n")
-    return file.getvalue()
+    content = lite.append(bytes(builder.Output()), LABELS, f"{label}\n")
+    return lite.add_aspect(content, aspect)
 
 
 def _metadata(label: str, is_uint8: bool) -> bytes:

@@ -11,15 +11,10 @@ if __name__ == "__main__":  # before TensorFlow is imported: `--help` needs none
 import dataclasses
 import functools
 import os
-import tempfile
-from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter
 
 from layered_segmentation import files
 from layered_segmentation.config import Quantization
@@ -27,6 +22,8 @@ from layered_segmentation.data import folder
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import compare, metadata
 from layered_segmentation.images import to_square
+from layered_segmentation.segmenter.lite import interpreter as interpreter
+from layered_segmentation.segmenter.lite_file import convert as convert
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
 _SAMPLES = 200  # representative photos; more hardly change the ranges
@@ -122,7 +119,9 @@ def export_tflite(
         )
     photos = [to_square(photo, side) for photo in compare.images_to_compare(images)]
     content = convert(segmenter, side, quantize, samples)
-    content = metadata.attach(content, label.strip(), is_uint8=quantize == Quantization.int8)
+    aspect = segmenter.preprocessor.image_converter.aspect
+    is_uint8 = quantize == Quantization.int8
+    content = metadata.attach(content, label.strip(), is_uint8, aspect)
     operators, operations = builtin_operators(content), _count_operations(content)
 
     run, keras = interpreter(content, threads=1), functools.partial(keras_masks, segmenter)
@@ -157,41 +156,6 @@ def export_tflite(
     )
 
 
-def convert(
-    segmenter: LayeredSegmenter,
-    side: int,
-    quantize: str = Quantization.none,
-    samples: Sequence[np.ndarray] = (),
-) -> bytes:
-    """Returns the segmenter as a TFLite flatbuffer, unchecked.
-
-    Args:
-        segmenter: The segmenter.
-        side: Side of the file's input, pixels.
-        quantize: A `Quantization`.
-        samples: Typical input, which `int8` derives its ranges from: float32 [S, S, 3], 0 to 255.
-    """
-    scale = segmenter.preprocessor.image_converter.scale
-    offset = segmenter.preprocessor.image_converter.offset
-
-    def serving_default(images: Any) -> dict[str, Any]:
-        return {"masks": segmenter(images * scale + offset, training=False)}
-
-    archive = keras.export.ExportArchive()
-    archive.track(segmenter)
-    specification = tf.TensorSpec((1, side, side, 3), tf.float32, name="images")
-    archive.add_endpoint("serving_default", serving_default, [specification])
-    with tempfile.TemporaryDirectory() as directory:
-        archive.write_out(directory, verbose=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(
-            directory, signature_keys=["serving_default"]
-        )
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        _quantize(converter, quantize, samples)
-        content: bytes = converter.convert()
-    return content
-
-
 def representative_samples(directory: str, side: int) -> list[np.ndarray]:
     """Returns the photos from which `int8` derives its ranges.
 
@@ -216,23 +180,6 @@ def representative_samples(directory: str, side: int) -> list[np.ndarray]:
         raise UserError(f"{flag}={directory}: is a file; name a directory of photos")
     images = compare.images_to_compare(directory, _SAMPLES, flag)
     return [to_square(image, side).astype(np.float32) for image in images]
-
-
-def interpreter(content: bytes, threads: int) -> compare.Run:
-    """Returns a function that runs a flatbuffer, [1, S, S, 3] of 0 to 255 -> float [1, S, S, 1]."""
-    runtime = Interpreter(model_content=content, num_threads=threads)
-    signature = runtime.get_signature_runner("serving_default")
-    dtype = signature.get_input_details()["images"]["dtype"]
-    output = signature.get_output_details()["masks"]
-    scale, zero = output["quantization"]
-
-    def run(images: np.ndarray) -> np.ndarray:
-        masks: np.ndarray = signature(images=images.astype(dtype))["masks"]
-        if output["dtype"] != np.float32:
-            masks = (masks.astype(np.float32) - zero) * np.float32(scale)
-        return masks
-
-    return run
 
 
 def keras_masks(segmenter: LayeredSegmenter, images: np.ndarray) -> np.ndarray:
@@ -262,28 +209,6 @@ def builtin_operators(content: bytes) -> list[str]:
             )
         operators.add(names[number])
     return sorted(operators)
-
-
-def _quantize(converter: Any, mode: str, samples: Sequence[np.ndarray]) -> None:
-    if mode == Quantization.none:
-        return
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if mode == Quantization.float16:
-        converter.target_spec.supported_types = [tf.float16]
-    elif mode == Quantization.int8:
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.uint8
-        converter.inference_output_type = tf.uint8
-        converter.representative_dataset = lambda: (
-            ("serving_default", {"images": sample[None]}) for sample in _with_full_range(samples)
-        )
-
-
-def _with_full_range(samples: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Adds a black and a white pixel, so that quantized input equals the photo's own bytes."""
-    first = samples[0].copy()
-    first[0, 0], first[0, 1] = 0, 255
-    return [first, *samples[1:]]
 
 
 def _count_operations(content: bytes) -> int:

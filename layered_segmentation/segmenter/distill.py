@@ -120,7 +120,7 @@ def distill_run(
     facts = {"steps": summary.steps, "seed": config.train.seed}
     card = model_card.draft(config, side, segmenter.count_params(), facts)
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    presets.save(segmenter, out, overwrite, card)
+    presets.save(segmenter, out, overwrite, card, tflite=True)
     return segmenter, summary
 
 

@@ -17,7 +17,8 @@ from layered_segmentation.errors import UserError
 DEFAULT = "layered_unet_flowers_64"  # of the packaged presets
 CARD = "README.md"
 CHECKSUMS = "checksums.json"
-# What KerasHub writes for a segmenter, with this package's two files and a licence: all that a
+TFLITE = "segmenter.tflite"
+# What KerasHub writes for a segmenter, with this package's three files and a licence: all that a
 # preset shares.
 SHARED = (
     CARD,
@@ -28,6 +29,7 @@ SHARED = (
     "metadata.json",
     "model.weights.h5",
     "preprocessor.json",
+    TFLITE,
     "task.json",
     "task.weights.h5",
 )
@@ -195,7 +197,7 @@ def verify_downloads(checksums: str, get: Callable[[str], str | None], place: st
     expected = files.read_json(checksums)
     if not isinstance(expected, dict):
         raise UserError(f"{place}: {CHECKSUMS} cannot be read; ask its author")
-    for name in sorted(set(SHARED) - {CARD, CHECKSUMS, "LICENSE"}):
+    for name in sorted(set(SHARED) - {CARD, CHECKSUMS, TFLITE, "LICENSE"}):
         path = get(name)
         found = files.digest_of_files(path) if path else None
         if found != expected.get(name):

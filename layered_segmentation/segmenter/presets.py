@@ -14,7 +14,11 @@ from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
 
 def save(
-    segmenter: LayeredSegmenter, directory: str, overwrite: bool = False, card: str = ""
+    segmenter: LayeredSegmenter,
+    directory: str,
+    overwrite: bool = False,
+    card: str = "",
+    tflite: bool = False,
 ) -> None:
     """Writes a preset. The directory appears only when it is complete.
 
@@ -24,6 +28,7 @@ def save(
         overwrite: Whether to replace an existing preset. If its model card was edited, the card is
             kept as README.old.md.
         card: The model card; empty for none.
+        tflite: Whether to write its TFLite file too.
 
     Raises:
         UserError: The directory exists and `overwrite` is off.
@@ -31,7 +36,7 @@ def save(
     if os.path.lexists(directory) and not overwrite:
         raise UserError(f"{directory}: already exists; remove it or add --overwrite")
     with files.replacing_directory(directory) as partial:
-        segmenter.save_to_preset(partial)
+        segmenter.save_to_preset(partial, tflite=tflite)
         if card:
             preset_files.write_card(partial, card)
         preset_files.keep_edited_card(directory, partial)

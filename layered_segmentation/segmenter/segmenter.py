@@ -18,7 +18,7 @@ from layered_segmentation import files
 from layered_segmentation.config import Aspect
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.composite import Layers, compose
-from layered_segmentation.segmenter import preset_files
+from layered_segmentation.segmenter import lite_file, preset_files
 from layered_segmentation.segmenter.encoder import EncoderGeneratorBackbone
 from layered_segmentation.segmenter.preprocessing import (
     EncoderSegmenterImageConverter,
@@ -194,10 +194,23 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
             return [mask[..., None] for mask in self.predict_masks(x)]
         return super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
 
-    def save_to_preset(self, preset_dir: str, *args: Any, **kwargs: Any) -> None:
-        """Writes a preset as KerasHub does, and the checksums of its files."""
+    def save_to_preset(
+        self, preset_dir: str, *args: Any, tflite: bool = True, **kwargs: Any
+    ) -> None:
+        """Writes a preset as KerasHub does, its TFLite file and the checksums of its files.
+
+        Args:
+            preset_dir: The directory.
+            *args: For KerasHub.
+            tflite: Whether to write the file with which `layerseg segment` needs no TensorFlow; it
+                takes seconds. Only students have one.
+            **kwargs: For KerasHub.
+        """
         with _weights_in_memory():
             super().save_to_preset(preset_dir, *args, **kwargs)
+        lite_file.remove(preset_dir)  # of other weights
+        if tflite and type(self) is LayeredSegmenter:
+            lite_file.add_to_preset(self, preset_dir)
         preset_files.write_checksums(preset_dir)
 
     def _batches(self, images: Any) -> Iterator[tuple[list[np.ndarray], Any]]:
