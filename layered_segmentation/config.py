@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from layered_segmentation import config_files, files
+from layered_segmentation import config_files, files, paths
 from layered_segmentation.config_files import POWER_OF_TWO, Choice, added, bounded, require
 from layered_segmentation.errors import UserError
 
@@ -360,11 +360,11 @@ def is_saved(path: str) -> bool:
 def with_absolute_paths(config: Config) -> Config:
     """Returns a config whose photos and caches are found from any directory."""
     data = config.data
-    paths: dict[str, Any] = {
-        name: files.absolute(getattr(data, name))
+    absolute: dict[str, Any] = {
+        name: paths.absolute(getattr(data, name))
         for name in ("path", "data_dir", "cache_dir", "test_path", "test_masks")
     }
-    return dataclasses.replace(config, data=dataclasses.replace(data, **paths))
+    return dataclasses.replace(config, data=dataclasses.replace(data, **absolute))
 
 
 def _check_combinations(config: Config) -> None:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import omegaconf
 from omegaconf import OmegaConf
 
-from layered_segmentation import files
+from layered_segmentation import paths
 from layered_segmentation.errors import UserError
 
 POWER_OF_TWO = "a power of two, at least 8"
@@ -70,9 +70,9 @@ def check_values(config: Any) -> None:
             name = f"{section.name}.{field.name}"
             if possible is not None:
                 require(_is_within(value, possible), name, value, possible)
-            if isinstance(value, str) and not files.is_utf8(value):
+            if isinstance(value, str) and not paths.is_utf8(value):
                 raise UserError(
-                    f"{name}={files.printable(value)}: it has bytes that are not UTF-8, which a "
+                    f"{name}={paths.printable(value)}: it has bytes that are not UTF-8, which a "
                     "config cannot hold; name the file by another path, such as a link"
                 )
 

@@ -28,39 +28,6 @@ _SMALL, _SAMPLE = 1 << 16, 1 << 14  # bytes of a file that is hashed whole, and 
 _MANY_FILES = 100  # from here on one sync of all disks is faster than one of each file
 
 
-def expand(path: str) -> str:
-    """Returns a path as a shell expands it: a leading `~` becomes the home directory.
-
-    Names of presets, URLs and empty text are returned as they are.
-
-    Raises:
-        UserError: The path begins with the name of a user who does not exist.
-    """
-    expanded = os.path.expanduser(path)
-    if expanded.startswith("~"):
-        user = expanded[1:].partition(os.sep)[0]
-        problem = f"there is no user {user!r}" if user else "there is no home directory"
-        raise UserError(f"{path}: {problem}; for a name that begins with ~ write ./{path}")
-    return expanded
-
-
-def absolute(path: str) -> str:
-    """Returns a path that means the same from any directory; URLs and empty text stay."""
-    return os.path.abspath(expand(path)) if path and "://" not in path else path
-
-
-def is_utf8(path: str) -> bool:
-    """Returns whether a path's bytes are UTF-8; Python holds other bytes as lone surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in path)
-
-
-def printable(path: str) -> str:
-    """Returns a path for messages: control characters and what is not UTF-8 as escapes."""
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1] for character in path
-    )
-
-
 def partial_path(path: str) -> str:
     """Returns the name of `path` while it is written: hidden, same directory, same suffix."""
     folder, name = os.path.split(os.path.normpath(path))

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from layered_segmentation import files
+from layered_segmentation import files, paths
 from layered_segmentation.config import Aspect
 from layered_segmentation.errors import UserError
 
@@ -339,7 +339,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _unreadable(file: str | bytes, name: str, error: BaseException) -> UnreadableImage:
     path = file if isinstance(file, str) else ""
-    name = files.printable(name or path) or "the file"
+    name = paths.printable(name or path) or "the file"
     if isinstance(error, FileNotFoundError):
         return UnreadableImage(f"{name}: there is no such file")
     if isinstance(error, IsADirectoryError):
@@ -354,7 +354,7 @@ def _unreadable(file: str | bytes, name: str, error: BaseException) -> Unreadabl
     if _start(file)[4:12] in _HEIF and isinstance(error, UnidentifiedImageError):
         return UnreadableImage(f"{name}: is HEIC, which Pillow does not read; convert it to JPEG")
     if path:
-        reason = files.printable(reason.replace(f" {path!r}", "").replace(path, "it"))
+        reason = paths.printable(reason.replace(f" {path!r}", "").replace(path, "it"))
     reason = re.sub(r" <_io\.BytesIO[^>]*>", "", reason)  # the bytes of a file
     return UnreadableImage(f"{name}: cannot be read as an image ({reason})")
 

@@ -227,20 +227,6 @@ def test_digests(tmp_path):
     assert files.digest(os.fsdecode(b"\xe9.jpg"))  # a file name in Latin-1
 
 
-def test_home_is_expanded_and_names_stay(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert files.expand("~/photos") == str(tmp_path / "photos")
-    assert files.absolute("~") == str(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    assert files.absolute("photos") == str(tmp_path / "photos")
-    for text in ("", "hf://user/model", "gs://bucket/photos"):
-        assert files.expand(text) == files.absolute(text) == text
-    assert files.expand("layered_unet_flowers_64") == "layered_unet_flowers_64"
-    assert files.expand("./~photos") == "./~photos"
-    with pytest.raises(UserError, match=r"~nobody-1/x: there is no user 'nobody-1'; .* \./~nobody"):
-        files.expand("~nobody-1/x")
-
-
 def test_windows_without_directory_handles(tmp_path, monkeypatch):
     """Windows opens no directory, and flushes only files that are open for writing."""
     opened = []
@@ -263,15 +249,10 @@ def test_windows_without_directory_handles(tmp_path, monkeypatch):
 
 def test_names_that_are_not_utf8_are_written_as_escapes(tmp_path):
     name = os.fsdecode(b"caf\xe9")
-    assert not files.is_utf8(name) and files.is_utf8("café\n")
     files.write_text(str(tmp_path / "a.txt"), f"é {name}\n")
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "é caf\\udce9\n"
     files.write_json(str(tmp_path / "a.json"), {"é": name}, ensure_ascii=False)
     assert files.read_json(str(tmp_path / "a.json")) == {"é": name}
-
-
-def test_control_characters_are_shown_as_escapes():
-    assert files.printable("a\nb\x1b[31m é/ü x\udce9'") == "a\\nb\\x1b[31m é/ü x\\udce9'"
 
 
 def test_undoing_removes_what_a_failing_block_wrote(tmp_path):

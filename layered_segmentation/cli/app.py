@@ -29,7 +29,7 @@ from typing import Any
 from absl import app as absl_app
 from absl import flags, logging
 
-from layered_segmentation import files, stopping
+from layered_segmentation import paths, stopping
 from layered_segmentation.errors import UserError
 
 flags.disclaim_key_flags()  # flags that are defined here belong to the verb that calls
@@ -138,7 +138,7 @@ def verb_help(module: types.ModuleType) -> str:
 
 def fail(command: str, message: str, status: int) -> int:
     """Prints `COMMAND: error: message` to stderr and returns the status."""
-    lines = map(files.printable, message.split("\n"))
+    lines = map(paths.printable, message.split("\n"))
     print(f"{command}: error: {chr(10).join(lines)}", file=sys.stderr, flush=True)
     return status
 
@@ -187,7 +187,7 @@ def _parse(module: types.ModuleType, command: str, arguments: Sequence[str]) -> 
                 raise UserError(f"--{flag.name} is needed ({command} --help)")
             _expand_home(flag)
             _require_companion(flag)
-        rest[1:] = map(files.expand, rest[1:])
+        rest[1:] = map(paths.expand, rest[1:])
         if len(rest) > 1 and not hasattr(module, "ARGUMENTS"):
             message = f"unexpected argument {rest[1]!r}; every input is a flag, as in --name=value"
             raise UserError(f"{message} ({command} --help)")
@@ -212,7 +212,7 @@ def _expand_home(flag: flags.Flag) -> None:
         if match is None:
             return item
         try:
-            return match["name"] + files.expand(match["path"])
+            return match["name"] + paths.expand(match["path"])
         except UserError as error:
             raise UserError(f"--{flag.name}={error}") from None
 

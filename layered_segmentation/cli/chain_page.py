@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from layered_segmentation import privacy
+from layered_segmentation import paths
 from layered_segmentation.config import SourceName
 from layered_segmentation.evaluation import report
 
@@ -115,7 +115,7 @@ def _is_unseen(results: Mapping[str, Any]) -> bool:
 
 
 def _examples_note(results: Mapping[str, Any], is_shapes: bool) -> str:
-    name = privacy.name_of(results["test"]["images"])
+    name = paths.name_of(results["test"]["images"])
     if is_shapes and not name:
         return "Held-out scenes, which training never saw, with their true masks."
     if results["miou"] is not None:

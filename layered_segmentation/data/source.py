@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 import numpy as np
 from PIL.Image import Resampling
 
-from layered_segmentation import files, images
+from layered_segmentation import images, paths
 from layered_segmentation.config import Aspect, DataConfig
 from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
@@ -247,7 +247,7 @@ def require_few(place: str, skipped: Sequence[str], total: int, problem: str, ad
 
 def first_few(names: Sequence[str]) -> str:
     """Returns the first names, and how many more there are."""
-    named = ", ".join(map(files.printable, names[:_NAMED]))
+    named = ", ".join(map(paths.printable, names[:_NAMED]))
     return named if len(names) <= _NAMED else f"{named} and {len(names) - _NAMED} more"
 
 

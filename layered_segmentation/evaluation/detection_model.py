@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from layered_segmentation import privacy
+from layered_segmentation import paths
 from layered_segmentation.config import Instances
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import operators
@@ -171,7 +171,7 @@ def paste(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndar
 def _name(path: str) -> str:
     """Returns the model's name; its exporter writes it to NAME/saved_model."""
     folder, last = os.path.split(os.path.abspath(path))
-    return privacy.name_of(folder) if last == "saved_model" else last
+    return paths.name_of(folder) if last == "saved_model" else last
 
 
 def _reason(error: Exception) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from layered_segmentation import images as photos
-from layered_segmentation import privacy
+from layered_segmentation import paths
 from layered_segmentation.config import StudentConfig
 from layered_segmentation.data import folder
 from layered_segmentation.data.folder import MaskFolder
@@ -87,7 +87,7 @@ class SegmenterDetector:
 
         self._segmenter = presets.load(path, flag="--detector")
         self.protocol = (
-            f"Pseudo truth: the segmenter {privacy.name_of(path)}, masks at "
+            f"Pseudo truth: the segmenter {paths.name_of(path)}, masks at "
             f"{_THRESHOLD}, found where they cover at least {LEAST_COVER:.0%}. "
         )
 

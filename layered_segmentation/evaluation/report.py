@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layered_segmentation import config as configs
-from layered_segmentation import config_files, files, privacy
+from layered_segmentation import config_files, files, paths
 
 if TYPE_CHECKING:
     from layered_segmentation.run_directory import RunDirectory
@@ -68,7 +68,7 @@ class Setting:
     def shown(self) -> Any:
         """The value as the page shows it: the last part of a path."""
         is_path = isinstance(self.value, str) and os.path.isabs(self.value)
-        return privacy.name_of(self.value) if is_path else self.value
+        return paths.name_of(self.value) if is_path else self.value
 
     @property
     def is_default(self) -> bool:
@@ -123,7 +123,7 @@ def render(page: Page) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["seconds"] = seconds
-    environment.filters["without_folders"] = privacy.without_folders
+    environment.filters["without_folders"] = paths.without_folders
     text: str = environment.get_template("report.html").render(page=page)
     return text
 

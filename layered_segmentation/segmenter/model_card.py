@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from layered_segmentation import config_files, privacy
+from layered_segmentation import config_files, paths
 from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
 
@@ -91,7 +91,7 @@ def with_scores(card: str, results: Mapping[str, Any]) -> str:
         ) from error
     table = [f"| {images:,} photos | mIoU |", "|---|---|", *rows]
     # Protocols of earlier versions name a detector by its path.
-    protocol = privacy.without_folders(str(protocol))
+    protocol = paths.without_folders(str(protocol))
     return _replace(_replace(card, "Scores", "\n".join(table)), "Protocol", protocol)
 
 
@@ -109,7 +109,7 @@ def require_complete(card: str, place: str) -> None:
             f"{place}: {OPEN!r} is left in line {', '.join(map(str, lines))}; replace it "
             "(--evaluation inserts Scores and Protocol)"
         )
-    privacy.require_no_paths(card, place)
+    paths.require_no_paths(card, place)
 
 
 def _replace(card: str, section: str, text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 
-from layered_segmentation import privacy
+from layered_segmentation import paths
 from layered_segmentation.errors import UserError
 from layered_segmentation.segmenter import model_card, preset_files
 
@@ -73,7 +73,7 @@ def _copy(path: str, to: str) -> None:
         raise UserError(f"{path}: is not a regular file; remove it")
     if path.endswith(".json"):
         with open(path, encoding="utf-8") as file:
-            privacy.require_no_paths(file.read(), path)
+            paths.require_no_paths(file.read(), path)
     shutil.copyfile(path, to, follow_symlinks=False)
 
 
