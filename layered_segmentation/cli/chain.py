@@ -16,7 +16,7 @@ import numpy as np
 
 from layered_segmentation import config as configs
 from layered_segmentation import files, sheets, versions
-from layered_segmentation.cli import chain_page
+from layered_segmentation.cli import chain_page, tries
 from layered_segmentation.data import folder, tfds
 from layered_segmentation.data.source import Pair, open_source
 from layered_segmentation.errors import UserError
@@ -65,12 +65,13 @@ class Chain:
         return os.path.join(self.out, *names)
 
 
-def run(chain: Chain, devices: Sequence[str] = ()) -> dict[str, Any]:
+def run(chain: Chain, devices: Sequence[str] = (), count: int = 1) -> dict[str, Any]:
     """Runs the remaining phases of a chain and writes results.json and report.html.
 
     Args:
         chain: The chain.
         devices: Devices to train on; see `strategy.open_strategy`.
+        count: Number of runs to train, of which the best is kept; see `tries.choose`.
 
     Returns:
         The contents of results.json, and `already_finished`.
@@ -84,9 +85,12 @@ def run(chain: Chain, devices: Sequence[str] = ()) -> dict[str, Any]:
             "train.strategy=multi_worker: quickstart runs on one machine; use layerseg train on "
             "each worker, then layerseg distill"
         )
-    files.require_empty_or(chain.out, chain.run.config_path, "not a quickstart's")
+    if not tries.is_begun(chain.out):
+        files.require_empty_or(chain.out, chain.run.config_path, "not a quickstart's")
     open_source(chain.config.data, chain.config.train.seed)
     pairs = test_pairs(chain)
+    if count > 1:
+        chain = tries.choose(chain, count, devices)
     directory = chain.run
     directory.create_or_resume(chain.config)
     with directory.lock():

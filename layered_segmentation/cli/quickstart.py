@@ -31,6 +31,13 @@ _TEST_MASKS = flags.DEFINE_string("test_masks", "", "Directory of their true mas
 _TEST_IGNORE = flags.DEFINE_string(
     "test_ignore", "", "Directory of masks of the pixels to leave out of the score."
 )
+_TRIES = flags.DEFINE_integer(
+    "tries",
+    1,
+    "Number of runs to train, each with another seed; the best by a score that needs no true masks "
+    "is kept.",
+    1,
+)
 _CONFIG, _SET = app.define_config_flags()
 _DEVICES, _LOGICAL_CPUS = app.define_device_flags()
 shared.define_max_pixels_flag()
@@ -51,7 +58,7 @@ def main(_: list[str]) -> None:
         _TEST_IGNORE.value,
     )
     chain = chains.Chain(_OUT.value, config, test)
-    results = chains.run(chain, _DEVICES.value)
+    results = chains.run(chain, _DEVICES.value, _TRIES.value)
     if results["already_finished"]:
         print(f"{chain.out} is finished; nothing to do.")
     else:

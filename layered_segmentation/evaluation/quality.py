@@ -42,6 +42,11 @@ class Quality:
         """Agreement and stability beyond those of two different scenes or photos."""
         return self.agreement - self.other_scene, self.stability - self.other_photo
 
+    @property
+    def score(self) -> float:
+        """Ranks runs on the same photos, higher is better: the mean of the two margins."""
+        return sum(self.margins) / 2
+
     def lines(self) -> list[tuple[str, str]]:
         """Returns (name, value) pairs for people."""
         return [

@@ -248,7 +248,7 @@ class CollapseWarning(_RunCallback):
     def _look(self, masks: np.ndarray, is_faded_in: bool) -> None:
         gan, seen = self.config.gan, self.progress.images_seen
         found = collapse.statistics(masks, gan.shift)
-        kind = collapse.kind(found, gan.mask_size, is_faded_in)
+        kind = collapse.kind(found, gan, is_faded_in)
         values = dataclasses.asdict(found)
         self.run.append_log({"images_seen": seen, **values, "look": kind})
         if self.events:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from layered_segmentation.config import Config
+from layered_segmentation.config import Config, GANConfig
 
 LOOK_EVERY = 2_500  # images
 LOOKS = 3  # that must agree: a collapse is reported within 10,000 images
@@ -25,6 +25,7 @@ _FULL = 0.98
 _LARGE = 0.6
 _AT_EDGE = 0.5
 _ABOVE_LEAST = 0.3
+_BELOW_MOST = 0.01
 _ALIKE = 0.95
 _UNDECIDED = 0.1
 
@@ -87,21 +88,22 @@ def statistics(masks: np.ndarray, shift: float) -> MaskStatistics:
     )
 
 
-def kind(masks: MaskStatistics, mask_size: float, is_faded_in: bool) -> str:
+def kind(masks: MaskStatistics, gan: GANConfig, is_faded_in: bool) -> str:
     """Returns how masks have collapsed.
 
     Args:
         masks: Of one look.
-        mask_size: η. If objects take so much of the image, large masks are none too large.
-        is_faded_in: Whether the resolution is final, or at least 16 px, and faded in. Before that
-            also trainings that end well have one mask for all scenes.
+        gan: Its bounds on coverage. Where objects are large, large masks are no collapse.
+        is_faded_in: Whether the resolution is final, or at least 16 px, and faded in. Before that,
+            trainings that end well also have one mask for all scenes, at the upper bound.
 
     Returns:
-        `empty` or `full`: nothing, or everything. `background`: most of the image, or most of the
-        frame's edge. `alike`: the same mask in every scene. `none`: none of these, or masks are
-        still grey.
+        `empty` or `full`: nothing, or everything. `background`: most of the image, most of the
+        frame's edge, or all that the upper bound allows. `alike`: the same mask in every scene.
+        `none`: none of these, or masks are still grey.
     """
-    least = mask_size + _ABOVE_LEAST
+    least = gan.mask_size + _ABOVE_LEAST
+    most = gan.mask_size_most - _BELOW_MOST if gan.mask_size_most < 1 and is_faded_in else 1.0
     if masks.mask_undecided > _UNDECIDED:
         return "none"
     if masks.mask_coverage < _EMPTY:
@@ -109,6 +111,8 @@ def kind(masks: MaskStatistics, mask_size: float, is_faded_in: bool) -> str:
     if masks.mask_coverage > _FULL:
         return "full"
     if masks.mask_coverage > max(_LARGE, least) or masks.mask_edge > max(_AT_EDGE, least):
+        return "background"
+    if masks.mask_coverage > most:
         return "background"
     return "alike" if is_faded_in and masks.mask_alike > _ALIKE else "none"
 

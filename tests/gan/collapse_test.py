@@ -7,6 +7,7 @@ from layered_segmentation import config as configs
 from layered_segmentation.gan import collapse
 
 SHIFT = 0.125
+GAN = configs.GANConfig(mask_size=0.2)
 
 
 def discs(count, radius, spread=0.0, side=16, seed=0):
@@ -58,26 +59,34 @@ def test_statistics_do_not_depend_on_the_resolution():
     ids=["varied", "large", "empty", "full", "inverted", "rim", "alike", "grey"],
 )
 def test_kinds_of_synthetic_masks(masks, kind):
-    assert collapse.kind(collapse.statistics(masks, SHIFT), 0.2, True) == kind
+    assert collapse.kind(collapse.statistics(masks, SHIFT), GAN, True) == kind
 
 
 def test_one_mask_for_all_scenes_is_no_collapse_before_a_stage_is_faded_in():
     found = collapse.statistics(discs(32, 4), SHIFT)
-    assert collapse.kind(found, 0.2, False) == "none"
+    assert collapse.kind(found, GAN, False) == "none"
+
+
+def test_masks_that_are_as_large_as_they_may_be_are_a_collapse_once_faded_in():
+    found = collapse.statistics(discs(32, 6, spread=0.2), SHIFT)
+    bounded = configs.GANConfig(mask_size=0.1, mask_size_most=found.mask_coverage)
+    assert collapse.kind(found, bounded, True) == "background"
+    assert collapse.kind(found, bounded, False) == "none"
+    assert collapse.kind(found, configs.GANConfig(mask_size=0.1), True) == "none"
 
 
 def test_large_masks_are_none_where_objects_are_large():
     found = collapse.statistics(discs(32, 9, spread=0.1), SHIFT)
     assert found.mask_coverage > 0.7
-    assert collapse.kind(found, 0.2, True) == "background"
-    assert collapse.kind(found, 0.7, True) == "none"
+    assert collapse.kind(found, GAN, True) == "background"
+    assert collapse.kind(found, configs.GANConfig(mask_size=0.7), True) == "none"
 
 
 def test_masks_that_cover_all_but_a_corner_are_a_collapse():
     corners = np.ones((32, 16, 16, 1), np.float32)
     for index, size in enumerate(np.random.default_rng(0).integers(5, 9, 32)):
         corners[index, :size, :size] = 0
-    assert collapse.kind(collapse.statistics(corners, SHIFT), 0.2, False) == "background"
+    assert collapse.kind(collapse.statistics(corners, SHIFT), GAN, False) == "background"
 
 
 def test_the_next_attempt_depends_on_the_kinds_alone():
