@@ -90,7 +90,8 @@ def run(chain: Chain, devices: Sequence[str] = (), count: int = 1) -> dict[str, 
     open_source(chain.config.data, chain.config.train.seed)
     pairs = test_pairs(chain)
     if count > 1:
-        chain = tries.choose(chain, count, devices)
+        config = tries.choose(chain.out, chain.run, chain.config, count, devices)
+        chain = dataclasses.replace(chain, config=config)
     directory = chain.run
     directory.create_or_resume(chain.config)
     with directory.lock():

@@ -20,9 +20,9 @@ def trained(monkeypatch):
     """Replaces training; the seeds that were trained, in order. Seed 6 is the best."""
     seeds = []
 
-    def score(chain, number, devices):
-        seed = chain.config.train.seed
-        RunDirectory(chain.path("tries", str(number))).create_or_resume(chain.config)
+    def score(run, config, devices):
+        seed = config.train.seed
+        run.create_or_resume(config)
         seeds.append(seed)
         return 0.7 if seed == 6 else 0.4
 
@@ -30,19 +30,23 @@ def trained(monkeypatch):
     return seeds
 
 
+def choose(chain, count):
+    return tries.choose(chain.out, chain.run, chain.config, count)
+
+
 def seed_of(directory):
     return RunDirectory(directory).config().train.seed
 
 
 def test_the_best_run_becomes_the_run_of_the_quickstart(chain, trained):
-    chosen = tries.choose(chain, 3)
+    chosen = choose(chain, 3)
     assert trained == [5, 6, 7]
-    assert chosen.config.train.seed == 6 == seed_of(chain.path("run"))
+    assert chosen.train.seed == 6 == seed_of(chain.path("run"))
     assert sorted(os.listdir(chain.path("tries"))) == ["0", "2", "choice.json"]
     with open(chain.path("tries", "choice.json")) as file:
         assert json.load(file) == {"chosen": 1, "scores": [0.4, 0.7, 0.4]}
-    assert chosen.run.create_or_resume(chosen.config) is False
-    assert tries.choose(chain, 3).config == chosen.config
+    assert chain.run.create_or_resume(chosen) is False
+    assert choose(chain, 3) == chosen
     assert trained == [5, 6, 7]  # nothing was trained again
 
 
@@ -53,9 +57,9 @@ def test_a_choice_that_was_stopped_before_the_move_is_completed(chain, trained, 
     with monkeypatch.context() as patch:
         patch.setattr(tries.files, "move", stop)
         with pytest.raises(KeyboardInterrupt):
-            tries.choose(chain, 2)
+            choose(chain, 2)
     assert tries.is_begun(chain.out) and not os.path.exists(chain.path("run"))
-    assert tries.choose(chain, 2).config.train.seed == 6 == seed_of(chain.path("run"))
+    assert choose(chain, 2).train.seed == 6 == seed_of(chain.path("run"))
     assert trained == [5, 6]
 
 
