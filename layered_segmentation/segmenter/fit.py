@@ -168,7 +168,9 @@ def mask_loss(masks: Any, logits: Any, weights: Any = None) -> Any:
     if weights is None:
         cross_entropy = ops.mean(cross_entropy)
     else:
-        cross_entropy = ops.sum(weights * cross_entropy) / ops.maximum(ops.sum(weights), 1.0)
+        # By image, so that replicas, each with its share of the images, compute the same.
+        counted = ops.maximum(ops.sum(weights, axis=(1, 2, 3)), 1.0)
+        cross_entropy = ops.mean(ops.sum(weights * cross_entropy, axis=(1, 2, 3)) / counted)
         masks, probabilities = weights * masks, weights * probabilities
     overlap = ops.sum(masks * probabilities, axis=(1, 2, 3))
     total = ops.sum(masks + probabilities, axis=(1, 2, 3))
