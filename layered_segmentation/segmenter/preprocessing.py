@@ -10,6 +10,7 @@ import keras
 import keras_hub
 import numpy as np
 from keras import ops
+from keras_hub.src.utils.tensor_utils import preprocessing_function
 
 from layered_segmentation.config import Aspect
 from layered_segmentation.segmenter.encoder import EncoderGeneratorBackbone
@@ -67,10 +68,22 @@ class LayeredSegmenterImageConverter(keras_hub.layers.ImageConverter):
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
 class LayeredSegmenterPreprocessor(keras_hub.models.ImageSegmenterPreprocessor):
-    """KerasHub's preprocessor with this converter, for `fit` and `from_preset`."""
+    """KerasHub's preprocessor with this converter, for `fit` and `from_preset`.
+
+    Masks for `fit` become squares of the network's resolution as the photos do. They are float in
+    [0, 1], bool, or whole numbers from 0 to 1 or 255; [B, H, W, 1] or [B, H, W].
+    """
 
     backbone_cls: Any = UNetBackbone
     image_converter_cls = LayeredSegmenterImageConverter
+
+    @preprocessing_function  # type: ignore[untyped-decorator]
+    def call(self, x: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Prepares photos, and masks if there are any."""
+        converter = self.image_converter
+        if converter is not None and y is not None:
+            y = _to_targets(y, len(x.shape), converter)
+        return super().call(x, y, sample_weight)
 
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
@@ -86,6 +99,31 @@ class EncoderSegmenterPreprocessor(LayeredSegmenterPreprocessor):
 
     backbone_cls = EncoderGeneratorBackbone
     image_converter_cls = EncoderSegmenterImageConverter
+
+
+def _to_targets(masks: Any, rank: int, converter: LayeredSegmenterImageConverter) -> Any:
+    """Returns masks at the network's resolution; they are unchanged if they have it.
+
+    Args:
+        masks: [B, H, W, 1], [B, H, W] or, of one photo, [H, W, 1] or [H, W].
+        rank: That of the photos, 4 or 3.
+        converter: What prepares the photos.
+
+    Returns:
+        Float [B, R, R, 1], or [R, R, 1].
+    """
+    if len(masks.shape) == rank - 1:
+        masks = masks[..., None]
+    size = tuple(converter.image_size)
+    if tuple(masks.shape[-3:-1]) == size:
+        return masks
+    dtype = keras.backend.standardize_dtype(masks.dtype)
+    masks = ops.cast(masks, "float32")
+    if "int" in dtype:
+        masks = masks / ops.where(ops.max(masks) > 1, 255.0, 1.0)
+    if converter.pads:
+        masks = pad_to_square(masks)
+    return ops.image.resize(masks, size, interpolation="bilinear", antialias=True)
 
 
 def pad_to_square(images: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
@@ -83,12 +84,23 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
     def compile(
         self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any
     ) -> None:
-        """Compiles for fine-tuning on masks, float [B, R, R, 1], with binary cross-entropy."""
+        """Compiles for fine-tuning on masks, float [B, H, W, 1], with binary cross-entropy."""
         if loss == "auto":
             loss = keras.losses.BinaryCrossentropy()
         if metrics == "auto":
             metrics = [keras.metrics.BinaryAccuracy()]
         super().compile(optimizer, loss, metrics=metrics, **kwargs)
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains on photos, [B, H, W, 3] from 0 to 255, and masks of their size; as Keras's `fit`.
+
+        Raises:
+            UserError: The photos are an array of values from 0 to 1, or from -1 to 1.
+        """
+        is_float = isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.size > 0
+        if self.preprocessor is not None and is_float and x.max() <= 1:
+            as_rgb(x.reshape(-1, *x.shape[-3:])[0])
+        return super().fit(x, *args, **kwargs)
 
     def logits(self, images: Any, training: bool = False) -> Any:
         """Maps prepared images, float [B, R, R, 3], to mask logits, float [B, R, R, 1]."""
@@ -152,8 +164,9 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
         """Segments one photo, or photos of any sizes.
 
         Args:
-            images: One uint8 photo [H, W, 3], a list of such photos, or a batch [B, H, W, 3].
-                Grey photos, [H, W] or [H, W, 1], and RGBA photos, [H, W, 4], are converted.
+            images: One uint8 photo [H, W, 3], a list of such photos, or a batch [B, H, W, 3];
+                arrays or tensors. Grey photos, [H, W] or [H, W, 1], and RGBA photos, [H, W, 4],
+                are converted.
 
         Returns:
             For one photo, its mask: float32 [H, W] in [0, 1]. Otherwise the list of their masks.
@@ -161,8 +174,10 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
         Raises:
             UserError: An image is not uint8, or does not have the shape of an image.
         """
-        if isinstance(images, np.ndarray) and images.ndim < 4:
-            return self.predict_masks([images])[0]
+        if hasattr(images, "shape"):  # a tensor too: its rows are no photos
+            images = ops.convert_to_numpy(images)
+            if images.ndim < 4:
+                return self.predict_masks([images])[0]
         masks = []
         for batch, prepared in self._batches(images):
             # Not `self.predict`, which would prepare the images a second time.
@@ -172,27 +187,42 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
                 masks.append(ops.convert_to_numpy(restored)[0, ..., 0])
         return masks
 
-    def predict(self, x: Any, batch_size: Any = None, verbose: Any = 0, **kwargs: Any) -> Any:
-        """Segments photos.
+    def predict(
+        self,
+        x: Any,
+        batch_size: Any = None,
+        verbose: Any = 0,
+        steps: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Segments photos, at their own size.
 
         Args:
-            x: uint8 [B, H, W, 3], one photo [H, W, 3], or a list of photos of any sizes. Anything
-                else, such as a dataset, goes to KerasHub's `predict`, which returns masks at the
-                network's resolution.
+            x: uint8 photos: one, [H, W, 3], a batch [B, H, W, 3], a list of photos of any sizes, or
+                a dataset of batches or photos, perhaps with masks, which are ignored. Without a
+                preprocessor, what KerasHub's `predict` takes.
             batch_size: For KerasHub's `predict`.
             verbose: Likewise.
-            **kwargs: Likewise.
+            steps: Batches of a dataset; all if None.
+            **kwargs: For KerasHub's `predict`.
 
         Returns:
-            Float [B, H, W, 1] in [0, 1], for one photo [H, W, 1], or a list of these.
+            Float [B, H, W, 1] in [0, 1], for one photo [H, W, 1]. Photos of a list, and those of a
+            dataset if their sizes differ, give a list.
         """
-        if isinstance(x, np.ndarray) and x.ndim == 4:
-            return np.stack(self.predict_masks(x))[..., None]
-        if isinstance(x, np.ndarray):
-            return self.predict_masks(x)[..., None]
+        if self.preprocessor is None:
+            return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, **kwargs)
         if isinstance(x, list | tuple):
             return [mask[..., None] for mask in self.predict_masks(x)]
-        return super().predict(x, batch_size=batch_size, verbose=verbose, **kwargs)
+        if hasattr(x, "shape"):
+            masks = self.predict_masks(x)
+            return np.stack(masks)[..., None] if isinstance(masks, list) else masks[..., None]
+        found: list[np.ndarray] = []
+        for photos in itertools.islice(_photos_of(x), steps):
+            masks = self.predict_masks(photos)
+            found += [mask[..., None] for mask in (masks if isinstance(masks, list) else [masks])]
+        is_one_size = len({mask.shape for mask in found}) == 1
+        return np.stack(found) if is_one_size else found
 
     def save_to_preset(
         self, preset_dir: str, *args: Any, tflite: bool = True, **kwargs: Any
@@ -316,9 +346,12 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     """
     image = np.asarray(image)
     if image.dtype != np.uint8:
+        low, high = (float(image.min()), float(image.max())) if image.size else (0.0, 0.0)
+        levels = "255 * image" if high <= 1 else "image"
+        levels = "127.5 * (image + 1)" if low < 0 else levels
         raise UserError(
-            f"an image has values of type {image.dtype}; the segmenter takes uint8, 0 to 255. "
-            "Convert values in [0, 1] with `np.rint(255 * image).astype(np.uint8)`"
+            f"an image has values of type {image.dtype}, from {low:g} to {high:g}; the segmenter "
+            f"takes uint8, 0 to 255. Convert it with `np.rint({levels}).astype(np.uint8)`"
         )
     if image.ndim == 2:
         image = image[..., None]
@@ -348,6 +381,15 @@ def _weights_in_memory() -> Iterator[None]:
     """Lets Keras make weight files in memory: HDF5 crashes the process where the disk is full."""
     with mock.patch.object(saving_lib, "H5IOStore", _Store):
         yield
+
+
+def _photos_of(dataset: Any) -> Iterator[Any]:
+    """Yields the photos of a dataset's elements, which may have masks and weights too."""
+    elements = dataset
+    if isinstance(dataset, keras.utils.PyDataset):
+        elements = (dataset[index] for index in range(len(dataset)))
+    for element in elements:
+        yield element[0] if isinstance(element, list | tuple) else element
 
 
 # Makes the packaged presets known to `from_preset` and `LayeredSegmenter.presets`.
