@@ -1,4 +1,4 @@
-"""What a `LayeredGAN` is given, checked: its settings, and images to train on."""
+"""What a model is given, checked: the settings of a `LayeredGAN`, and images to train on."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ def check(data: Any, resolution: int) -> None:
     images = np.asarray(_images(data))
     if images.ndim != 4 or images.shape[1:] != (resolution, resolution, 3):
         raise UserError(
-            f"images have the shape {list(images.shape)}; the GAN now trains on "
+            f"images have the shape {list(images.shape)}; the model now trains on "
             f"[batch, {resolution}, {resolution}, 3]: resize them, for example with "
             "keras.ops.image.resize(images, size, antialias=True)"
         )

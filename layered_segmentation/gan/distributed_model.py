@@ -1,0 +1,182 @@
+"""What a Keras model needs to train under any strategy as it trains on one device."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from layered_segmentation.errors import UserError
+from layered_segmentation.gan import inputs
+
+
+class DistributedModel(keras.Model):
+    """A Keras model whose losses are fixed and whose logs are means over the global batch.
+
+    A subclass has `train_step` and `test_step`, which return each replica's share of the logs, and
+    the methods that raise `NotImplementedError` here.
+    """
+
+    optimizer: Any
+    train_function: Any
+    test_function: Any
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.wait_seconds = 0.0
+        self._sums: dict[str, Any] = {}
+        self._steps = 0
+
+    def default_optimizers(self) -> Sequence[keras.optimizers.Optimizer]:
+        """Returns new optimizers, one for each of `trained_networks`."""
+        raise NotImplementedError
+
+    def trained_networks(self) -> Sequence[Any]:
+        """Returns the networks that train, each with its own optimizer."""
+        raise NotImplementedError
+
+    def check_batch(self, data: Any) -> None:
+        """Raises UserError if one replica's data cannot be trained on."""
+        raise NotImplementedError
+
+    def _compile(
+        self,
+        optimizers: Mapping[str, Any],
+        jit_compile: bool,
+        run_eagerly: bool,
+        refused: Mapping[str, Any],
+    ) -> None:
+        """Compiles with optimizers by the names of their attributes; None is a default one."""
+        if refused:
+            raise UserError(
+                f"compile({', '.join(refused)}=...) is not possible: the losses are "
+                f"fixed; it takes {', '.join(optimizers)}, jit_compile and run_eagerly"
+            )
+        with self.distribute_strategy.scope():
+            built = [
+                self._scaled(given or default)
+                for given, default in zip(
+                    optimizers.values(), self.default_optimizers(), strict=True
+                )
+            ]
+            for name, optimizer, network in zip(
+                optimizers, built, self.trained_networks(), strict=True
+            ):
+                optimizer.build(network.trainable_variables)
+                setattr(self, name, optimizer)
+            super().compile(
+                optimizer=built[0],
+                jit_compile=jit_compile,
+                run_eagerly=run_eagerly,
+                auto_scale_loss=False,
+            )
+        self._compile_arguments = {
+            **optimizers,
+            "jit_compile": jit_compile,
+            "run_eagerly": run_eagerly,
+        }
+
+    def _scaled(self, given: Any) -> keras.optimizers.Optimizer:
+        optimizer = keras.optimizers.get(given)
+        is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if self.dtype_policy.name == "mixed_float16" and not is_scaled:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        return optimizer
+
+    def get_compile_config(self) -> dict[str, Any]:
+        if not self.compiled:
+            return {}
+        config: dict[str, Any] = keras.saving.serialize_keras_object(self._compile_arguments)
+        return config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Compiles the step; the time spent waiting for data is measured around the iterator."""
+        if self.train_function is None or force:
+            self.train_function = self._loop_function(self.train_step)
+        return self.train_function
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """Compiles the step of `evaluate`."""
+        if self.test_function is None or force:
+            self.test_function = self._loop_function(self.test_step)
+        return self.test_function
+
+    def _loop_function(self, take_step: Callable[[Any], dict[str, tf.Tensor]]) -> Any:
+        """Returns a function (iterator) -> logs of one step on the global batch."""
+        strategy = self.distribute_strategy
+
+        def step(data: Any) -> dict[str, tf.Tensor]:
+            run = tf.function(take_step, jit_compile=True) if self.jit_compile else take_step
+            logs = strategy.run(run, args=(data,))
+            return {
+                name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+                for name, value in logs.items()
+            }
+
+        compiled = step if self.run_eagerly else tf.function(step, reduce_retracing=True)
+
+        def function(iterator: Any) -> dict[str, tf.Tensor]:
+            start = time.perf_counter()
+            data = next(iterator)
+            while not inputs.is_even(strategy.experimental_local_results(data)):
+                data = next(iterator)
+            self.wait_seconds += time.perf_counter() - start
+            if not self._steps:
+                for share in strategy.experimental_local_results(data):
+                    self.check_batch(share)
+            logs: dict[str, tf.Tensor] = compiled(data)
+            self._steps += 1
+            for name, value in logs.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+            return logs
+
+        return function
+
+    def get_metrics_result(self) -> dict[str, float]:
+        """Returns each log's mean over the steps of the epoch, which Keras shows and records."""
+        return {name: float(value) / self._steps for name, value in self._sums.items()}
+
+    def reset_metrics(self) -> None:
+        self._sums = {}
+        self._steps = 0
+
+    @property
+    def _replicas(self) -> int:
+        return int(self.distribute_strategy.num_replicas_in_sync)
+
+    def _mean_of_replicas(self, value: tf.Tensor) -> tf.Tensor:
+        """Returns a tensor's mean over the replicas, through which gradients flow."""
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return value
+        return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
+
+    def _minimise(
+        self,
+        compute: Callable[[], tuple[tf.Tensor, dict[str, tf.Tensor]]],
+        variables: list[Any],
+        optimizer: Any,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Takes an optimizer step on the loss that `compute` returns beside its logs."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([v.value for v in variables])
+            loss, logs = compute()
+            loss, scaled = self._scale(loss, optimizer)
+        gradients = tape.gradient(scaled, [v.value for v in variables])
+        optimizer.apply(
+            [
+                tf.zeros_like(v.value) if g is None else g
+                for g, v in zip(gradients, variables, strict=True)
+            ],
+            variables,
+        )
+        return loss, logs
+
+    def _scale(self, loss: tf.Tensor, optimizer: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        # Keras sums gradients over the replicas; the mean is wanted.
+        loss = loss / self._replicas
+        return loss, optimizer.scale_loss(loss)
