@@ -167,14 +167,27 @@ class DistributedModel(keras.Model):
             loss, logs = compute()
             loss, scaled = self._scale(loss, optimizer)
         gradients = tape.gradient(scaled, [v.value for v in variables])
-        optimizer.apply(
-            [
-                tf.zeros_like(v.value) if g is None else g
-                for g, v in zip(gradients, variables, strict=True)
-            ],
-            variables,
-        )
+        gradients = [
+            tf.zeros_like(v.value) if g is None else g
+            for g, v in zip(gradients, variables, strict=True)
+        ]
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            gradients = self._overflowing_alike(gradients)
+        optimizer.apply(gradients, variables)
         return loss, logs
+
+    def _overflowing_alike(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns gradients that are NaN on all replicas if they are not finite on one of them.
+
+        Keras skips a step if the gradients of the first replica are not finite, and would add those
+        of the others to the weights.
+        """
+        if self._replicas == 1:
+            return gradients
+        zero_or_nan = tf.add_n([tf.reduce_sum(0.0 * gradient) for gradient in gradients])
+        context = tf.distribute.get_replica_context()
+        zero_or_nan = context.all_reduce(tf.distribute.ReduceOp.SUM, zero_or_nan)
+        return [gradient + zero_or_nan for gradient in gradients]
 
     def _scale(self, loss: tf.Tensor, optimizer: Any) -> tuple[tf.Tensor, tf.Tensor]:
         # Keras sums gradients over the replicas; the mean is wanted.

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow  # four processes, each compiles two steps
+pytestmark = pytest.mark.slow  # five processes, each compiles a step or two
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "replica_steps.py"
 
@@ -44,3 +44,20 @@ def test_without_the_loss_scaling_they_would_not(one_device, tmp_path):
 
 def test_with_a_standard_deviation_for_each_replica_they_would_not(one_device, tmp_path):
     assert largest_difference(train(tmp_path, 2, "alone"), one_device) > 1e-3
+
+
+def test_an_overflow_on_one_replica_skips_the_step_on_all(tmp_path):
+    arrays = train(tmp_path, 2, "float16")
+    assert all(np.isfinite(values).all() for values in arrays.values())
+    for name, (first, last) in arrays.items():
+        np.testing.assert_array_equal(first, last, err_msg=name)
+    assert (arrays["scale_6_0"] == arrays["scale_5_0"] / 2).all()
+    weights = [
+        [values for name, values in arrays.items() if name.startswith(f"weight_{step}_")]
+        for step in range(8)
+    ]
+    moved = [
+        any((a != b).any() for a, b in zip(weights[step], weights[step - 1], strict=True))
+        for step in (5, 6, 7)
+    ]
+    assert moved == [True, False, True]

@@ -1,6 +1,9 @@
 """Training steps on one or two logical CPU devices, across two stages; writes all weights.
 
-usage: replica_steps.py REPLICAS whole|unscaled|alone OUT.npz
+usage: replica_steps.py REPLICAS whole|unscaled|alone|float16 OUT.npz
+
+`float16` takes steps of one stage in mixed precision, one of which overflows on the last replica
+alone, and writes loss scales and weights of every replica after each step.
 """
 
 import sys
@@ -47,6 +50,7 @@ def main(replicas: int, how: str, path: str) -> None:
         f"schedule.batch={{8: {BATCH}, 16: {BATCH}}}",
         f"schedule.images_per_stage={STEPS * BATCH}",
         "train.strategy=mirrored",
+        *(["train.precision=mixed_float16"] if how == "float16" else []),
     )
     engine = strategy.open_strategy(config, ["CPU:0", "CPU:1"][:replicas])
     assert engine.num_replicas_in_sync == replicas
@@ -55,6 +59,9 @@ def main(replicas: int, how: str, path: str) -> None:
         gan = kind.from_run_config(config)
         # Adam forgives a wrong scale of the gradient, SGD does not.
         gan.compile(keras.optimizers.SGD(0.02), keras.optimizers.SGD(0.02))
+    if how == "float16":
+        np.savez(path, **steps_in_float16(engine, gan))
+        return
     arrays = {}
     for stage in gan.stages:
         gan.set_stage(stage)
@@ -70,6 +77,24 @@ def main(replicas: int, how: str, path: str) -> None:
             arrays[f"{name}_{index}"] = weight
     arrays["images_seen"] = np.array(gan.images_seen.value)
     np.savez(path, **arrays)
+
+
+def steps_in_float16(engine, gan):
+    """Takes eight steps at 8 px; the last image of the seventh batch overflows in float16."""
+    real = np.random.default_rng(0).uniform(-1, 1, (8, BATCH, 8, 8, 3)).astype(np.float32)
+    real[6, -1] = 1e6
+    shares = tf.data.Dataset.from_tensor_slices(real).unbatch()
+    replicas = engine.num_replicas_in_sync
+    iterator = iter(strategy.distribute(engine, shares.batch(BATCH // replicas)))
+    arrays = {}
+    for step in range(len(real)):
+        gan.make_train_function()(iterator)
+        scale = gan.discriminator_optimizer.dynamic_scale
+        for name, variables in (("scale", [scale]), ("weight", gan.discriminator.variables)):
+            for index, variable in enumerate(variables):
+                values = engine.experimental_local_results(variable.value)
+                arrays[f"{name}_{step}_{index}"] = np.stack([np.array(value) for value in values])
+    return arrays
 
 
 if __name__ == "__main__":
