@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -51,12 +52,7 @@ def on_devices(
     """
     if name == Strategy.multi_worker:  # before TensorFlow starts its devices
         return _open_workers(devices, batches)
-    known = [device.name.split("device:")[-1] for device in tf.config.list_logical_devices()]
-    for device in devices:
-        if device.upper() not in known:
-            raise UserError(
-                f"--devices={device}: there is no such device; there are {', '.join(known)}"
-            )
+    known = _known_devices(devices)
     accelerators = [device for device in known if not device.startswith("CPU")]
     chosen = list(devices)
     if name == Strategy.auto:
@@ -79,6 +75,20 @@ def on_devices(
     strategy = tf.distribute.MirroredStrategy(chosen, cross_device_ops=reduction)
     _require_divisible(batches, strategy.num_replicas_in_sync)
     return strategy
+
+
+def devices_to_train_on(devices: Sequence[str]) -> list[str]:
+    """Returns the devices for trainings that are independent of each other.
+
+    Args:
+        devices: As for `on_devices`. If empty, all accelerators, or the first CPU device.
+
+    Raises:
+        UserError: A missing device.
+    """
+    known = _known_devices(devices)
+    accelerators = [device for device in known if not device.startswith("CPU")]
+    return list(devices) or accelerators or known[:1]
 
 
 def distribute(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset) -> tf.data.Dataset | Any:
@@ -116,23 +126,26 @@ def wait_for_workers(engine: tf.distribute.Strategy) -> None:
 
 
 @contextlib.contextmanager
-def reports_lost_workers(engine: tf.distribute.Strategy) -> Iterator[None]:
+def reports_lost_workers(config: Config) -> Iterator[None]:
     """Turns the errors that follow the end of another worker into a UserError."""
     try:
         yield
     except (
-        tf.errors.UnavailableError,
         tf.errors.AbortedError,
         tf.errors.CancelledError,
         tf.errors.DeadlineExceededError,
+        tf.errors.FailedPreconditionError,
         tf.errors.InternalError,
+        tf.errors.UnavailableError,
+        tf.errors.UnknownError,
     ) as error:
-        if engine.cluster_resolver is None:
+        if config.train.strategy != Strategy.multi_worker:
             raise
+        reason = re.search("aborted by: .*", str(error)) or [str(error)]
         raise UserError(
             "another worker has ended or cannot be reached, so this one stops too; see that "
             "worker's output, then run the same command on all workers: training resumes from the "
-            f"last checkpoint ({str(error).splitlines()[0]})"
+            f"last checkpoint ({reason[0]})"
         ) from error
 
 
@@ -185,6 +198,17 @@ def _open_workers(devices: Sequence[str], batches: Mapping[str, int]) -> tf.dist
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     _require_divisible(batches, strategy.num_replicas_in_sync)
     return strategy
+
+
+def _known_devices(devices: Sequence[str]) -> list[str]:
+    """Returns all devices; raises UserError if a named one is not among them."""
+    known = [device.name.split("device:")[-1] for device in tf.config.list_logical_devices()]
+    for device in devices:
+        if device.upper() not in known:
+            raise UserError(
+                f"--devices={device}: there is no such device; there are {', '.join(known)}"
+            )
+    return known
 
 
 def _largest_share(devices: list[str], batches: Mapping[str, int]) -> list[str]:

@@ -62,10 +62,9 @@ def train(config: Config, run: RunDirectory, devices: Sequence[str] = ()) -> Tra
         return TrainSummary(
             finished.images_seen, finished.seconds, finished.images_per_second, True
         )
-    engine = strategy.open_strategy(config, devices)
-    is_chief = strategy.is_chief(engine)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(strategy.reports_lost_workers(engine))
+    with strategy.reports_lost_workers(config), contextlib.ExitStack() as stack:
+        engine = strategy.open_strategy(config, devices)
+        is_chief = strategy.is_chief(engine)
         if is_chief:
             source = open_source(config.data, config.train.seed)
             run.create_or_resume(config)
