@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from layered_segmentation.gan.generator import LayeredGenerator as LayeredGenerator
     from layered_segmentation.gan.layered_gan import LayeredGAN as LayeredGAN
     from layered_segmentation.run_directory import RunDirectory as RunDirectory
+    from layered_segmentation.segmenter.autoencoder import Autoencoder as Autoencoder
     from layered_segmentation.segmenter.cut_out import cut_out as cut_out
     from layered_segmentation.segmenter.encoder import Encoder as Encoder
     from layered_segmentation.segmenter.refine import refine as refine
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "Autoencoder": "segmenter.autoencoder",
     "Config": "config",
     "Discriminator": "gan.discriminator",
     "Encoder": "segmenter.encoder",

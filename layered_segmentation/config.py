@@ -268,7 +268,7 @@ class EncoderConfig:
     input_resolution: int = bounded(64, "0 or at least 8")
     # Cap on the channels of the ResNet's stages; 512 is ResNet-18.
     max_channels: int = bounded(512, "at least 64")
-    # Number of chunks whose encoders train at once, in one graph. The results do not depend on it.
+    # Number of chunks whose encoders train at once on each device. The results do not depend on it.
     # Each encoder takes as much memory as one alone, so more than 1 pays only where networks are
     # small and cores idle.
     together: int = bounded(1, "at least 1")

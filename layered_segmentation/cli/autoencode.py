@@ -27,6 +27,7 @@ _SET = flags.DEFINE_multi_string(
 _LIMIT = flags.DEFINE_integer(
     "limit", 0, "Use only the first so many photos; 0 uses all, up to 10,000.", 0
 )
+_DEVICES, _LOGICAL_CPUS = app.define_device_flags()
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run's encoder.")
 shared.define_max_pixels_flag()
 
@@ -46,15 +47,15 @@ def main(_: list[str]) -> None:
             f"--run_dir={run.path}: it already has an encoder ({run.encoder}); add --overwrite to "
             "replace it"
         )
-    quiet.import_tensorflow()
+    quiet.import_tensorflow(_LOGICAL_CPUS.value)
     from layered_segmentation import sheets
     from layered_segmentation.gan import networks
     from layered_segmentation.progress import Bar
-    from layered_segmentation.segmenter import encode, model_card, presets
+    from layered_segmentation.segmenter import autoencoder, encode, model_card, presets
 
-    encode.require_mask(config.gan.variant)
+    autoencoder.require_mask(config.gan.variant)
     generator, discriminator = networks.load_generator(run), networks.load_discriminator(run)
-    trainer = encode.EncoderTrainer(generator, discriminator, config)
+    trainer = encode.EncoderTrainer(generator, discriminator, config, _DEVICES.value)
     side = config.gan.resolution
     photos = encode.dataset_photos(config, side, _IMAGES.value, _LIMIT.value)
     with run.lock():

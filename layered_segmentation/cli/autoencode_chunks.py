@@ -46,6 +46,7 @@ _LIMIT = flags.DEFINE_integer(
 _SAVE_ENCODERS = flags.DEFINE_bool(
     "save_encoders", False, "Keep each chunk's preset, in OUT/encoders."
 )
+_DEVICES, _LOGICAL_CPUS = app.define_device_flags()
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Train finished chunks again.")
 shared.define_max_pixels_flag()
 
@@ -60,10 +61,10 @@ def main(_: list[str]) -> int:
         raise UserError(f"--images={_IMAGES.value}: there is no such directory")
     if not _IMAGES.value and config.data.name != configs.SourceName.shapes:
         raise UserError("--images is needed: name a directory of photos to segment")
-    quiet.import_tensorflow()
-    from layered_segmentation.segmenter import chunks, encode
+    quiet.import_tensorflow(_LOGICAL_CPUS.value)
+    from layered_segmentation.segmenter import autoencoder, chunks
 
-    encode.require_mask(config.gan.variant)
+    autoencoder.require_mask(config.gan.variant)
     out = _OUT.value
     files.require_empty_or(out, os.path.join(out, chunks.INPUTS), "holds no chunks")
     images = _IMAGES.value or os.path.join(out, chunks.SCENES)
@@ -108,7 +109,7 @@ def _open_trainer(run: "RunDirectory", config: configs.Config) -> "EncoderTraine
     from layered_segmentation.segmenter import encode
 
     generator, discriminator = networks.load_generator(run), networks.load_discriminator(run)
-    return encode.EncoderTrainer(generator, discriminator, config)
+    return encode.EncoderTrainer(generator, discriminator, config, _DEVICES.value)
 
 
 def _photo_names(images: str, out: str) -> list[str]:

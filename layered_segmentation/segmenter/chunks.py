@@ -44,7 +44,8 @@ class ChunkJob:
     out: str  # directory of the results
     chunk: int  # most photos per chunk
     iterations: int  # training steps per chunk
-    together: int = 1  # chunks whose encoders train at once; an interruption loses at most these
+    # Chunks whose encoders train at once on each device; an interruption loses at most these.
+    together: int = 1
     save_encoders: bool = False  # whether to save each chunk's segmenter as a preset
 
     def chunks(self) -> list[list[str]]:
@@ -164,8 +165,9 @@ def encode(job: ChunkJob, open_trainer: Callable[[], EncoderTrainer]) -> list[di
     if left:
         trainer = open_trainer()
         with Bar(len(left) * job.iterations, "encoding", "step") as bar:
-            for first in range(0, len(left), job.together):
-                group = left[first : first + job.together]
+            size = job.together * len(trainer.devices)
+            for first in range(0, len(left), size):
+                group = left[first : first + size]
                 _encode_group(job, {number: chunks[number] for number in group}, trainer, bar)
     return [files.read_json(job.record(number)) for number in range(len(chunks))]
 

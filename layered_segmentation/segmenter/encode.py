@@ -11,27 +11,23 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
-from layered_segmentation.config import Config, FeatureTerm, SourceName, Variant
-from layered_segmentation.data.batches import Crops
+from layered_segmentation.config import Config, SourceName
+from layered_segmentation.data.batches import PhotoCache, batches
 from layered_segmentation.data.source import open_source
 from layered_segmentation.errors import UserError
-from layered_segmentation.gan import composite, losses
+from layered_segmentation.gan import inputs, strategy
 from layered_segmentation.gan.discriminator import Discriminator
-from layered_segmentation.gan.draws import Purpose, weights
 from layered_segmentation.gan.generator import LayeredGenerator
+from layered_segmentation.segmenter import autoencoder
+from layered_segmentation.segmenter.autoencoder import Autoencoder
 from layered_segmentation.segmenter.encoder import Encoder, EncoderGeneratorBackbone
 from layered_segmentation.segmenter.segmenter import create_encoder_segmenter
 
 PHOTOS = 10_000  # a dataset's encoder learns from at most this many, unless --limit is given
-FEATURE_SIDE = 8  # of the discriminator's features in eq. 7
-_CODE_GAIN = 0.1  # of the dense kernel: the first codes are close to the mean style
 _EVALUATED = 1_000  # photos for batch norm statistics and for the loss in the summary
-_BATCH = 100  # photos per pass without gradients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,35 +60,48 @@ class Training:
 class EncoderTrainer:
     """Trains encoders with frozen copies of a generator and a discriminator, in float32.
 
-    In training, batch norms use the statistics of the batch. Afterwards their moving statistics
-    are recomputed over the training photos. A photo's mask then depends only on the photo and the
-    preset, and fits the photos it was trained for.
+    The encoder of a dataset trains on all devices at once, each with its share of every batch. The
+    encoders of chunks train on one device each.
 
     Attributes:
         segmenter: The `EncoderSegmenter`, with the weights of the encoder finished last.
+        devices: Names of the devices that train.
 
     Args:
         generator: The run's averaged generator.
         discriminator: The run's discriminator.
         config: The run's config: its `encoder` section, `train.seed` and `data.aspect`.
+        devices: Devices to train on, such as `GPU:0`; all accelerators if empty.
 
     Raises:
-        UserError: The generator draws no mask.
+        UserError: The generator draws no mask, or there is no such device.
     """
 
-    def __init__(self, generator: LayeredGenerator, discriminator: Discriminator, config: Config):
-        require_mask(generator.variant)
+    def __init__(
+        self,
+        generator: LayeredGenerator,
+        discriminator: Discriminator,
+        config: Config,
+        devices: Sequence[str] = (),
+    ):
+        autoencoder.require_mask(generator.variant)
+        self.devices = strategy.devices_to_train_on(devices)
+        self._named = devices
         self._settings = config.encoder
         self._seed = config.train.seed
-        self._backbone = EncoderGeneratorBackbone.around(
-            generator, config.encoder.input_resolution, config.encoder.max_channels
-        )
-        self._encoder = self._backbone.encoder
-        self.segmenter = create_encoder_segmenter(self._backbone, config.data.aspect)
-        _initialise(self._encoder, self._seed)
-        self._encoder.dense.bias.assign(ops.reshape(generator.mean_codes(), (-1,)))
-        self._first_weights = [np.array(weight) for weight in self._encoder.get_weights()]
-        self._group = _EncoderGroup(self._backbone, discriminator, config.encoder.feature_term)
+        with tf.device(self.devices[0]):
+            backbone = EncoderGeneratorBackbone.around(
+                generator, config.encoder.input_resolution, config.encoder.max_channels
+            )
+            self.segmenter = create_encoder_segmenter(backbone, config.data.aspect)
+            first = Autoencoder(
+                backbone.generator, discriminator, backbone.encoder, config.encoder.feature_term
+            )
+            first.compile()
+        autoencoder.initialise(first.encoder, generator, self._seed)
+        self._first_weights = [np.array(weight) for weight in first.encoder.get_weights()]
+        self._learners = [first]  # of the chunks that train at once
+        self._step = tf.function(self._step_of_all)
 
     def train(
         self,
@@ -108,9 +117,20 @@ class EncoderTrainer:
             tick: Called after each step with a note for a progress bar.
 
         Raises:
-            UserError: The loss is not finite.
+            UserError: The loss is not finite, or the devices cannot share a batch.
         """
-        (training,) = self.train_together([photos], mirror, tick)
+        size = min(self._settings.batch, len(photos))
+        engine = strategy.on_devices(self._named, {"encoder.batch": size})
+        replicas = engine.num_replicas_in_sync
+        learner = self._learners[0]
+        with engine.scope() if replicas > 1 else tf.device(self.devices[0]):
+            if replicas > 1:
+                learner = _copy(learner)
+            data = strategy.distribute(engine, self._batches(photos, size, mirror, replicas))
+            iterator, step = iter(data), learner.make_train_function()
+            (training,) = self._train(
+                [learner], lambda: [step(iterator)["loss"]], [photos], [size], tick
+            )
         return self.finish(training)
 
     def train_together(
@@ -134,31 +154,70 @@ class EncoderTrainer:
         Raises:
             UserError: A loss is not finite.
         """
+        while len(self._learners) < len(chunks):
+            self._learners.append(self._next_learner())
+        sizes = [min(self._settings.batch, len(photos)) for photos in chunks]
+        data = [self._batches(*each, mirror) for each in zip(chunks, sizes, strict=True)]
+        iterator = iter(tf.data.Dataset.zip(tuple(data)))
+        learners = self._learners[: len(chunks)]
+        return self._train(learners, lambda: self._step(next(iterator)), chunks, sizes, tick, names)
+
+    def _next_learner(self) -> Autoencoder:
+        """Returns another autoencoder, which shares the frozen networks of its device."""
+        number = len(self._learners)
+        place = number % len(self.devices)
+        with tf.device(self.devices[place]):
+            return _copy(self._learners[0], self._learners[place] if place < number else None)
+
+    def _step_of_all(self, shares: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Takes a step of each autoencoder on its device and its photos; returns the losses."""
+        each = []
+        for number, images in enumerate(shares):
+            with tf.device(self.devices[number % len(self.devices)]):
+                each.append(self._learners[number].train_step(images)["loss"])
+        return each
+
+    def _batches(
+        self, photos: np.ndarray, size: int, mirror: bool, replicas: int = 1
+    ) -> tf.data.Dataset:
+        """Returns the photos of all steps, for each replica."""
+        side, count = photos.shape[1], size * self._settings.iterations
+        cache = PhotoCache({side: photos}, crop_margin=1.0)
+        return batches(cache, side, size, mirror, self._seed, 0, count, replicas)
+
+    def _train(
+        self,
+        learners: Sequence[Autoencoder],
+        step: Callable[[], Sequence[Any]],
+        chunks: Sequence[np.ndarray],
+        sizes: Sequence[int],
+        tick: Callable[[str], None] | None,
+        names: Sequence[str] = (),
+    ) -> list[Training]:
+        """Calls `step`, which trains each learner on its chunk and returns the losses."""
         start = compiled = time.perf_counter()
-        settings, side = self._settings, self._backbone.resolution
-        self._group.begin(len(chunks), self._first_weights, settings.learning_rate)
-        sizes = [min(settings.batch, len(photos)) for photos in chunks]
-        crops = [Crops(photos, side, self._seed, mirror) for photos in chunks]
+        settings = self._settings
+        for learner in learners:
+            self._restart(learner)
         history: list[np.ndarray] = []
-        for step in range(settings.iterations):
-            batches = [crop.batch_at(step * n, n) for crop, n in zip(crops, sizes, strict=True)]
-            history.append(self._group.step(batches))
+        for number in range(settings.iterations):
+            history.append(np.array([float(loss) for loss in step()]))
             failed = np.flatnonzero(~np.isfinite(history[-1]))
             if failed.size:
                 of = f" of {', '.join(names[int(place)] for place in failed)}" if names else ""
                 raise UserError(
-                    f"the encoder's loss{of} is not finite at step {step}; lower "
+                    f"the encoder's loss{of} is not finite at step {number}; lower "
                     f"encoder.learning_rate ({settings.learning_rate!r})"
                 )
-            if step == 0:
+            if number == 0:
                 compiled = time.perf_counter()
             if tick is not None:
                 tick(f"loss {np.mean(history[-20:]):.3f}")
         end = time.perf_counter()
         trained = (settings.iterations - 1) * sum(sizes)
         trainings = []
-        for photos, trained_weights, size, first_loss in zip(
-            chunks, self._group.weights(), sizes, history[0], strict=True
+        for learner, photos, size, first_loss in zip(
+            learners, chunks, sizes, history[0], strict=True
         ):
             summary = EncodeSummary(
                 photos=len(photos),
@@ -171,158 +230,56 @@ class EncoderTrainer:
                 images_per_second=trained / max(end - compiled, 1e-9),
                 seconds=(end - start) / len(chunks),
             )
-            trainings.append(Training(photos, trained_weights, summary))
+            trainings.append(Training(photos, learner.encoder.get_weights(), summary))
         return trainings
+
+    def _restart(self, learner: Autoencoder) -> None:
+        """Resets an encoder to the initial weights, and its optimizer."""
+        learner.encoder.set_weights(self._first_weights)
+        for variable in learner.optimizer.variables:
+            variable.assign(np.zeros(variable.shape))
+        learner.optimizer.learning_rate = self._settings.learning_rate
 
     def finish(self, training: Training) -> EncodeSummary:
         """Puts an encoder into the segmenter, recomputes its batch norms and evaluates it."""
         start = time.perf_counter()
-        self._encoder.set_weights(training.weights)
-        photos = training.photos[:_EVALUATED]
-        self._recompute_norms(photos)
+        learner, photos = self._learners[0], training.photos[:_EVALUATED]
+        learner.encoder.set_weights(training.weights)
+        learner.recompute_norms(photos)
         loss, pixel_loss = self._evaluate(photos)
         seconds = training.summary.seconds + time.perf_counter() - start
         return dataclasses.replace(
             training.summary, loss=loss, pixel_loss=pixel_loss, seconds=seconds
         )
 
-    def _recompute_norms(self, photos: np.ndarray) -> None:
-        """Sets the moving statistics of batch norms to the mean of those of batches of photos."""
-        norms = [
-            layer
-            for layer in self._encoder.resnet.layers
-            if isinstance(layer, keras.layers.BatchNormalization)
-        ]
-        momenta = [norm.momentum for norm in norms]
-        for count, batch in enumerate(_split(photos)):
-            for norm in norms:
-                norm.momentum = count / (count + 1)
-            self._encoder(_to_float(batch), training=True)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-
     def _evaluate(self, photos: np.ndarray) -> tuple[float, float]:
         """Returns the means of eq. 7 and of its first term over photos, uint8 [N, R, R, 3]."""
         sums = np.zeros(2)
-        for batch in _split(photos):
-            images, reconstruction = _to_float(batch), self.segmenter.reconstruct(batch)
+        for batch in autoencoder.split(photos):
+            images = inputs.prepare(batch)
+            reconstruction = self.segmenter.reconstruct(batch)
+            loss = self._learners[0].reconstruction_loss(reconstruction, images)
             pixel_loss = np.mean(np.abs(reconstruction - images))
-            (loss,) = self._group.reconstruction_losses(reconstruction, [images])
             sums += len(batch) * np.array([float(loss), pixel_loss])
         loss, pixel_loss = sums / len(photos)
         return float(loss), float(pixel_loss)
 
 
-class _EncoderGroup:
-    """Encoders that train at once, in one graph: each has its own loss, batch norms and Adam.
-
-    Only the frozen networks are shared. They treat each image alone, so the codes of all encoders
-    pass through them as one batch. The encoders run in parallel and use cores that one encoder
-    leaves idle. The results are the same as if each encoder trained alone.
+def _copy(model: Autoencoder, frozen: Autoencoder | None = None) -> Autoencoder:
+    """Returns a compiled autoencoder of the same sizes; its encoder's weights are arbitrary.
 
     Args:
-        backbone: Its encoder is the first of the group; its generator draws for all.
-        discriminator: Computes the features of eq. 7.
-        feature_term: How eq. 7 weights them.
+        model: The model to copy.
+        frozen: The model whose frozen networks the copy shares; None for copies of them.
     """
-
-    def __init__(
-        self,
-        backbone: EncoderGeneratorBackbone,
-        discriminator: Discriminator,
-        feature_term: FeatureTerm,
-    ):
-        self._generator = backbone.generator
-        self._discriminator = discriminator
-        self._feature_term = feature_term
-        self._learners = [_Learner(backbone.encoder)]
-        self._count = 1
-        self._step = tf.function(self._train_step)
-
-    def begin(self, count: int, weights: Sequence[np.ndarray], learning_rate: float) -> None:
-        """Resets `count` encoders to the initial weights, and their optimizers."""
-        while len(self._learners) < count:
-            first = self._learners[0].encoder
-            self._learners.append(_Learner(Encoder.from_config(first.get_config())))
-        self._count = count
-        for learner in self._learners[:count]:
-            learner.reset(weights, learning_rate)
-
-    def step(self, batches: Sequence[np.ndarray]) -> np.ndarray:
-        """Trains each encoder on its batch; returns the losses before the step, float [K].
-
-        Args:
-            batches: Float [B, R, R, 3] in [-1, 1] for each encoder; B may differ.
-        """
-        each: np.ndarray = self._step([tf.constant(images) for images in batches]).numpy()
-        return each
-
-    def weights(self) -> list[list[np.ndarray]]:
-        """Returns the weights of each encoder, as `get_weights` returns them."""
-        return [learner.encoder.get_weights() for learner in self._learners[: self._count]]
-
-    def reconstruction_losses(self, reconstruction: Any, batches: Sequence[Any]) -> list[Any]:
-        """Returns eq. 7 of each batch of photos.
-
-        Args:
-            reconstruction: Float [N, R, R, 3], the reconstructions of all batches in order.
-            batches: Each float [B, R, R, 3].
-        """
-        images = ops.concatenate(batches)
-        compared = (
-            reconstruction,
-            images,
-            self._discriminator.features(reconstruction, side=FEATURE_SIDE),
-            self._discriminator.features(images, side=FEATURE_SIDE),
-        )
-        parts = [tf.split(values, [batch.shape[0] for batch in batches]) for values in compared]
-        return [
-            losses.encoder(drawn, photos, drawn_features, features, self._feature_term)
-            for drawn, photos, drawn_features, features in zip(*parts, strict=True)
-        ]
-
-    def _train_step(self, batches: list[tf.Tensor]) -> tf.Tensor:
-        learners = self._learners[: len(batches)]
-        variables = [learner.encoder.trainable_variables for learner in learners]
-        with tf.GradientTape() as tape:
-            codes = [
-                learner.encoder(images, training=True)
-                for learner, images in zip(learners, batches, strict=True)
-            ]
-            layers = self._generator.from_codes(ops.concatenate(codes))
-            each = self.reconstruction_losses(composite.compose(layers), batches)
-        # The gradient is that of the sum of the losses; only an encoder's own loss depends on it.
-        for learner, gradients in zip(learners, tape.gradient(each, variables), strict=True):
-            learner.optimizer.apply(gradients, learner.encoder.trainable_variables)
-        return tf.stack(each)
-
-
-class _Learner:
-    """An encoder and its Adam."""
-
-    def __init__(self, encoder: Encoder):
-        self.encoder = encoder
-        self.optimizer = keras.optimizers.Adam(beta_1=0.9, beta_2=0.999, epsilon=1e-8)
-        self.optimizer.build(encoder.trainable_variables)
-
-    def reset(self, weights: Sequence[np.ndarray], learning_rate: float) -> None:
-        self.encoder.set_weights(weights)
-        for variable in self.optimizer.variables:
-            variable.assign(ops.zeros_like(variable))
-        self.optimizer.learning_rate = learning_rate
-
-
-def require_mask(variant: Variant) -> None:
-    """Refuses a generator that draws no mask.
-
-    Raises:
-        UserError: It is a plain StyleGAN.
-    """
-    if not variant.has_mask:
-        raise UserError(
-            f"gan.variant={variant!r} draws no mask, so its encoder cannot segment; use a run of "
-            "another variant"
-        )
+    if frozen is None:
+        copy = Autoencoder.from_config(model.get_config())
+        copy.set_weights(model.get_weights())
+    else:
+        encoder = Encoder.from_config(model.encoder.get_config())
+        copy = Autoencoder(frozen.generator, frozen.discriminator, encoder, model.feature_term)
+    copy.compile()
+    return copy
 
 
 def dataset_photos(config: Config, resolution: int, images: str = "", limit: int = 0) -> np.ndarray:
@@ -368,24 +325,3 @@ def dataset_photos(config: Config, resolution: int, images: str = "", limit: int
             f"the encoder learns from the run's training photos ({error}); restore them, or name "
             "others with --images"
         ) from error
-
-
-def _split(photos: np.ndarray) -> list[np.ndarray]:
-    return np.array_split(photos, -(-len(photos) // _BATCH))
-
-
-def _to_float(photos: np.ndarray) -> np.ndarray:
-    """Converts uint8 to float in [-1, 1]."""
-    return photos.astype(np.float32) / np.float32(127.5) - np.float32(1)
-
-
-def _initialise(encoder: keras.Model, seed: int) -> None:
-    """Draws the kernels (He et al.; that of the codes small) as a function of the seed alone."""
-    convolutions = [layer for layer in encoder.resnet.layers if hasattr(layer, "kernel")]
-    for index, layer in enumerate([*convolutions, encoder.dense]):
-        shape = layer.kernel.shape
-        fan_in = math.prod(shape[:-1])
-        deviation = math.sqrt(2.0 / fan_in)
-        if layer is encoder.dense:
-            deviation = _CODE_GAIN / math.sqrt(fan_in)
-        layer.kernel.assign(weights(shape, seed, Purpose.ENCODE, index, deviation))

@@ -14,11 +14,11 @@ def shared_trainers(shallow_resnet):
 
     trainers, create = {}, encode.EncoderTrainer
 
-    def shared(generator, discriminator, config):
+    def shared(generator, discriminator, config, devices=()):
         settings = dataclasses.replace(config.encoder, chunk=1, together=1)
-        key = f"{settings} {config.gan} {config.train.seed} {config.data.aspect}"
+        key = f"{settings} {config.gan} {config.train.seed} {config.data.aspect} {devices}"
         if key not in trainers:
-            trainers[key] = create(generator, discriminator, config)
+            trainers[key] = create(generator, discriminator, config, devices)
         return trainers[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice(trained):
 def test_of_several_encoders_the_failed_one_is_named(trained, monkeypatch):
     trainer = trained.set(iterations=2, learning_rate=1e-4)
     losses = [np.array([0.5, np.nan, 0.5])]
-    monkeypatch.setattr(trainer._group, "step", lambda batches: losses[0])
+    monkeypatch.setattr(trainer, "_step", lambda batches: losses[0])
     with pytest.raises(UserError, match="loss of chunk 8 is not finite at step 0"):
         trainer.train_together([trained.photos[:8]] * 3, names=["chunk 7", "chunk 8", "chunk 9"])
 
