@@ -316,7 +316,7 @@ def test_a_stop_loses_only_the_chunks_that_train(trained, eagerly, tmp_path, mon
     assert [record["names"] for record in records] == [names[:2], names[2:4], names[4:]]
     assert files(tmp_path / "masks") == names
     # Steps of encoders: of two of the three at first, then of the one that was left.
-    assert [(bar._count, bar._total) for bar in bars] == [(4, 6), (2, 2)]
+    assert [(bar._count, bar._meter["total"]) for bar in bars] == [(4, 6), (2, 2)]
     assert bars[0]._note.startswith("chunk 0, 1: loss ")
 
 
