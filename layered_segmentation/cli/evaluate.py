@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _SEGMENTER = flags.DEFINE_string(
     "segmenter", "", "Run directory, preset directory, hf://… or kaggle://…."
 )
+_STAGE = shared.define_stage_flag()
 _PREDICTIONS = flags.DEFINE_string(
     "predictions", "", "Directory of masks to score, named like the photos, instead of --segmenter."
 )
@@ -60,6 +61,7 @@ shared.define_max_pixels_flag()
 app.goes_with(_IGNORE, _MASKS)
 app.goes_with(_MASK_VALUE, _MASKS)
 app.goes_with(_PREDICTION_VALUE, _PREDICTIONS)
+app.goes_with(_STAGE, _SEGMENTER)
 app.goes_with(_LOOKS, _SEGMENTER)
 
 _SHOWN = 4  # photos of each kind on the sheet
@@ -70,7 +72,7 @@ def main(_: list[str]) -> None:
     if bool(_SEGMENTER.value) == bool(_PREDICTIONS.value):
         raise UserError("name what to score: either --segmenter or --predictions")
     _DETECTOR.check()
-    out = _OUT.value or default_out(_SEGMENTER.value, _PREDICTIONS.value)
+    out = _OUT.value or default_out(_segmenter(), _PREDICTIONS.value)
     shared.require_free(out, [RESULTS, TABLE, SHEET], _OVERWRITE.value)
 
     quiet.import_tensorflow()
@@ -106,6 +108,10 @@ def main(_: list[str]) -> None:
     print(f"results: {os.path.join(out, RESULTS)}, {TABLE}, {SHEET}")
 
 
+def _segmenter() -> str:
+    return shared.segmenter_at(_SEGMENTER.value, _STAGE.value)
+
+
 def default_out(segmenter: str, predictions: str = "") -> str:
     """Returns where results are written by default.
 
@@ -134,7 +140,7 @@ def _open_pairs() -> "tuple[Sequence[Pair], str]":
     if not (_IMAGES.value or _MASKS.value or _DETECTOR.path):
         from layered_segmentation.evaluation import scoring
 
-        pairs, about = scoring.test_set_of(_SEGMENTER.value, _LIMIT.value)
+        pairs, about = scoring.test_set_of(_segmenter(), _LIMIT.value)
         if pairs:
             return pairs, about
     if not _IMAGES.value:
@@ -157,7 +163,7 @@ def _open_method(pairs: "Sequence[Pair]", count: int) -> "PredictPairs":
     if not _PREDICTIONS.value:
         from layered_segmentation.segmenter import looks, presets
 
-        predict = presets.load(_SEGMENTER.value).predict_masks
+        predict = presets.load(_segmenter()).predict_masks
         return lambda batch: looks.predict_masks(
             predict, [pair.image for pair in batch], _LOOKS.value
         )

@@ -85,10 +85,7 @@ def main(_: list[str]) -> None:
 
 
 def _segmenter() -> str:
-    """Returns the path of the segmenter: of a run's stage, if one is named."""
-    if not _STAGE.value:
-        return str(_SEGMENTER.value)
-    return shared.open_run(_SEGMENTER.value, _STAGE.value).path
+    return shared.segmenter_at(_SEGMENTER.value, _STAGE.value)
 
 
 def _export_saved_model() -> None:

@@ -123,6 +123,11 @@ def open_run(path: str, stage: int) -> "RunDirectory":
     return RunDirectory.open(path).at_stage(stage)
 
 
+def segmenter_at(path: str, stage: int) -> str:
+    """Returns the path of a segmenter, or that of a stage of its run if that is not 0."""
+    return open_run(path, stage).path if stage else path
+
+
 def define_refine_flag(default: Refinement = Refinement.none) -> "flags.FlagHolder[str]":
     """Defines `--refine` for the calling verb and returns it."""
     return flags.DEFINE_enum(

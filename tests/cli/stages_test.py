@@ -156,6 +156,11 @@ def test_a_student_of_a_stage_is_exported(layerseg, run, eagerly, tmp_path, monk
     assert os.path.isdir(stage.segmenter) and not os.path.exists(run.segmenter)
     assert f"--segmenter={stage.path}" in result.stdout
 
+    result = layerseg("evaluate", f"--segmenter={run.path}", "--stage=8", "--limit=2")
+    assert result.status == 0, result.stderr
+    with open(os.path.join(stage.path, "evaluation", "results.json"), "rb") as file:
+        assert json.load(file)["settings"]["stage"] == 8
+
     from layered_segmentation.segmenter import presets
 
     loaded = []
