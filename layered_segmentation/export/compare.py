@@ -33,8 +33,8 @@ class Comparison:
     """How closely an exported model follows the Keras model."""
 
     images: int  # number of images compared
-    largest: float  # largest difference of a mask value; inf if one is not finite
-    mean: float  # mean absolute difference
+    difference: float  # largest difference of a mask value; inf if one is not finite
+    mean_difference: float  # mean absolute difference
     agreement: float  # mIoU between the masks of the two models, both at 0.5
     keras_miou: float | None = None  # mIoU of the Keras model against true masks; None without them
     file_miou: float | None = None  # the same of the exported model
@@ -127,8 +127,8 @@ def require_close(difference: float, images: int, mode: str = "") -> None:
 def require_limits(measured: Comparison, mode: str) -> None:
     """Raises a UserError unless a TFLite file is within the limits of its mode of quantization."""
     if mode in MAX_DIFFERENCE:
-        require_close(measured.largest, measured.images, mode)
-    elif not (measured.miou_loss <= MAX_MIOU_LOSS and np.isfinite(measured.largest)):
+        require_close(measured.difference, measured.images, mode)
+    elif not (measured.miou_loss <= MAX_MIOU_LOSS and np.isfinite(measured.difference)):
         reference = "the Keras model's masks" if measured.file_miou is None else "true masks"
         raise UserError(
             f"the file of --quantize={mode} loses {measured.miou_loss:.4f} of the mIoU against "

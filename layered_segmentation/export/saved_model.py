@@ -155,7 +155,7 @@ def _difference(loaded: Any, segmenter: LayeredSegmenter, photos: Sequence[np.nd
         return np.stack(segmenter.predict_masks(batch))[..., None]
 
     masks = compare.measure(lambda batch: _serve(loaded, batch), keras_masks, photos)
-    difference = max(masks.largest, _bytes_difference(loaded, segmenter, photos))
+    difference = max(masks.difference, _bytes_difference(loaded, segmenter, photos))
     if isinstance(segmenter, EncoderSegmenter):
         difference = max(difference, _layers_difference(loaded, segmenter, photos))
     return difference

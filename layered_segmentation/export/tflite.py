@@ -29,22 +29,16 @@ from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 _SAMPLES = 200  # representative photos; more hardly change the ranges
 
 
-@dataclasses.dataclass(frozen=True)
-class TFLiteExport:
-    """A TFLite file that was written and checked."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TFLiteExport(compare.Comparison):
+    """A TFLite file that was written, and how closely it follows the Keras model."""
 
     path: str  # the file
     megabytes: float  # its size
     operators: list[str]  # the built-in operators it uses, sorted
-    difference: float  # largest difference of a mask value from the Keras model's
-    images: int  # number of images compared
     milliseconds: float  # median time of one image on one thread, with XNNPACK
     quantize: str  # its quantization
     operations: int  # number of operators it runs
-    mean_difference: float  # mean absolute difference of its masks from the Keras model's
-    agreement: float  # mIoU of its masks with the Keras model's, both at 0.5
-    keras_miou: float | None  # mIoU of the Keras model's masks with true masks; None without them
-    file_miou: float | None  # mIoU of the file's masks with true masks; None without them
     # milliseconds an image, [median, 90th percentile], by number of threads
     latency: dict[str, list[float]]
 
@@ -140,18 +134,13 @@ def export_tflite(
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     files.write_bytes(out, content)
     return TFLiteExport(
+        **dataclasses.asdict(measured),
         path=out,
         megabytes=len(content) / 1e6,
         operators=operators,
-        difference=measured.largest,
-        images=measured.images,
         milliseconds=latency["1"][0],
         quantize=quantize,
         operations=operations,
-        mean_difference=measured.mean,
-        agreement=measured.agreement,
-        keras_miou=measured.keras_miou,
-        file_miou=measured.file_miou,
         latency=latency,
     )
 

@@ -209,7 +209,7 @@ def test_a_nan_is_a_mismatch():
     def broken(batch):
         return np.full((*batch.shape[:3], 1), np.nan)
 
-    difference = compare.measure(broken, lambda b: np.zeros_like(broken(b)), image).largest
+    difference = compare.measure(broken, lambda b: np.zeros_like(broken(b)), image).difference
     with pytest.raises(UserError, match="differ"):
         compare.require_close(difference, 1)
 

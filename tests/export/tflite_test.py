@@ -179,7 +179,7 @@ def test_grey_and_transparent_photos_are_converted(tmp_path):
 
 
 def test_the_loss_by_hand():
-    measured = compare.Comparison(images=3, largest=0.4, mean=0.1, agreement=0.995)
+    measured = compare.Comparison(3, 0.4, 0.1, agreement=0.995)
     assert measured.miou_loss == pytest.approx(0.005)
     compare.require_limits(measured, "int8")
     worse = compare.Comparison(3, 0.4, 0.1, 0.999, keras_miou=0.9, file_miou=0.88)
