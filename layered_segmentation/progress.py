@@ -54,6 +54,11 @@ class Bar:
                 bar_format=self.bar_format,
             )
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether there is a terminal, on which a bar is drawn."""
+        return self._bar is not None
+
     def __enter__(self) -> "Bar":
         """Returns itself."""
         return self

@@ -149,10 +149,11 @@ class ProgressBar(keras.callbacks.Callback):
         self._bar = self._bar or _RunBar(100.0, "training", "%")
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Updates the bar, from the first measurement on."""
+        """Updates the bar; lines begin with the first measurement."""
         seen = self.progress.images_seen
         self.time_left.update(self.progress.stage_index, seen)
-        if self._bar is not None and self.time_left.seconds(seen) is not None:
+        is_measured = self.time_left.seconds(seen) is not None
+        if self._bar is not None and (is_measured or self._bar.is_drawn):
             before, self._done = self._done, 100 * self.time_left.share_done(seen)
             self._bar.update(self._done - before, self.line(logs or {}))
 
