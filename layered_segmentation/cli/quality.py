@@ -4,9 +4,11 @@ It prints, and writes to RUN/quality.json:
 
 - the IoU of the student's masks of generated scenes with the generated masks, and with those of
   other scenes,
-- the IoU of its masks of two overlapping crops of a training photo, and of crops of two photos.
+- the IoU of its masks of two overlapping crops of a training photo, and of crops of two photos,
+- how much of the frame and of its edge the generated masks cover,
+- a score: the mean of the two differences, less the coverage of the edge. It compares runs on the
+  same photos; docs/photos.md shows how well.
 
-A large difference between the two numbers is good; docs/photos.md tells how well it ranks runs.
 `layerseg distill` and `layerseg quickstart` measure this too.
 
 Example:
@@ -35,7 +37,7 @@ def main(_: list[str]) -> None:
     from layered_segmentation.segmenter import presets
 
     measured = quality.measure_run(run, run.config(), presets.load(run.path))
-    for name, value in dataclasses.asdict(measured).items():
+    for name, value in {**dataclasses.asdict(measured), "score": measured.score}.items():
         print(f"{name}: {value:.3f}")
     print(f"results: {os.path.join(run.path, quality.FILE)}")
 

@@ -44,12 +44,16 @@ class Quality:
 
     @property
     def score(self) -> float:
-        """Ranks runs on the same photos, higher is better: the mean of the two margins."""
-        return sum(self.margins) / 2
+        """Ranks runs on the same photos, higher is better.
+
+        It is the mean of the two margins, less what masks cover of the frame's edge.
+        """
+        return sum(self.margins) / 2 - self.edge
 
     def lines(self) -> list[tuple[str, str]]:
         """Returns (name, value) pairs for people."""
         return [
+            ("Score without true masks", f"{self.score:.2f}"),
             (
                 "Student's agreement with generated masks",
                 f"{self.agreement:.2f}, with another scene's {self.other_scene:.2f}",

@@ -67,6 +67,8 @@ def test_a_student_that_looks_agrees_and_is_stable(scenes):
     assert found.stability == 1 and found.other_photo < 0.3
     agreement, stability = found.margins
     assert agreement > 0.7 and stability > 0.7
+    assert found.score == pytest.approx((agreement + stability) / 2 - found.edge)
+    assert dataclasses.replace(found, edge=0.5).score < found.score - 0.3
 
 
 def test_a_mask_that_is_always_the_same_gains_nothing():
@@ -83,6 +85,7 @@ def test_reports_show_what_was_measured(tmp_path):
     values = dataclasses.asdict(measured(Student()))
     quality.files.write_json(str(tmp_path / quality.FILE), values)
     assert quality.read(run) == measured(Student())
-    (_, agreement), (_, stability) = report.quality_of(run)
+    (_, score), (_, agreement), (_, stability) = report.quality_of(run)
+    assert float(score) == pytest.approx(measured(Student()).score, abs=0.006)
     assert agreement.startswith("1.00, with another scene's 0.")
     assert stability.startswith("1.00, of two photos 0.")
