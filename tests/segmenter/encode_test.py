@@ -349,6 +349,7 @@ def test_the_command_refuses_what_it_cannot_do(trained_run, layerseg, tmp_path):
         ({"set": "encoder.max_channels=8"}, "encoder.max_channels"),
         ({"set": "encoder.input_resolution=4"}, "encoder.input_resolution"),
         ({"run_dir": tmp_path / "none"}, "no such directory"),
+        ({"devices": "GPU:7"}, "--devices=GPU:7: there is no such device"),
         ({"out": tmp_path / "out", "verb": "autoencode"}, "unknown flag --out"),
         ({**good, "out": ""}, "--out is needed"),
         ({**good, "images": tmp_path / "none"}, "there is no such directory"),
