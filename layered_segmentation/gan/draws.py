@@ -15,6 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from layered_segmentation.config import GANConfig
+
 # Ranges of the discriminator's augmentation at strength 1 (Zhao et al. 2020).
 _BRIGHTNESS = 1.0  # the width, of images in [-1, 1]
 _SATURATION = 1.0
@@ -144,11 +146,8 @@ def step_draws(
     purpose: Purpose,
     batch: int,
     resolution: int,
-    latent_dim: int,
-    mixing: float,
-    shift: float,
-    contrast_jitter: float,
-    noise_images: int = 1,
+    gan: GANConfig,
+    noise_images: int,
 ) -> StepDraws:
     """Draws the randomness of one step for the global batch.
 
@@ -157,23 +156,20 @@ def step_draws(
         images_seen: Scalar int.
         purpose: Discriminator's or generator's step.
         batch: Global batch size.
-        resolution: Image side, pixels.
-        latent_dim: Length of a latent.
-        mixing: Probability of style mixing.
-        shift: δ, fraction of the image side.
-        contrast_jitter: Half width of the contrast factor around 1.
+        resolution: Image side of the step's stage, pixels.
+        gan: Latents, mixing, shift and contrast.
         noise_images: Noise images per block.
     """
     generator = generator_draws(
-        seed, images_seen, purpose, batch, resolution, latent_dim, mixing, noise_images
+        seed, images_seen, purpose, batch, resolution, gan.latent_dim, gan.mixing, noise_images
     )
     seeds = _Seeds(seed, images_seen, purpose, first=100)
-    delta = round(shift * resolution)
+    delta = round(gan.shift * resolution)
     shifts = tf.random.stateless_uniform(
         [batch, 2], seeds.next(), -delta, delta + 1, dtype=tf.int32
     )
     contrast = tf.random.stateless_uniform(
-        [batch], seeds.next(), 1.0 - contrast_jitter, 1.0 + contrast_jitter
+        [batch], seeds.next(), 1.0 - gan.contrast_jitter, 1.0 + gan.contrast_jitter
     )
     zeta = tf.random.stateless_uniform([batch, 1, 1, 1], seeds.next())
     swap = tf.random.stateless_uniform([batch], seeds.next())

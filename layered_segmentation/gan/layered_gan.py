@@ -371,18 +371,9 @@ class LayeredGAN(AdversarialModel):
         return tf.clip_by_value(progress, 0.0, 1.0)
 
     def _draws(self, images_seen: tf.Tensor, purpose: Purpose, batch: Any) -> StepDraws:
-        gan = self.settings
+        side, noise_images = self.stage.resolution, self.generator.noise_images
         draws = step_draws(
-            self.seed,
-            images_seen,
-            purpose,
-            batch,
-            self.stage.resolution,
-            gan.latent_dim,
-            gan.mixing,
-            gan.shift,
-            gan.contrast_jitter,
-            self.generator.noise_images,
+            self.seed, images_seen, purpose, batch, side, self.settings, noise_images
         )
         share: StepDraws = self._share(draws)
         return share

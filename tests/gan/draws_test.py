@@ -1,7 +1,10 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from layered_segmentation.config import GANConfig
 from layered_segmentation.gan.draws import (
     Purpose,
     generator_draws,
@@ -12,22 +15,16 @@ from layered_segmentation.gan.draws import (
     student_draws,
 )
 
-SETTINGS = {
-    "batch": 512,
-    "resolution": 16,
-    "latent_dim": 8,
-    "mixing": 0.9,
-    "shift": 0.125,
-    "contrast_jitter": 0.3,
-}
+GAN = GANConfig(latent_dim=8, mixing=0.9, shift=0.125, contrast_jitter=0.3)
 
 
 def flat(draws):
     return [np.array(draw) for draw in tf.nest.flatten(draws)]
 
 
-def draw(seed=0, images_seen=640, purpose=Purpose.GENERATOR, **changes):
-    return step_draws(seed, images_seen, purpose, **{**SETTINGS, **changes})
+def draw(seed=0, images_seen=640, purpose=Purpose.GENERATOR, batch=512, noise_images=1, **settings):
+    gan = dataclasses.replace(GAN, **settings)
+    return step_draws(seed, images_seen, purpose, batch, 16, gan, noise_images)
 
 
 def test_a_draw_is_a_function_of_its_arguments():
