@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 
 SIDE = 128  # pixels, the side at which σ is given
-ITERATIONS = 150
+_ITERATIONS = 150  # at most; they end early if masks repeat
 _SIGMA = 5.0  # of the Gaussian, pixels at `SIDE`
 _FAR = 1e-8  # weight of pixels that the filter does not reach
 _FLAT = 1e-5  # smaller differences of values in [0, 1] are rounding
 _NEIGHBOURS = 4  # of the nine pixels around and including one, to remain object
 
 
-def maximise(image: np.ndarray, mask: np.ndarray, iterations: int = ITERATIONS) -> np.ndarray:
+def maximise(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Moves the edge of a mask to where object and background predict each other worst.
 
     The error of a mask is the mean error over the object, predicted from the background, plus the
@@ -25,7 +25,6 @@ def maximise(image: np.ndarray, mask: np.ndarray, iterations: int = ITERATIONS) 
     Args:
         image: uint8 [S, S, 3].
         mask: Bool [S, S] to start from.
-        iterations: Most iterations. They end early if masks repeat.
 
     Returns:
         Bool [S, S]. A mask that is empty or full is returned unchanged, and no other becomes so.
@@ -34,7 +33,7 @@ def maximise(image: np.ndarray, mask: np.ndarray, iterations: int = ITERATIONS) 
         return mask
     pixels = image.astype(np.float32) / 255
     before = mask
-    for _ in range(iterations):
+    for _ in range(_ITERATIONS):
         gradient = _gradient(pixels, mask)
         moved = _smooth(np.where(_edge(mask) & (gradient != 0), gradient > 0, mask))
         if not _has_both(moved) or any(np.array_equal(moved, last) for last in (mask, before)):
