@@ -59,13 +59,13 @@ setuptools.setup(
         "numpy>=2.0,<3",
         "scipy>=1.14,<2",
         "absl-py>=2.3,<3",
-        "filelock>=3.20,<5",
+        "filelock>=3.20.3,<5",
         "omegaconf>=2.3,<3",
-        "pillow>=11,<14",
+        "pillow>=12.3,<14",
         "opencv-contrib-python-headless>=4.12,<6",  # contrib: ximgproc's guided filter
         "matplotlib>=3.10,<4",
-        "jinja2>=3.1,<4",
-        "tqdm>=4.66,<5",
+        "jinja2>=3.1.6,<4",
+        "tqdm>=4.66.3,<5",
         "tensorboard>=2.20,<2.22",
         "ai-edge-litert>=2.1,<3",
         "tensorflow-serving-api>=2.21,<2.22",  # messages only: warm-up requests, the client
@@ -76,7 +76,7 @@ setuptools.setup(
         "test": [
             "pytest>=8.4,<10",
             "pytest-xdist>=3.6,<4",
-            "setuptools>=65",  # a test builds the wheel
+            "setuptools>=78.1.1",  # a test builds the wheel
             "wheel>=0.43",
             "ruff>=0.14,<0.18",
             "mypy>=1.18,<3",

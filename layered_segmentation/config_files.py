@@ -197,11 +197,9 @@ def _load_yaml(path: str) -> Any:
         return OmegaConf.load(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a config: {error}") from error
-    except Exception as error:
-        if type(error).__module__.startswith("yaml"):
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path}: not valid YAML: {reason}") from error
-        raise
+    except Exception as error:  # PyYAML's, OmegaConf's, Python's of a date, or of deep nesting
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML: {reason}") from error
 
 
 def _parse_override(schema: Any, override: str) -> Any:

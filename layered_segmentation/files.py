@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ _IS_WINDOWS = os.name == "nt"
 LONGEST_NAME = 255  # bytes, on all common file systems
 _LEFTOVER = re.compile(r"\.(?P<stem>.+)\.(partial|replaced)(?P<suffix>\.[^.]*)?")
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of a directory, on some network disks
+_WAITS = (0.02, 0.1, 0.4, 1.5)  # seconds
 _PART = 1 << 22  # bytes that are read at once
 _SMALL, _SAMPLE = 1 << 16, 1 << 14  # bytes of a file that is hashed whole, and of each part
 _MANY_FILES = 100  # from here on one sync of all disks is faster than one of each file
@@ -62,7 +64,7 @@ def replacing(path: str, durable: bool = True) -> Iterator[str]:
         yield partial
         if durable:
             _sync_file(partial)
-        os.replace(partial, path)
+        _rename(partial, path)
         if durable:
             _sync_directory(os.path.dirname(path))
     except BaseException as error:
@@ -95,7 +97,7 @@ def read_json(path: str) -> Any:
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
 
 
@@ -141,7 +143,7 @@ def setting_aside(path: str) -> Iterator[None]:
     except BaseException:
         if os.path.lexists(aside):
             remove(path)
-            os.replace(aside, path)
+            _rename(aside, path)
         raise
     remove(aside)
 
@@ -210,19 +212,18 @@ def remove(path: str) -> None:
             os.remove(path)
 
 
-def sync(path: str) -> None:
-    """Waits until a file, or a directory with all its files, is on the disk."""
-    if not os.path.isdir(path):
-        _sync_file(path)
-        return
-    names = [os.path.join(folder, file) for folder, _, found in os.walk(path) for file in found]
+def sync(*paths: str) -> None:
+    """Waits until files, or directories with all their files, are on the disk."""
+    walked = [part for path in paths for part in os.walk(path, topdown=False)]
+    names = [os.path.join(folder, file) for folder, _, found in walked for file in found]
+    names += [path for path in paths if not os.path.isdir(path)]
     if len(names) > _MANY_FILES and hasattr(os, "sync"):
         os.sync()
         return
     for name in names:
         if not os.path.islink(name):
             _sync_file(name)
-    for folder, _, _ in os.walk(path, topdown=False):
+    for folder, _, _ in walked:
         _sync_directory(folder)
 
 
@@ -321,15 +322,13 @@ def fingerprint(directory: str, names: Iterable[str]) -> str:
     return f"files:{digest(''.join(lines))}"
 
 
-def fingerprint_of_archives(*archives: str) -> str:
-    """Returns a text that depends on the archives' sizes: a second download has the same."""
-    return "archives:" + ",".join(str(os.path.getsize(archive)) for archive in archives)
-
-
-def fingerprints_differ(one: str, other: str) -> bool:
-    """Returns whether two sources are known to differ; two kinds cannot be compared."""
-    same_kind = one.partition(":")[0] == other.partition(":")[0]
-    return bool(one and other and same_kind and one != other)
+def _rename(source: str, target: str) -> None:
+    """Renames over what is there; Windows refuses while another program reads it, for a moment."""
+    for wait in _WAITS if _IS_WINDOWS else ():
+        with contextlib.suppress(PermissionError):
+            return os.replace(source, target)
+        time.sleep(wait)
+    os.replace(source, target)
 
 
 def _aside(path: str) -> str:

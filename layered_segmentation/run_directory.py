@@ -13,12 +13,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layered_segmentation import config as configs
-from layered_segmentation import config_files, files
+from layered_segmentation import config_files, files, inventory, records
 from layered_segmentation.errors import UserError
 
 # Names that a directory may hold and still become a run.
 _NEGLIGIBLE = {"lock", "config.yaml.partial", files.partial_path("config.yaml"), ".DS_Store"}
 _SECTIONS = ("data", "gan", "schedule", "train")  # of every config.yaml that a run has written
+_METRICS = (
+    "resolution", "images_per_second", "wasserstein", "gradient_penalty", "coverage",
+    "binarisation",
+)  # fmt: skip
+_RECORD = {
+    "images_seen": records.is_count,
+    "seconds": records.optional(records.is_duration),
+    "restart": records.optional(records.is_count),
+    "collapse": records.optional(records.is_text),
+    **{name: records.optional(records.is_number) for name in _METRICS},
+}
+_FINISHED = {
+    "images_seen": records.is_count,
+    "seconds": records.is_duration,
+    "images_per_second": records.is_duration,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,30 +182,43 @@ class RunDirectory:
         if os.path.exists(self.photos_path) and self._has_begun():
             text = _read(self.photos_path)
             before = text.split("\n")[:-1]
-            photos = _comparable(photos, before)
+            photos = inventory.comparable(photos, before)
             if before == list(photos):
                 return
             if not text.endswith("\n") and list(photos[: len(before)]) == before:
                 print(f"{self.photos_path}: was cut off; written again", file=sys.stderr)
                 files.write_text(self.photos_path, "".join(f"{line}\n" for line in photos))
                 return
-            changes = [
-                f"{len(lines)} {kind}, such as {lines[0]}"
-                for kind, lines in (
-                    ("gone", sorted({*before} - {*photos})),
-                    ("new", sorted({*photos} - {*before})),
-                )
-                if lines
-            ]
             raise UserError(
-                f"{self.path}: its photos have changed ({len(before):,} then, {len(photos):,} now; "
-                f"{', '.join(changes).expandtabs(1) or 'another order'}). A run trains on the same "
-                f"photos to its end: bring back those that {self.photos_path} lists, name and "
-                "bytes, and move new ones away, also those of kinds that an earlier version did "
-                "not read; or name another directory for a new run"
+                f"{self.path}: its photos have changed ({inventory.changes(before, photos)}). A "
+                f"run trains on the same photos to its end: bring back those that "
+                f"{self.photos_path} lists, name and bytes, and move new ones away, also those of "
+                "kinds that an earlier version did not read; or name another directory for a new "
+                "run"
             )
         if photos:
             files.write_text(self.photos_path, "".join(f"{line}\n" for line in photos))
+
+    def note_changed_photos(self, photos: Sequence[str]) -> None:
+        """Prints a note if a finished run's photos are not those that it was trained on.
+
+        Args:
+            photos: As for `keep_inventory`, but those that cannot be read may be among them.
+        """
+        if not os.path.exists(self.photos_path):
+            return
+        before = _read(self.photos_path).split("\n")[:-1]
+        photos = inventory.comparable(photos, before)
+        skipped = self._inside("skipped.txt")
+        unread = len(_read(skipped).split("\n")) if os.path.exists(skipped) else 0
+        if not {*before} - {*photos} and len(photos) <= len(before) + unread:
+            return
+        print(
+            f"note: {self.path}: its photos have changed since it was trained "
+            f"({inventory.changes(before, photos)}); this step uses those that are there now",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def config(self, overrides: Sequence[str] = ()) -> configs.Config:
         """Returns the run's effective config, perhaps with other settings; see `config_with`.
@@ -244,12 +273,12 @@ class RunDirectory:
 
     def read_log(self) -> list[dict[str, Any]]:
         """Returns the records, oldest first; damaged lines are left out."""
-        records = (_record(line) for line in self._log_lines())
-        return [record for record in records if record is not None]
+        found = (records.parse(line, _RECORD) for line in self._log_lines())
+        return [record for record in found if record is not None]
 
     def logged_seconds(self) -> float:
         """Returns the training time of all sessions, as far as it is logged."""
-        return max((record.get("seconds", 0.0) for record in self.read_log()), default=0.0)
+        return max((record.get("seconds") or 0.0 for record in self.read_log()), default=0.0)
 
     def truncate_log(self, images_seen: int) -> None:
         """Drops records after a checkpoint, so that a resumed run logs nothing twice.
@@ -261,10 +290,10 @@ class RunDirectory:
         """
         if not os.path.exists(self.log_path):
             return
-        records = self.read_log()
-        if damaged := len(self._log_lines()) - len(records):
+        whole = self.read_log()
+        if damaged := len(self._log_lines()) - len(whole):
             print(f"{self.log_path}: dropped {damaged} damaged lines", file=sys.stderr)
-        kept = [record for record in records if record["images_seen"] <= images_seen]
+        kept = [record for record in whole if record["images_seen"] <= images_seen]
         files.write_text(self.log_path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def finish(self, images_seen: int, seconds: float, images_per_second: float) -> None:
@@ -277,10 +306,8 @@ class RunDirectory:
 
         Also None if the record is damaged: training then writes it again from the last checkpoint.
         """
-        try:
-            return Finished(**files.read_json(self.finished_path))
-        except TypeError:
-            return None
+        found = records.read(self.finished_path, _FINISHED)
+        return None if found is None else Finished(**{name: found[name] for name in _FINISHED})
 
     def finished_as(self, config: configs.Config) -> Finished | None:
         """Returns how training of this config went, or None if it is not finished.
@@ -357,21 +384,3 @@ def _read(path: str) -> str:
     """Returns the text of a file, damaged or not."""
     with open(path, encoding="utf-8", errors="replace", newline="") as file:
         return file.read()
-
-
-def _comparable(photos: Sequence[str], before: Sequence[str]) -> list[str]:
-    """Returns lines of photos as a run recorded them: version 0.1.0 without a hash."""
-    is_old = any(line.count("\t") == 1 for line in before)
-    return [
-        line.rpartition("\t")[0] if is_old and line.count("\t") == 2 else line for line in photos
-    ]
-
-
-def _record(line: str) -> dict[str, Any] | None:
-    """Returns a line of the log as a record, or None if it is damaged."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    is_record = isinstance(record, dict) and isinstance(record.get("images_seen"), int)
-    return record if is_record else None

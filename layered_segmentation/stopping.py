@@ -21,7 +21,7 @@ GRACE = 8.0  # seconds from the signal to the exit
 
 _SAVING = 60.0  # seconds more for a checkpoint that is being written
 _REPEATED = 0.5  # seconds in which `timeout` and others send the same signal again
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # the last is of Windows
 _SIGNALS = {getattr(signal, name) for name in _NAMES if hasattr(signal, name)}
 
 

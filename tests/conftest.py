@@ -28,6 +28,16 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_collection_modifyitems(items):
+    """Skips what a test says that this system does not have."""
+    lacking = {"win32": ("posix", "linux"), "darwin": ("linux",)}.get(sys.platform, ())
+    for item in items:
+        for name in lacking:
+            for mark in item.iter_markers(name):
+                reason = f"{sys.platform} does not have {mark.args[0]}"
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Untrained networks are the same in every run of a test, whatever ran before it."""

@@ -13,6 +13,8 @@ import pytest
 from layered_segmentation import files
 from layered_segmentation.errors import UserError
 
+pytestmark = pytest.mark.posix("SIGKILL")
+
 PROGRAM = """
 import sys, time
 from layered_segmentation import files

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from layered_segmentation import files
+from layered_segmentation.data.prepare import archives
 from layered_segmentation.errors import UserError
 
 
@@ -72,6 +73,7 @@ def test_the_longest_names_can_be_written(tmp_path, name):
     assert os.listdir(tmp_path) == [name]
 
 
+@pytest.mark.linux("/proc")
 def test_a_name_counts_only_when_its_content_is_on_the_disk(tmp_path, calls):
     files.write_bytes(str(tmp_path / "a.png"), b"x")
     assert calls == [
@@ -82,6 +84,7 @@ def test_a_name_counts_only_when_its_content_is_on_the_disk(tmp_path, calls):
     assert calls == [("rename", ".b.partial.png", "b.png")]
 
 
+@pytest.mark.linux("/proc")
 def test_a_directory_counts_only_when_all_in_it_is_on_the_disk(tmp_path, calls):
     path = tmp_path / "new"
     for _ in range(2):
@@ -100,6 +103,7 @@ def test_a_directory_counts_only_when_all_in_it_is_on_the_disk(tmp_path, calls):
     assert (path / "deep" / "b").read_bytes() == b"x"
 
 
+@pytest.mark.linux("/proc")
 def test_many_files_are_synced_at_once(tmp_path, calls, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "sync", lambda: synced.append(sorted(os.listdir(tmp_path))))
@@ -159,6 +163,7 @@ def test_errors_name_the_file_not_its_partial_one(tmp_path):
         assert raised.value.filename == str(path)
 
 
+@pytest.mark.posix("links without special rights")
 def test_a_file_or_link_makes_way_for_a_directory(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "mine").write_text("mine")
@@ -210,12 +215,12 @@ def test_fingerprints_tell_what_changed(tmp_path):
     assert files.fingerprint(str(tmp_path), ["a", "b", "none"]) != before
     os.utime(tmp_path / "a", ns=(0, 1))
     assert files.fingerprint(str(tmp_path), ["a", "b"]) != before
-    archive = files.fingerprint_of_archives(str(tmp_path / "a"), str(tmp_path / "b"))
+    archive = archives.fingerprint_of_archives(str(tmp_path / "a"), str(tmp_path / "b"))
     assert archive == "archives:1,1"
-    assert files.fingerprints_differ(archive, "archives:1,2")
-    assert not files.fingerprints_differ(archive, archive)
-    assert not files.fingerprints_differ(archive, before)
-    assert not files.fingerprints_differ("", before)
+    assert archives.fingerprints_differ(archive, "archives:1,2")
+    assert not archives.fingerprints_differ(archive, archive)
+    assert not archives.fingerprints_differ(archive, before)
+    assert not archives.fingerprints_differ("", before)
 
 
 def test_digests(tmp_path):
@@ -270,3 +275,26 @@ def test_undoing_removes_what_a_failing_block_wrote(tmp_path):
     with files.undoing(str(new)):
         new.write_text("new")
     assert sorted(os.listdir(tmp_path)) == ["new", "old"]
+
+
+def test_windows_is_asked_again_while_another_program_reads_the_file(tmp_path, monkeypatch):
+    refusals, waited, rename = [2], [], os.replace
+
+    def busy(source, target):
+        if refusals[0]:
+            refusals[0] -= 1
+            raise PermissionError(13, "in use", target)
+        rename(source, target)
+
+    monkeypatch.setattr(files.os, "replace", busy)
+    monkeypatch.setattr(files.time, "sleep", waited.append)
+    with pytest.raises(PermissionError):  # elsewhere it is no matter of time
+        files.write_text(str(tmp_path / "a"), "text")
+    monkeypatch.setattr(files, "_IS_WINDOWS", True)
+    refusals[0] = 2
+    files.write_text(str(tmp_path / "a"), "text")
+    assert (tmp_path / "a").read_text() == "text" and waited == [0.02, 0.1]
+    refusals[0] = 99
+    with pytest.raises(PermissionError):
+        files.write_text(str(tmp_path / "a"), "other")
+    assert (tmp_path / "a").read_text() == "text"

@@ -127,6 +127,7 @@ def test_damaged_files_are_named(tmp_path, picture):
     assert issubclass(images.UnreadableImage, UserError)
 
 
+@pytest.mark.posix("links without special rights")
 def test_find_has_a_fixed_order_and_finds_photos_only(tmp_path):
     for file in ("b/2.jpg", "a.png", "b/10.JPEG", "b/masks/2.png", "B.webp", "notes.txt",
                  ".hidden/x.jpg", "b/._2.jpg", "b-1.jpg"):  # fmt: skip

@@ -328,3 +328,20 @@ def test_a_process_that_was_killed_over_the_first_config_leaves_a_free_directory
     with open(files.partial_path(run.config_path), "w") as file:
         file.write("data:")
     assert run.create_or_resume(config) is False
+
+
+def test_photos_that_changed_after_training_are_noted(tmp_path, config, capsys):
+    run = RunDirectory(tmp_path)
+    run.create_or_resume(config)
+    run.keep_inventory(["a.jpg\t10\taa", "b.jpg\t20\tbb"])
+    run.append_log({"images_seen": 0})
+    run.note_changed_photos(["a.jpg\t10\taa", "b.jpg\t20\tbb"])
+    (tmp_path / "skipped.txt").write_text("broken.jpg\n")
+    run.note_changed_photos(["a.jpg\t10\taa", "b.jpg\t20\tbb", "broken.jpg\t3\tcc"])
+    assert not capsys.readouterr().err
+    run.note_changed_photos(["a.jpg\t10\taa", "b.jpg\t20\tdd"])
+    note = capsys.readouterr().err
+    assert "its photos have changed since it was trained (2 then, 2 now; 1 gone, such as b" in note
+    (tmp_path / "photos.txt").unlink()  # of procedural scenes, or of an early version
+    run.note_changed_photos([])
+    assert not capsys.readouterr().err

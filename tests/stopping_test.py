@@ -10,6 +10,10 @@ import pytest
 
 from layered_segmentation import stopping
 
+pytestmark = pytest.mark.posix("signals for other processes")
+
+HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
+
 PROGRAM = """
 import ctypes, sys, time
 from layered_segmentation import stopping
@@ -86,7 +90,7 @@ def seconds_until_end(process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, HANGUP])
 @pytest.mark.parametrize(
     ("kind", "most"), [("python", 1.5), ("deaf", 4), ("waits", 4), ("deferred deaf", 4)]
 )
@@ -145,10 +149,10 @@ def test_without_a_command_a_second_signal_raises():
 
 
 def test_an_ignored_signal_stays_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    before = signal.signal(HANGUP, signal.SIG_IGN)  # as `nohup` does
     try:
         with stopping.deferred():
-            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), HANGUP)
             time.sleep(0.05)
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(HANGUP, before)

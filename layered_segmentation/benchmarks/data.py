@@ -10,7 +10,6 @@ import dataclasses
 import io
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from layered_segmentation import quiet, schedule
-from layered_segmentation.benchmarks import training
+from layered_segmentation.benchmarks import memory, training
 from layered_segmentation.config import DataConfig, ScheduleConfig
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ class PipelineProcess:
 
     def memory_line(self) -> str:
         """Returns a sentence on the memory of the process so far."""
-        most, anonymous = self._pool.map(_megabytes, ("VmHWM", "RssAnon"))
+        most, anonymous = self._pool.map(memory.megabytes, ("VmHWM", "RssAnon"))
         mapped = f", {anonymous:,.0f} MB now without the pages of mapped files" if anonymous else ""
         return f"all stages read: resident memory {most:,.0f} MB at most{mapped}"
 
@@ -195,10 +194,10 @@ def _cache_photos(data: DataConfig, resolutions: Sequence[int]) -> "tuple[PhotoC
     for _ in first.squares([8]):
         pass
     source = open_source(data, seed=0)
-    memory = data.cache_memory * 1_000_000
-    before, start = _megabytes("VmRSS"), time.perf_counter()
+    budget = data.cache_memory * 1_000_000
+    before, start = memory.megabytes("VmRSS"), time.perf_counter()
     cache = batches.PhotoCache.open(
-        source, resolutions, data.crop_margin, memory=memory, directory=data.cache_dir
+        source, resolutions, data.crop_margin, memory=budget, directory=data.cache_dir
     )
     seconds = time.perf_counter() - start
     sides = [batches.side_at(resolution, data.crop_margin) for resolution in resolutions]
@@ -207,10 +206,10 @@ def _cache_photos(data: DataConfig, resolutions: Sequence[int]) -> "tuple[PhotoC
         images=len(cache),
         sides=sides,
         bytes=bytes_of(len(cache), sides),
-        place="memory" if bytes_of(len(source), sides) <= memory else "disk",
+        place="memory" if bytes_of(len(source), sides) <= budget else "disk",
         seconds=seconds,
         megabytes_before=before,
-        megabytes_most=_megabytes("VmHWM"),
+        megabytes_most=memory.megabytes("VmHWM"),
     )
     return cache, report
 
@@ -227,25 +226,3 @@ def _read(cache: "PhotoCache", resolution: int, batch: int) -> float:
         next(elements)
         count += batch
     return count / (time.perf_counter() - start)
-
-
-def _megabytes(field: str) -> float:
-    """Returns this process's resident memory.
-
-    Args:
-        field: `VmRSS`, the current memory; `VmHWM`, its peak; or `RssAnon`, the current memory
-            without the pages of files, which the system may drop at any time.
-
-    Returns:
-        Megabytes. Where there is no /proc: the peak for the first two, 0 for the last.
-    """
-    if os.path.exists("/proc/self/status"):
-        with open("/proc/self/status", encoding="utf-8") as file:
-            values = dict(line.split(":", 1) for line in file)
-        return int(values[field].split()[0]) / 1000
-    if field == "RssAnon" or sys.platform == "win32":
-        return 0.0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1000)  # macOS counts bytes, others KiB

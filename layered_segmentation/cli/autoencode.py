@@ -57,6 +57,8 @@ def main(_: list[str]) -> None:
     generator, discriminator = networks.load_generator(run), networks.load_discriminator(run)
     trainer = encode.EncoderTrainer(generator, discriminator, config, _DEVICES.value)
     side = config.gan.resolution
+    if not _IMAGES.value:
+        shared.note_changed_photos(run)
     photos = encode.dataset_photos(config, side, _IMAGES.value, _LIMIT.value)
     with run.lock():
         with Bar(config.encoder.iterations, "encoding", "step") as bar:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from layered_segmentation import config as configs
-from layered_segmentation import files, sheets, versions
+from layered_segmentation import files, records, sheets, versions
 from layered_segmentation.cli import chain_page, tries
 from layered_segmentation.data import folder, tfds
 from layered_segmentation.data.source import Pair, open_source
@@ -35,6 +35,39 @@ PHASES = {
     "export": "exporting",
 }
 
+# Of results.json and phases.json, what is read again.
+_SCORES = {
+    "miou": records.is_number,
+    "miou_std": records.is_number,
+    "images": records.is_count,
+    "references": records.table(records.is_number),
+    "protocol": records.optional(records.is_text),
+    "refined": records.optional(
+        {"refine": records.is_text, "miou": records.is_number, "miou_std": records.is_number}
+    ),
+}
+_EXPORT = {
+    "path": records.is_text,
+    "images": records.is_count,
+    **{name: records.is_number for name in ("megabytes", "milliseconds", "difference")},
+}
+_OUTCOMES: dict[str, dict[str, records.Shape]] = {
+    "train": {"images_seen": records.is_count, "images_per_second": records.is_duration},
+    "distill": {
+        "parameters": records.is_count,
+        "images_per_second": records.is_duration,
+        **{name: records.is_number for name in ("loss", "agreement", "coverage")},
+    },
+    "score": {"scores": records.nullable(_SCORES)},
+    "export": {"saved_model": _EXPORT, "tflite": _EXPORT},
+}
+_OF_ALL = {"inputs": records.is_anything, "seconds": records.is_duration}
+_RESULTS = {
+    "seconds": records.is_duration,
+    "images_per_second": {"train": records.is_duration},
+    "miou": records.nullable(records.is_number),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class TestSet:
@@ -45,6 +78,12 @@ class TestSet:
     images: str = ""
     masks: str = ""  # directory of their true masks; without masks there is no score
     ignore: str = ""  # directory of masks of the pixels to leave out; may be empty
+    values: tuple[int, ...] = ()  # of the object in `masks`, if these are label maps
+
+    def described(self) -> dict[str, Any]:
+        """Returns JSON values, as earlier versions recorded them if there are no `values`."""
+        described = {**dataclasses.asdict(self), "values": list(self.values)}
+        return {name: value for name, value in described.items() if name != "values" or value}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +166,10 @@ def run(chain: Chain, devices: Sequence[str] = (), count: int = 1) -> dict[str, 
 
 def _finished_results(chain: Chain) -> dict[str, Any] | None:
     """Returns results.json, which is written last, if it is of the same test set."""
-    results = files.read_json(chain.path("results.json"))
-    is_same = isinstance(results, dict) and results.get("test") == dataclasses.asdict(chain.test)
-    return results if is_same else None
+    results: dict[str, Any] | None = records.read(chain.path("results.json"), _RESULTS)
+    if results is None or results.get("test") != chain.test.described():
+        return None
+    return results if results["miou"] is None or records.matches(results, _SCORES) else None
 
 
 def test_pairs(chain: Chain) -> Sequence[Pair] | None:
@@ -141,10 +181,12 @@ def test_pairs(chain: Chain) -> Sequence[Pair] | None:
     test = chain.test
     if test.masks and not test.images:
         raise UserError(f"--test_masks={test.masks}: name their photos with --test_images too")
+    if test.values and not test.masks:
+        raise UserError("--mask_value: it goes with --test_masks")
     if test.ignore and not test.masks:
         raise UserError(f"--test_ignore={test.ignore}: it goes with --test_masks")
     if test.masks:
-        return folder.PairFolder(test.images, test.masks, test.ignore)
+        return folder.PairFolder(test.images, test.masks, test.ignore, test.values)
     if test.images:
         folder.find_photos(test.images, "--test_images")
         return None
@@ -260,9 +302,9 @@ def _export(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
     }
 
 
-def _inputs(chain: Chain, phase: str) -> dict[str, str] | None:
+def _inputs(chain: Chain, phase: str) -> dict[str, Any] | None:
     """Returns the inputs of a phase besides the config, which never changes in a directory."""
-    return dataclasses.asdict(chain.test) if phase == "score" else None
+    return chain.test.described() if phase == "score" else None
 
 
 def _is_done(chain: Chain, done: dict[str, Any], phase: str) -> bool:
@@ -270,8 +312,13 @@ def _is_done(chain: Chain, done: dict[str, Any], phase: str) -> bool:
 
 
 def _read_phases(chain: Chain) -> dict[str, Any]:
-    phases = files.read_json(chain.path("phases.json"))
-    return phases if isinstance(phases, dict) else {}  # a damaged record: the phases run again
+    """Returns the records of complete phases; those with a damaged record run again."""
+    phases = records.read(chain.path("phases.json"), {}) or {}
+    return {
+        name: phases[name]
+        for name, shape in _OUTCOMES.items()
+        if records.matches(phases.get(name), {**_OF_ALL, **shape})
+    }
 
 
 def _results(chain: Chain, directory: RunDirectory, done: dict[str, Any]) -> dict[str, Any]:
@@ -297,7 +344,7 @@ def _results(chain: Chain, directory: RunDirectory, done: dict[str, Any]) -> dic
             one.name: one.value for one in report.settings_of(config) if not one.is_default
         },
         "settings_hash": settings_hash(config),
-        "test": dataclasses.asdict(chain.test),
+        "test": chain.test.described(),
         "run_dir": directory.path,
         "versions": versions.installed(),
     }

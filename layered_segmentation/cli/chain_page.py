@@ -54,7 +54,7 @@ def page(
         examples_note=_examples_note(results, is_shapes),
         sheets=report.sheets_of(run),
         scores=_scores(results),
-        scores_note=results.get("protocol", ""),
+        scores_note=results.get("protocol") or "",
         curves=report.draw_curves(records, config.gan.mask_size),
         exports=[_export_row(out, name, row) for name, row in results["exports"].items()],
         settings=report.settings_of(config),
@@ -74,10 +74,10 @@ def verdict(results: Mapping[str, Any], is_shapes: bool) -> str:
         )
     references = sorted(results["references"].items(), key=lambda item: -item[1])
     score = f"On {results['images']:,} unseen {what}, mean IoU is {miou:.3f}"
-    better = [_REFERENCES[name] for name, value in references if value >= miou]
+    better = [_REFERENCES.get(name, name) for name, value in references if value >= miou]
     if better:
         return f"{score}: no better than {_listed(better)}. The sheets show the failures."
-    others = [f"{_REFERENCES[name]} {value:.3f}" for name, value in references]
+    others = [f"{_REFERENCES.get(name, name)} {value:.3f}" for name, value in references]
     return f"{score}. Without learning: {_listed(others)}." if others else f"{score}."
 
 
@@ -100,7 +100,7 @@ def _scores(results: Mapping[str, Any]) -> list[report.Score]:
     if results["miou"] is None:
         return []
     references = [
-        report.Score(_REFERENCES[name], value, is_reference=True)
+        report.Score(_REFERENCES.get(name, name), value, is_reference=True)
         for name, value in results["references"].items()
     ]
     student = [report.Score("student", results["miou"], results["miou_std"])]

@@ -59,6 +59,8 @@ def main(_: list[str]) -> None:
     from layered_segmentation.evaluation import quality
     from layered_segmentation.segmenter import distill
 
+    if config.student.self_training:
+        shared.note_changed_photos(run)
     with run.lock(), files.undoing(out, out + RESULTS):
         segmenter, summary = distill.distill_run(run, config, out, _OVERWRITE.value, _DEVICES.value)
         results = {

@@ -52,6 +52,7 @@ _INPUT_SIZE = flags.DEFINE_integer(
 )
 _MASKS = flags.DEFINE_string("masks", "", "True masks of --images, to score against too.")
 _IGNORE = flags.DEFINE_string("ignore", "", "Masks of pixels that are not scored.")
+_MASK_VALUE = shared.define_value_flag("mask_value", "--masks")
 _LABEL = flags.DEFINE_string("label", "object", "What the masks show, for the file's metadata.")
 _QUANTIZE = flags.DEFINE_enum(
     "quantize",
@@ -66,7 +67,9 @@ _REPRESENTATIVE = flags.DEFINE_string(
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
 shared.define_max_pixels_flag()
-for flag in (_INPUT_SIZE, _MASKS, _IGNORE, _LABEL, _QUANTIZE, _REPRESENTATIVE, _OVERWRITE):
+for flag in (
+    _INPUT_SIZE, _MASKS, _IGNORE, _MASK_VALUE, _LABEL, _QUANTIZE, _REPRESENTATIVE, _OVERWRITE,
+):  # fmt: skip
     app.goes_with(flag, _FORMAT, "tflite")
 
 
@@ -111,6 +114,7 @@ def _export_tflite() -> None:
         masks=_MASKS.value,
         ignore=_IGNORE.value,
         label=_LABEL.value,
+        mask_values=_MASK_VALUE.value,
     )
     print(done.summary())
 

@@ -50,6 +50,8 @@ def main(_: list[str]) -> None:
 
     scenes = GeneratedScenes(networks.load_generator(run), _SEED.value)
     features = inception.open_features(_INCEPTION.value, _TRUST.value)
+    if not _IMAGES.value:
+        shared.note_changed_photos(run)
     real = fid.RealImages(run.config(), _COUNT.value, _IMAGES.value)
     with Bar(_COUNT.value + len(real), "features", "image") as bar:
         measured = fid.measure(

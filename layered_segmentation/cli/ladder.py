@@ -27,6 +27,7 @@ _REPRESENTATIVE = flags.DEFINE_string(
 _IMAGES = flags.DEFINE_string("images", None, "Photos to score on.", required=True)
 _MASKS = flags.DEFINE_string("masks", None, "Their true masks.", required=True)
 _IGNORE = flags.DEFINE_string("ignore", "", "Masks of pixels that are not scored.")
+_MASK_VALUE = shared.define_value_flag("mask_value", "--masks")
 _OUT = flags.DEFINE_string("out", None, "Directory to write to.", required=True)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing tables.")
 shared.define_max_pixels_flag()
@@ -45,7 +46,7 @@ def main(_: list[str]) -> None:
     }
     if len(loaded) < len(_SEGMENTERS.value):
         raise UserError("--segmenters: two of them have the same name; rename a directory")
-    pairs = list(folder.PairFolder(_IMAGES.value, _MASKS.value, _IGNORE.value))
+    pairs = list(folder.PairFolder(_IMAGES.value, _MASKS.value, _IGNORE.value, _MASK_VALUE.value))
     rows = ladder.measure(loaded, _REPRESENTATIVE.value, pairs)
     ladder.write(rows, _OUT.value)
     print(f"{ladder.table(rows)}table: {os.path.join(_OUT.value, ladder.TABLE)}, {ladder.JSON}")

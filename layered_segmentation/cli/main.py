@@ -18,7 +18,7 @@ GROUPS = {
         "autoencode", "autoencode_chunks", "evaluate_generated", "fid", "table", "grey_detector",
         "convert",
     ),
-    "Maintain": ("publish", "ladder", "benchmark", "benchmark_data"),
+    "Maintain": ("publish", "ladder", "benchmark", "benchmark_data", "benchmark_memory"),
 }  # fmt: skip
 VERBS = tuple(verb for verbs in GROUPS.values() for verb in verbs)
 

@@ -28,6 +28,7 @@ _IMAGES = flags.DEFINE_string(
 )
 _TEST_IMAGES = flags.DEFINE_string("test_images", "", "Directory of photos to test on.")
 _TEST_MASKS = flags.DEFINE_string("test_masks", "", "Directory of their true masks, to score.")
+_MASK_VALUE = shared.define_value_flag("mask_value", "--test_masks")
 _TEST_IGNORE = flags.DEFINE_string(
     "test_ignore", "", "Directory of masks of the pixels to leave out of the score."
 )
@@ -56,6 +57,7 @@ def main(_: list[str]) -> None:
         _TEST_IMAGES.value or config.data.test_path,
         _TEST_MASKS.value or config.data.test_masks,
         _TEST_IGNORE.value,
+        tuple(_MASK_VALUE.value),
     )
     chain = chains.Chain(_OUT.value, config, test)
     results = chains.run(chain, _DEVICES.value, _TRIES.value)

@@ -49,7 +49,8 @@ class DetectorFlags:
             "SavedModel: which instances to use if there are several.",
         )
         self._trust = define_trust_flag("--detector")
-        self._options = (self._class, self._score, self._instances, self._trust)
+        self._values = define_value_flag("detector_value", "--detector")
+        self._options = (self._class, self._score, self._instances, self._trust, self._values)
         for option in self._options:
             app.goes_with(option, self._detector)
 
@@ -59,17 +60,19 @@ class DetectorFlags:
         return self._detector.value or ""
 
     def check(self) -> None:
-        """Refuses the flags of a SavedModel if the detector is none."""
+        """Refuses flags that the kind of detector does not have."""
         given = [flag.name for flag in self._options if flags.FLAGS[flag.name].present]
         if given:
             from layered_segmentation.evaluation import detectors
 
             kind = detectors.kind_of(self.path)
-            if kind != detectors.SAVED_MODEL:
-                raise UserError(
-                    f"--{given[0]}: it goes with a SavedModel, and --detector={self.path} is "
-                    f"{kind}; leave it out"
-                )
+            for flag in given:
+                wanted = detectors.MASKS if flag == self._values.name else detectors.SAVED_MODEL
+                if kind != wanted:
+                    raise UserError(
+                        f"--{flag}: it goes with {wanted}, and --detector={self.path} is {kind}; "
+                        "leave it out"
+                    )
 
     def open(self) -> "Detector":
         """Opens the detector."""
@@ -81,6 +84,7 @@ class DetectorFlags:
             score=self._score.value,
             instances=self._instances.value,
             trust=self._trust.value,
+            values=self._values.value,
         )
 
 
@@ -126,6 +130,18 @@ def open_run(path: str, stage: int) -> "RunDirectory":
 def segmenter_at(path: str, stage: int) -> str:
     """Returns the path of a segmenter, or that of a stage of its run if that is not 0."""
     return open_run(path, stage).path if stage else path
+
+
+def note_changed_photos(run: "RunDirectory") -> None:
+    """Prints a note if the photos of a run are not those that it was trained on."""
+    from layered_segmentation.data.source import open_source
+
+    config = run.config()
+    try:
+        photos = open_source(config.data, config.train.seed).inventory()
+    except UserError:  # what needs them names the reason
+        return
+    run.note_changed_photos(photos)
 
 
 def define_refine_flag(default: Refinement = Refinement.none) -> "flags.FlagHolder[str]":

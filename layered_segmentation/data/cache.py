@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from layered_segmentation import files, versions
+from layered_segmentation import files, records, versions
 from layered_segmentation.data.source import Source
 from layered_segmentation.errors import UserError
 
@@ -24,6 +24,12 @@ RECORD = "cache.json"
 
 _FORMAT = 1  # increment when the same source gives other squares
 _VERSIONS = ("pillow", "numpy", "opencv-contrib-python-headless")  # that squares depend on
+_RECORD = {
+    "fingerprint": records.is_text,
+    "count": records.is_count,
+    "bytes": records.table(records.is_count),
+    "skipped": [records.is_text],
+}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -215,13 +221,15 @@ def _read_record(path: str, fingerprint: str) -> dict[str, Any] | None:
     """Returns a complete cache's record; None where there is none, or a damaged one."""
     if not os.path.isdir(path):
         return None
-    try:
-        record: dict[str, Any] = files.read_json(os.path.join(path, RECORD))
-        sizes = {side: os.path.getsize(_file(path, int(side))) for side in record["bytes"]}
-        if record["fingerprint"] == fingerprint and sizes == record["bytes"]:
-            return record
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    record: dict[str, Any] | None = records.read(os.path.join(path, RECORD), _RECORD)
+    with contextlib.suppress(OSError, ValueError):
+        if record is not None and record["fingerprint"] == fingerprint:
+            stored = {int(side): size for side, size in record["bytes"].items()}
+            sizes = {side: os.path.getsize(_file(path, side)) for side in stored}
+            shapes = {side: StoredSquares(_file(path, side)).shape for side in stored}
+            whole = {side: (record["count"], side, side, 3) for side in stored}
+            if (sizes, shapes) == (stored, whole):
+                return record
     print(f"{path}: damaged; the photos are decoded again", file=sys.stderr)
     return None
 

@@ -200,7 +200,10 @@ class MaskFolder:
     @property
     def _value_flag(self) -> str:
         """The flag of `layerseg evaluate` that names the object's value."""
-        return "--prediction_value" if self._flag == "--predictions" else "--mask_value"
+        return {
+            "--predictions": "--prediction_value",
+            "--detector": "--detector_value",
+        }.get(self._flag, "--mask_value")
 
 
 class PairFolder(Sequence[Pair]):

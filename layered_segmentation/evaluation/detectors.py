@@ -52,10 +52,11 @@ class MaskFolderDetector:
 
     Args:
         path: Directory of masks, each of its photo's size.
+        values: Stored values of the object, if these are label maps.
     """
 
-    def __init__(self, path: str):
-        self._masks = MaskFolder(path, "--detector")
+    def __init__(self, path: str, values: Sequence[int] = ()):
+        self._masks = MaskFolder(path, "--detector", values)
         self.protocol = "Pseudo truth: a directory of masks. "
 
     def require(self, names: Sequence[str]) -> None:
@@ -124,12 +125,13 @@ class DetectedFolder(Sequence[Pair]):
         return Pair(name, image, self._detector([image], [name])[0], None)
 
 
-def open_detector(path: str, **options: Any) -> Detector:
+def open_detector(path: str, values: Sequence[int] = (), **options: Any) -> Detector:
     """Opens a detector of the kind that its path indicates.
 
     Args:
         path: A directory with a SavedModel, a run or preset of this package, or a directory of
             masks.
+        values: For a directory of masks: stored values of the object, if these are label maps.
         **options: For a SavedModel, those of `detection_model.SavedModelDetector`.
 
     Raises:
@@ -137,7 +139,7 @@ def open_detector(path: str, **options: Any) -> Detector:
     """
     kind = kind_of(path)
     if kind == MASKS:
-        return MaskFolderDetector(path)
+        return MaskFolderDetector(path, values)
     if kind == SEGMENTER:
         return SegmenterDetector(path)
     return detection_model.SavedModelDetector(_saved_model(path), **options)

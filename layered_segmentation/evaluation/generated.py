@@ -11,7 +11,6 @@ with which `check_record` rejects masks of other scenes.
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -269,10 +268,9 @@ def check_record(masks: str, scenes: GeneratedScenes) -> None:
 def _require_same(path: str, scenes: GeneratedScenes, masks: str) -> None:
     expected = scenes.identity()
     try:
-        with open(path, encoding="utf-8") as file:
-            record = json.load(file)
+        record = files.read_json(path)
         found = {key: record[key] for key in expected}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(
             f"--detector={masks}: {path} is not a record of `layerseg sample --images_out` "
             f"({type(error).__name__}: {error}); copy it again, or remove it"

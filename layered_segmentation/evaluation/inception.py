@@ -159,7 +159,10 @@ class KerasInception:
         from keras import ops
 
         resized = ops.image.resize(
-            ops.convert_to_tensor(images, "float32"), (SIDE, SIDE), interpolation="bilinear"
+            ops.convert_to_tensor(images, "float32"),
+            (SIDE, SIDE),
+            interpolation="bilinear",
+            data_format="channels_last",
         )
         features: Any = self._model.predict_on_batch(resized / 127.5 - 1.0)
         return np.asarray(features)

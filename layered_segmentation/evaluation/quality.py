@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layered_segmentation import files, images
+from layered_segmentation import files, images, records
 from layered_segmentation.config import Config
 from layered_segmentation.evaluation import scoring
 from layered_segmentation.segmenter import self_training
@@ -119,10 +119,10 @@ def measure_run(run: "RunDirectory", config: Config, segmenter: Any) -> Quality:
 
 def read(run: "RunDirectory") -> Quality | None:
     """Returns what `measure_run` has kept, or None."""
-    try:
-        return Quality(**files.read_json(os.path.join(run.path, FILE)))
-    except TypeError:
-        return None
+    names = [field.name for field in dataclasses.fields(Quality)]
+    shape = {name: records.is_number for name in names}
+    found = records.read(os.path.join(run.path, FILE), shape)
+    return None if found is None else Quality(**{name: found[name] for name in names})
 
 
 def photo_side(resolution: int) -> int:

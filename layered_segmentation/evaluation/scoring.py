@@ -3,10 +3,9 @@
 import csv
 import dataclasses
 import io
-import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -21,6 +20,8 @@ from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import baselines
 from layered_segmentation.evaluation.baselines import DEFAULT_GRABCUT, GrabCutSettings
 from layered_segmentation.run_directory import RunDirectory
+from layered_segmentation.segmenter import pipeline
+from layered_segmentation.segmenter.outputs import PIXELS
 from layered_segmentation.segmenter.refine import refine as refine_mask
 
 REFERENCES = ("full_mask", "centre_box", "grabcut")
@@ -227,7 +228,8 @@ def score_pairs(
     Args:
         predict: Maps pairs, so that it may look masks up by name, to as many masks, float in
             [0, 1], each [h, w] of its photo's size or smaller.
-        pairs: Photos and masks; read once, in order, one batch in memory at a time.
+        pairs: Photos and masks; read once, in order, one batch in memory at a time, of few photos
+            if they are large.
         refine: A method of `segmenter.refine`.
         references: Which of `REFERENCES` to score too; True for all, False for none.
         batch: Photos per call of `predict`.
@@ -241,9 +243,8 @@ def score_pairs(
     started = time.perf_counter()
     predict_seconds = 0.0
     rows: list[Row] = []
-    remaining = iter(pairs)
     wanted = (REFERENCES if references else ()) if isinstance(references, bool) else references
-    while chunk := list(itertools.islice(remaining, batch)):
+    for chunk in _batches(pairs, batch):
         before = time.perf_counter()
         masks = list(predict(chunk))
         if len(masks) != len(chunk):
@@ -256,6 +257,12 @@ def score_pairs(
     if not rows:
         raise UserError("there is nothing to score: no photo with a mask")
     return Scores(rows, time.perf_counter() - started, predict_seconds, refine, grabcut)
+
+
+def _batches(pairs: Iterable[Pair], most: int) -> Iterator[list[Pair]]:
+    """Yields batches of at most `most` pairs and, unless one alone has more, `PIXELS` pixels."""
+    sizes = ((pair, pair.mask.size) for pair in pairs)
+    return (batch.photos for batch in pipeline.batches(sizes, most, PIXELS))
 
 
 def held_out_scenes(resolution: int, limit: int = 0) -> list[Pair]:

@@ -6,13 +6,13 @@ The scores come from the results.json files of `layerseg evaluate`, `evaluate_ge
 import csv
 import dataclasses
 import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from layered_segmentation import records
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation.scoring import OTHER_SCENE
 
@@ -54,6 +54,21 @@ _OF_GENERATED: dict[str, tuple[str, ...]] = {  # more columns of table 1, where 
 }
 
 REFERENCES = ("grabcut", "full_mask", "centre_box")
+
+_PART = {
+    "miou": records.optional(records.is_number),
+    "references": records.optional(records.table(records.is_number)),
+}
+_RESULTS = {
+    **_PART,
+    **{name: records.optional(_PART) for name in ("detected", "all")},
+    **{name: records.optional(records.is_text) for name in ("measure", "protocol", "warning")},
+    **{name: records.optional(records.is_count) for name in ("resolution", "images")},
+    "real_images": records.optional(records.is_count),
+    "detected_share": records.optional(records.is_number),
+    "settings": records.optional({}),
+}
+_OF_FID = {"fid": records.is_number, "features": records.is_text}
 
 Results = Mapping[str, Any]
 Runs = Mapping[str, Sequence[Mapping[str, Results]]]
@@ -388,11 +403,10 @@ def _distinct(columns: Sequence[str]) -> list[str]:
 
 
 def _read(path: str) -> Results:
-    try:
-        with open(path, encoding="utf-8") as file:
-            results = json.load(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(results, dict):
-        raise UserError(f"{path}: not results of `layerseg evaluate`; run it again")
+    results: Results | None = records.read(path, _RESULTS)
+    is_of_fid = results is not None and results.get("measure") == "fid"
+    if results is None or (is_of_fid and not records.matches(results, _OF_FID)):
+        raise UserError(
+            f"{path}: cannot be read as JSON results of `layerseg evaluate`; run it again"
+        )
     return results

@@ -75,7 +75,7 @@ def from_message(name: str, message: Any) -> np.ndarray:
         raise WrongAnswer(f"{name} {shape}")
     try:
         array: np.ndarray = tf.make_ndarray(message)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # of many kinds, by how the message contradicts itself
         raise WrongAnswer(f"{name} that cannot be read ({error})") from error
     return array
 

@@ -11,6 +11,7 @@ if __name__ == "__main__":  # before TensorFlow is imported: `--help` needs none
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -73,6 +74,7 @@ def export_tflite(
     masks: str = "",
     ignore: str = "",
     label: str = "object",
+    mask_values: Sequence[int] = (),
 ) -> TFLiteExport:
     """Writes a TFLite file and checks it.
 
@@ -87,6 +89,7 @@ def export_tflite(
         masks: Directory of true masks of all of `images`, to score against.
         ignore: Directory of masks of pixels that are not scored.
         label: What the masks show, in a word or a few, for the file's metadata.
+        mask_values: Stored values of the object in `masks`, if these are label maps.
 
     Raises:
         UserError: The size does not suit the network, the file exists, the mode is unknown, no
@@ -103,7 +106,9 @@ def export_tflite(
         raise UserError(f"--ignore={ignore}: name the true masks with --masks too")
     if not label.strip() or "\n" in label:
         raise UserError(f"--label={label!r}: it must be a word or a few, in one line")
-    pairs = folder.PairFolder(images, masks, ignore) if masks else None
+    if mask_values and not masks:
+        raise UserError("--mask_value: name the true masks with --masks too")
+    pairs = folder.PairFolder(images, masks, ignore, mask_values) if masks else None
     samples = []
     if quantize == Quantization.int8:
         samples = representative_samples(representative_data, side)

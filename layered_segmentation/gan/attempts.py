@@ -7,7 +7,7 @@ collapse before it (`collapse.next_attempt`), and those from the masks.
 import json
 import os
 
-from layered_segmentation import files
+from layered_segmentation import files, records
 from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import collapse
@@ -15,6 +15,14 @@ from layered_segmentation.run_directory import RunDirectory
 
 _KEPT = ("checkpoints", "stages", "sheets", "tensorboard", "log.jsonl")
 _RECORD = "attempt.json"
+_OF_RESTART = {
+    "number": records.is_count,
+    "restart": records.is_count,
+    "kind": records.is_text,
+    "images_seen": records.is_count,
+    "seconds": records.is_duration,
+    "warning": records.is_text,
+}
 
 
 def current(run: RunDirectory, config: Config) -> Config:
@@ -27,7 +35,7 @@ def current(run: RunDirectory, config: Config) -> Config:
         return config
     _complete(run)
     kinds = [record["kind"] for record in _records(run)]
-    logged = max((int(record.get("restart", 0)) for record in run.read_log()), default=0)
+    logged = max((int(record.get("restart") or 0) for record in run.read_log()), default=0)
     if len(kinds) < logged:
         raise UserError(
             f"{run.attempts}: it holds {len(kinds)} of the {logged} attempts before this one, and "
@@ -80,8 +88,8 @@ def set_aside(run: RunDirectory, config: Config, found: collapse.Collapsed) -> s
 
 def _complete(run: RunDirectory) -> None:
     """Completes a restart; each step may have been taken before."""
-    record = files.read_json(run.restart_path)
-    if not isinstance(record, dict):
+    record = records.read(run.restart_path, _OF_RESTART)
+    if record is None:
         return
     directory = os.path.join(run.attempts, str(record["number"]))
     os.makedirs(directory, exist_ok=True)
@@ -100,4 +108,5 @@ def _numbers(run: RunDirectory) -> list[int]:
 
 def _records(run: RunDirectory) -> list[dict[str, str]]:
     paths = (os.path.join(run.attempts, str(number), _RECORD) for number in _numbers(run))
-    return [record for record in map(files.read_json, paths) if isinstance(record, dict)]
+    found = (records.read(path, _OF_RESTART) for path in paths)
+    return [record for record in found if record is not None]

@@ -7,6 +7,7 @@ from keras import ops
 
 from layered_segmentation.gan.composite import shift
 from layered_segmentation.gan.draws import AugmentationDraws, PairAugmentation
+from layered_segmentation.gan.keras_settings import DATA_FORMAT
 
 
 def augment(images: Any, draws: AugmentationDraws) -> Any:
@@ -47,7 +48,11 @@ def augment_pairs(images: Any, masks: Any, augmentation: PairAugmentation) -> tu
     # Transform one array, so that images and masks stay aligned.
     pairs = ops.concatenate([images, masks], axis=-1)
     pairs = ops.image.affine_transform(
-        pairs, augmentation.transforms, interpolation="bilinear", fill_mode="reflect"
+        pairs,
+        augmentation.transforms,
+        interpolation="bilinear",
+        fill_mode="reflect",
+        data_format=DATA_FORMAT,
     )
     images, masks = pairs[..., :3], ops.clip(pairs[..., 3:], 0.0, 1.0)
     images = images + augmentation.sharpness * (images - _blur(images))

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tqdm
+from google.protobuf.message import DecodeError
 
 from layered_segmentation import files, sheets
 from layered_segmentation.config import Config
@@ -83,8 +84,9 @@ class Events:
             for record in tf.data.TFRecordDataset(path):
                 event = record.numpy()
                 end = start + len(event) + _FRAME
-                if tf.compat.v1.Event.FromString(event).step <= images_seen:
-                    kept.append(content[start:end])
+                with contextlib.suppress(DecodeError):
+                    if tf.compat.v1.Event.FromString(event).step <= images_seen:
+                        kept.append(content[start:end])
                 start = end
         remaining = b"".join(kept)
         if remaining != content:

@@ -15,15 +15,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from layered_segmentation import files, stopping
+from layered_segmentation import files, records, stopping
 from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.layered_gan import LayeredGAN
 from layered_segmentation.gan.run_progress import RunProgress
 from layered_segmentation.run_directory import RunDirectory
 
-_FILE = re.compile(r"ckpt-(?P<number>\d+)\.(index|json|data-\d+-of-\d+)")
-_ANY = re.compile(r"ckpt-(?P<number>\d+)[._].*")  # also what TensorFlow leaves if it is killed
+_FILE = re.compile(r"ckpt-(?P<number>\d+)\.(index|json|data-\d+-of-\d+)", re.ASCII)
+# Also what TensorFlow leaves if it is killed.
+_ANY = re.compile(r"ckpt-(?P<number>\d+)[._].*", re.ASCII)
 _STATE = "checkpoint"  # for TensorFlow's tools; never read here
 
 
@@ -183,8 +184,9 @@ class CheckpointFiles:
     def problem(self, number: int) -> str | None:
         """Returns the file of a checkpoint that is missing or damaged, and how; or None."""
         prefix = self.prefix(number)
-        sums = files.read_json(f"{prefix}.json")
-        if not isinstance(sums, dict) or not sums:
+        sums = records.read(f"{prefix}.json", records.table(records.is_text)) or {}
+        index = f"{os.path.basename(prefix)}.index"
+        if index not in sums or not all(_FILE.fullmatch(name) for name in sums):
             return _unreadable(prefix)
         for name, expected in sums.items():
             path = os.path.join(self.directory, name)

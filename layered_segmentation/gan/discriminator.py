@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from layered_segmentation.gan.keras_settings import policy
 from layered_segmentation.gan.layers import (
     EqualConv,
     EqualDense,
@@ -63,26 +64,26 @@ class Discriminator(keras.Model):
         fused: bool = True,
         **kwargs: Any,
     ):
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(autocast=False, **{**kwargs, "dtype": policy(kwargs.get("dtype"))})
         self.resolution = resolution
         self.max_channels = max_channels
         self.minibatch_std = minibatch_std
         self.fused = fused
         self.across_replicas: Callable[[Any], Any] | None = None
-        policy = self.dtype_policy
+        dtype = self.dtype_policy
         sides = [4 * 2**index for index in range(resolution.bit_length() - 2)]
         width = [block_channels(side, max_channels) for side in sides]
         # Index 0 belongs to 4 px, as in the generator; block i brings side i to side i - 1.
-        self.from_image = [EqualConv(channels, kernel_size=1, dtype=policy) for channels in width]
+        self.from_image = [EqualConv(channels, kernel_size=1, dtype=dtype) for channels in width]
         for layer in self.from_image:
             layer.build((None, None, None, 3))
         self.blocks = [
-            DiscriminatorBlock(width[index], width[index - 1], fused, dtype=policy)
+            DiscriminatorBlock(width[index], width[index - 1], fused, dtype=dtype)
             for index in range(1, len(sides))
         ]
-        self.conv = EqualConv(width[0], dtype=policy)
+        self.conv = EqualConv(width[0], dtype=dtype)
         self.conv.build((None, 4, 4, width[0] + int(minibatch_std)))
-        self.dense_conv = EqualConv(width[0], kernel_size=4, padding="valid", dtype=policy)
+        self.dense_conv = EqualConv(width[0], kernel_size=4, padding="valid", dtype=dtype)
         self.dense_conv.build((None, 4, 4, width[0]))
         self.score = EqualDense(1, dtype="float32")
         self.score.build((None, width[0]))

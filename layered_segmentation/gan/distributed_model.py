@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import inputs
+from layered_segmentation.gan.keras_settings import standard
 
 
 class DistributedModel(keras.Model):
@@ -54,11 +55,11 @@ class DistributedModel(keras.Model):
                 f"fixed; it takes {', '.join(optimizers)}, jit_compile and run_eagerly"
             )
         with self.distribute_strategy.scope():
+            with standard():
+                defaults = self.default_optimizers()
             built = [
                 self._scaled(given or default)
-                for given, default in zip(
-                    optimizers.values(), self.default_optimizers(), strict=True
-                )
+                for given, default in zip(optimizers.values(), defaults, strict=True)
             ]
             for name, optimizer, network in zip(
                 optimizers, built, self.trained_networks(), strict=True

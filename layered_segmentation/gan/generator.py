@@ -7,6 +7,7 @@ from keras import ops
 
 from layered_segmentation.config import Variant
 from layered_segmentation.gan.composite import Layers
+from layered_segmentation.gan.keras_settings import policy
 from layered_segmentation.gan.layers import copy_layers
 from layered_segmentation.gan.synthesis import MappingNetwork, SynthesisNetwork
 
@@ -39,7 +40,7 @@ class LayeredGenerator(keras.Model):
         **kwargs: Any,
     ):
         # Each layer casts for itself: alpha, styles and truncation stay float32.
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(autocast=False, **{**kwargs, "dtype": policy(kwargs.get("dtype"))})
         if variant not in list(Variant):
             raise ValueError(f"variant={variant!r}: it must be one of {', '.join(Variant)}")
         if resolution < 8 or resolution & (resolution - 1):

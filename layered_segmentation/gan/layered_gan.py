@@ -27,6 +27,7 @@ from layered_segmentation.gan.draws import (
     step_draws,
 )
 from layered_segmentation.gan.generator import LayeredGenerator
+from layered_segmentation.gan.keras_settings import policy
 from layered_segmentation.schedule import Stage
 
 MAPPING_RATE = 0.01
@@ -80,7 +81,7 @@ class LayeredGAN(AdversarialModel):
         name: str | None = None,
         **settings: Any,
     ):
-        super().__init__(trainable=trainable, dtype=dtype, name=name, autocast=False)
+        super().__init__(trainable=trainable, dtype=policy(dtype), name=name, autocast=False)
         config = inputs.config_of(resolution, settings)
         gan = self.settings = config.gan
         self.seed = seed

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from layered_segmentation.gan.keras_settings import DATA_FORMAT
+
 LEAK = 0.2
 
 
@@ -35,14 +37,16 @@ def upsample(x: Any) -> Any:
 
 def downsample(x: Any) -> Any:
     """Halves height and width by averaging, [B, 2H, 2W, C] -> [B, H, W, C]."""
-    return ops.average_pool(x, 2, strides=2, padding="valid")
+    return ops.average_pool(x, 2, strides=2, padding="valid", data_format=DATA_FORMAT)
 
 
 def blur(x: Any) -> Any:
     """Smooths with [1, 2, 1] along both axes, zero padded, [B, H, W, C] -> the same shape."""
     kernel = np.outer([1, 2, 1], [1, 2, 1]) / 16.0
     kernel = np.tile(kernel[:, :, None, None], (1, 1, x.shape[-1], 1))
-    return ops.depthwise_conv(x, ops.cast(kernel, x.dtype), strides=1, padding="same")
+    return ops.depthwise_conv(
+        x, ops.cast(kernel, x.dtype), strides=1, padding="same", data_format=DATA_FORMAT
+    )
 
 
 def pixel_norm(x: Any) -> Any:
@@ -160,14 +164,17 @@ class EqualConv(keras.layers.Layer):
             # One axis at a time, since OpenVINO cannot read a reversal of two.
             kernel = ops.flip(ops.flip(kernel, 0), 1)
             kernel = ops.transpose(_four_shifts(kernel), (0, 1, 3, 2))
-            x = ops.conv_transpose(x, kernel, strides=2, padding="same")
+            x = ops.conv_transpose(x, kernel, strides=2, padding="same", data_format=DATA_FORMAT)
         elif self.resample == "down" and self.fused:
-            x = ops.conv(x, 0.25 * _four_shifts(kernel), strides=2, padding="same")
+            x = self._conv(x, 0.25 * _four_shifts(kernel), strides=2, padding="same")
         else:
             x = upsample(x) if self.resample == "up" else x
-            x = ops.conv(x, kernel, strides=1, padding=self.padding)
+            x = self._conv(x, kernel, strides=1, padding=self.padding)
             x = downsample(x) if self.resample == "down" else x
         return x + self.bias
+
+    def _conv(self, x: Any, kernel: Any, strides: int, padding: str) -> Any:
+        return ops.conv(x, kernel, strides=strides, padding=padding, data_format=DATA_FORMAT)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -115,7 +115,13 @@ def _load(run: RunDirectory, path: str, name: str) -> Any:
             f"{path}: is damaged; repeat the command that trained or converted the run: training "
             "writes it again from the last checkpoint"
         )
-    return keras.models.load_model(path, compile=False)
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises nearly anything
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{path}: cannot be loaded as a {name} ({type(error).__name__}: {reason})"
+        ) from error
 
 
 def _is_whole(path: str) -> bool:
@@ -123,5 +129,5 @@ def _is_whole(path: str) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError):
+    except Exception:  # of many kinds: an encrypted member, an unknown compression, …
         return False

@@ -187,7 +187,7 @@ def _open_workers(devices: Sequence[str], batches: Mapping[str, int]) -> tf.dist
         described = json.loads(text)
         hosts, task = described["cluster"]["worker"], described["task"]
         is_possible = task["type"] == "worker" and 0 <= int(task["index"]) < len(hosts)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         is_possible = False
     if not is_possible:
         raise UserError(

@@ -16,6 +16,7 @@ from layered_segmentation.gan.discriminator import Discriminator
 from layered_segmentation.gan.distributed_model import DistributedModel
 from layered_segmentation.gan.draws import Purpose, weights
 from layered_segmentation.gan.generator import LayeredGenerator
+from layered_segmentation.gan.keras_settings import policy
 from layered_segmentation.segmenter.encoder import Encoder, EncoderGeneratorBackbone
 from layered_segmentation.segmenter.segmenter import EncoderSegmenter, create_encoder_segmenter
 
@@ -68,7 +69,7 @@ class Autoencoder(DistributedModel):
         seed: int = 0,
         **kwargs: Any,
     ):
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(autocast=False, **{**kwargs, "dtype": policy(kwargs.get("dtype"))})
         require_mask(generator.variant)
         self.generator = generator
         self.discriminator = discriminator

@@ -6,7 +6,6 @@ files, and a chunk with a record is not trained again.
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from layered_segmentation import files, sheets
+from layered_segmentation import files, records, sheets
 from layered_segmentation import images as photos
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.composite import Layers
@@ -32,6 +31,16 @@ RESULTS = "results.json"
 HELD_OUT = "held-out scenes"  # stands for their directory in the inputs
 THRESHOLD = 0.5
 _SHOWN = 10  # photos on a chunk's sheet
+_RECORD = {
+    "photos": records.is_count,
+    "unreadable": [records.is_text],
+    **{
+        name: records.is_number
+        for name in (
+            "first_loss", "loss", "pixel_loss", "coverage", "images_per_second", "seconds",
+        )
+    },
+}  # fmt: skip
 _NUMBERED = re.compile(r"\d{5}(\.json|\.png)?")
 
 
@@ -72,7 +81,7 @@ class ChunkJob:
     def is_finished(self, number: int) -> bool:
         """Whether a chunk has all the results that are asked for."""
         has_encoder = not self.save_encoders or os.path.isdir(self.encoder(number))
-        return has_encoder and os.path.exists(self.record(number))
+        return has_encoder and records.read(self.record(number), _RECORD) is not None
 
 
 def begin(job: ChunkJob, inputs: Mapping[str, Any], overwrite: bool = False) -> None:
@@ -105,18 +114,15 @@ def begin(job: ChunkJob, inputs: Mapping[str, Any], overwrite: bool = False) -> 
 
 def _read_inputs(path: str, overwrite: bool) -> dict[str, Any]:
     """Returns the inputs of earlier chunks; empty if unreadable and about to be overwritten."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            inputs = json.load(file)
-        if isinstance(inputs, dict):
-            return inputs
-        reason = "not a JSON object"
-    except ValueError as error:
-        reason = str(error)
+    inputs: dict[str, Any] | None = records.read(
+        path, {"names": records.optional([records.is_inner_path])}
+    )
+    if inputs is not None:
+        return inputs
     if overwrite:
         return {}
     raise UserError(
-        f"{path}: cannot be read ({reason}), so the inputs of the chunks are unknown; name another "
+        f"{path}: cannot be read (damaged), so the inputs of the chunks are unknown; name another "
         "--out, or add --overwrite to train them again"
     )
 
@@ -133,7 +139,7 @@ def _remove_earlier(job: ChunkJob, inputs: Mapping[str, Any]) -> None:
                 shutil.rmtree(path)
             else:
                 os.remove(path)
-    names = inputs.get("names", [])
+    names = inputs.get("names") or []
     written = [os.path.join(job.out, RESULTS), *map(job.mask, names)]
     if inputs.get("images") == HELD_OUT:
         written += [os.path.join(job.out, part, name) for part in (SCENES, TRUTH) for name in names]

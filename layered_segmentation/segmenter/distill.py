@@ -17,6 +17,7 @@ from layered_segmentation.config import Config
 from layered_segmentation.gan import networks, strategy
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.generator import LayeredGenerator
+from layered_segmentation.gan.keras_settings import DATA_FORMAT
 from layered_segmentation.gan.sampling import sampler
 from layered_segmentation.images import to_uint8_mask
 from layered_segmentation.progress import Bar
@@ -155,4 +156,6 @@ def draw_pool(generator: LayeredGenerator, config: Config) -> Pool:
 def _resize(images: Any, side: int) -> Any:
     if images.shape[1] == side:
         return images
-    return ops.image.resize(images, (side, side), interpolation="bilinear", antialias=True)
+    return ops.image.resize(
+        images, (side, side), interpolation="bilinear", antialias=True, data_format=DATA_FORMAT
+    )

@@ -9,6 +9,8 @@ from keras import ops
 
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.generator import LayeredGenerator
+from layered_segmentation.gan.keras_settings import DATA_FORMAT, policy, standard
+from layered_segmentation.segmenter.preset_checks import Checked
 
 _FILTERS = (64, 128, 256, 512)
 _BLOCKS = (2, 2, 2, 2)
@@ -44,22 +46,23 @@ class Encoder(keras.Model):
         max_channels: int = 512,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        super().__init__(**{**kwargs, "dtype": policy(kwargs.get("dtype"))})
         self.codes_shape = tuple(codes_shape)
         self.input_resolution = input_resolution
         self.max_channels = max_channels
-        self.resnet = keras_hub.models.ResNetBackbone(
-            input_conv_filters=[64],
-            input_conv_kernel_sizes=[7],
-            stackwise_num_filters=[min(filters, max_channels) for filters in _FILTERS],
-            stackwise_num_blocks=list(_BLOCKS),
-            stackwise_num_strides=[1, 2, 2, 2],
-            block_type="basic_block",
-            image_shape=(input_resolution, input_resolution, 3),
-            data_format="channels_last",
-            dtype=self.dtype_policy,
-            name="resnet",
-        )
+        with standard():
+            self.resnet = keras_hub.models.ResNetBackbone(
+                input_conv_filters=[64],
+                input_conv_kernel_sizes=[7],
+                stackwise_num_filters=[min(filters, max_channels) for filters in _FILTERS],
+                stackwise_num_blocks=list(_BLOCKS),
+                stackwise_num_strides=[1, 2, 2, 2],
+                block_type="basic_block",
+                image_shape=(input_resolution, input_resolution, 3),
+                data_format=DATA_FORMAT,
+                dtype=self.dtype_policy,
+                name="resnet",
+            )
         # Styles are float32 also under mixed precision.
         self.dense = keras.layers.Dense(math.prod(self.codes_shape), dtype="float32", name="codes")
         self.dense.build((None, math.prod(self.resnet.output_shape[1:])))
@@ -85,8 +88,16 @@ class Encoder(keras.Model):
         if side == own:
             return images
         if side % own == 0:
-            return ops.average_pool(images, side // own, strides=side // own)
-        return ops.image.resize(images, (own, own), interpolation="bilinear", antialias=side > own)
+            return ops.average_pool(
+                images, side // own, strides=side // own, data_format=DATA_FORMAT
+            )
+        return ops.image.resize(
+            images,
+            (own, own),
+            interpolation="bilinear",
+            antialias=side > own,
+            data_format=DATA_FORMAT,
+        )
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -98,7 +109,7 @@ class Encoder(keras.Model):
 
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
-class EncoderGeneratorBackbone(keras_hub.models.Backbone):
+class EncoderGeneratorBackbone(Checked, keras_hub.models.Backbone):
     """Photos -> the layers that the generator draws from their codes, G(E(x)) of eq. 7.
 
     The generator is frozen. Its weights are part of the preset, so the preset does not depend on
@@ -141,6 +152,7 @@ class EncoderGeneratorBackbone(keras_hub.models.Backbone):
             "max_channels": max_channels,
             "fused": fused,
         }
+        dtype = policy(dtype)
         generator = LayeredGenerator(**sizes, dtype=dtype, name="generator")
         if not generator.has_mask:
             raise ValueError(f"variant={variant!r} draws no mask, so it cannot segment")
@@ -148,7 +160,7 @@ class EncoderGeneratorBackbone(keras_hub.models.Backbone):
         encoder = Encoder(
             generator.codes_shape, encoder_resolution, encoder_channels, dtype=dtype, name="encoder"
         )
-        images = keras.Input((resolution, resolution, 3), name="images")
+        images = keras.Input((resolution, resolution, 3), dtype="float32", name="images")
         outputs = _Decoder(generator, name="decoder")(encoder(images))
         super().__init__(inputs=images, outputs=outputs, dtype=dtype, **kwargs)
         self.encoder = encoder

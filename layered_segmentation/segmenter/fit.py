@@ -20,6 +20,7 @@ from layered_segmentation.gan import composite
 from layered_segmentation.gan.augment import augment_pairs
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.draws import Purpose, replica_share, scales, student_draws, weights
+from layered_segmentation.gan.keras_settings import standard
 from layered_segmentation.images import to_uint8_mask
 from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
@@ -77,6 +78,7 @@ class FitSummary:
     seconds: float  # duration
 
 
+@standard()
 def fit(
     segmenter: LayeredSegmenter,
     pool: Pool,

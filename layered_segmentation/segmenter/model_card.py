@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from layered_segmentation import config_files, paths
+from layered_segmentation import config_files, paths, records
 from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
 
@@ -22,6 +22,14 @@ pipeline_tag: image-segmentation
 tags: [keras-hub, image-segmentation, unsupervised]
 ---
 """
+_SCORES = {
+    "refine": records.is_text,
+    "miou": records.is_number,
+    "miou_std": records.is_number,
+    "images": records.is_count,
+    "references": records.table(records.is_number),
+    "protocol": records.is_text,
+}
 _PATHS = ("path", "data_dir", "test_path", "test_masks", "cache_dir")  # private to the machine
 
 
@@ -74,24 +82,22 @@ def with_scores(card: str, results: Mapping[str, Any]) -> str:
     Raises:
         UserError: The card lacks these sections, or the results are not those of a segmenter.
     """
-    try:
-        rows = [
-            f"| the segmenter, refine: {results['refine']} | {results['miou']:.3f} "
-            f"± {results['miou_std']:.3f} |"
-        ]
-        rows += [
-            f"| {name.replace('_', ' ')} | {value:.3f} |"
-            for name, value in results["references"].items()
-        ]
-        protocol, images = results["protocol"], results["images"]
-    except (KeyError, TypeError, ValueError) as error:
+    if not records.matches(results, _SCORES):
         raise UserError(
-            "--evaluation: results.json was not written by `layerseg evaluate --segmenter=…` "
-            f"({type(error).__name__}: {error})"
-        ) from error
-    table = [f"| {images:,} photos | mIoU |", "|---|---|", *rows]
+            "--evaluation: results.json was not written by `layerseg evaluate --segmenter=…`, or "
+            "it is damaged"
+        )
+    rows = [
+        f"| the segmenter, refine: {results['refine']} | {results['miou']:.3f} "
+        f"± {results['miou_std']:.3f} |"
+    ]
+    rows += [
+        f"| {name.replace('_', ' ')} | {value:.3f} |"
+        for name, value in results["references"].items()
+    ]
+    table = [f"| {results['images']:,} photos | mIoU |", "|---|---|", *rows]
     # Protocols of earlier versions name a detector by its path.
-    protocol = paths.without_folders(str(protocol))
+    protocol = paths.without_folders(results["protocol"])
     return _replace(_replace(card, "Scores", "\n".join(table)), "Protocol", protocol)
 
 

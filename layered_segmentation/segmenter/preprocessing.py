@@ -13,6 +13,7 @@ from keras import ops
 from keras_hub.src.utils.tensor_utils import preprocessing_function
 
 from layered_segmentation.config import Aspect
+from layered_segmentation.gan.keras_settings import DATA_FORMAT
 from layered_segmentation.segmenter.encoder import EncoderGeneratorBackbone
 from layered_segmentation.segmenter.unet import UNetBackbone
 
@@ -31,7 +32,7 @@ class LayeredSegmenterImageConverter(keras_hub.layers.ImageConverter):
     backbone_cls: Any = UNetBackbone
 
     def __init__(self, *, aspect: str = Aspect.squash, **kwargs: Any):
-        super().__init__(**kwargs)
+        super().__init__(**{"data_format": DATA_FORMAT, "dtype": "float32", **kwargs})
         self.aspect = str(aspect)
 
     @property

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from layered_segmentation import files
+from layered_segmentation import files, records
 from layered_segmentation.errors import UserError
 
 DEFAULT = "layered_unet_flowers_64"  # of the packaged presets
@@ -34,6 +34,9 @@ SHARED = (
     "task.weights.h5",
 )
 
+SAVE_AGAIN = "save it again, or copy it again from an intact one"  # what to do if it is damaged
+
+_LOADED = set(SHARED) - {CARD, CHECKSUMS, TFLITE, "LICENSE"}  # by KerasHub
 _OLD_CARD = "README.old.md"
 _PACKAGED = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "presets")
 
@@ -107,7 +110,7 @@ def find(path: str, flag: str = "--segmenter") -> str:
     for candidate in (path, os.path.join(path, "segmenter")):
         if os.path.isfile(os.path.join(candidate, "task.json")):
             if os.path.isfile(os.path.join(candidate, CHECKSUMS)):
-                verify(candidate, "save it again, or copy it again from an intact one")
+                verify(candidate, SAVE_AGAIN)
             return candidate
     if os.path.isfile(os.path.join(path, "config.yaml")):
         raise UserError(
@@ -137,8 +140,8 @@ def keep_edited_card(before: str, after: str) -> None:
     card = os.path.join(before, CARD)
     if not os.path.isfile(card):
         return
-    written = files.read_json(os.path.join(before, CHECKSUMS))
-    if not isinstance(written, dict) or _checksums(before)[CARD] != written.get(CARD):
+    written = records.read(os.path.join(before, CHECKSUMS), records.table(records.is_text)) or {}
+    if _checksums(before)[CARD] != written.get(CARD):
         shutil.copyfile(card, os.path.join(after, _OLD_CARD))
         write_checksums(after)
 
@@ -163,14 +166,13 @@ def verify(directory: str, advice: str) -> None:
         UserError: checksums.json cannot be read, or a file is missing, unknown or has changed.
     """
     path = os.path.join(directory, CHECKSUMS)
-    try:
-        with open(path, encoding="utf-8") as file:
-            expected = json.load(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); {advice}") from error
+    expected = records.read(path, records.table(records.is_text))
+    if expected is None:
+        raise UserError(f"{path}: cannot be read; {advice}")
     found = _checksums(directory)
-    is_packaged = directory.startswith(_PACKAGED)
-    checked = expected.keys() | found.keys() if is_packaged else expected.keys() - {CARD, _OLD_CARD}
+    checked = expected.keys() | found.keys()
+    if not directory.startswith(_PACKAGED):
+        checked = expected.keys() - {CARD, _OLD_CARD} | found.keys() & (_LOADED | {TFLITE})
     for name in sorted(checked):
         if name not in found:
             raise UserError(f"{os.path.join(directory, name)}: is missing; {advice}")
@@ -194,10 +196,10 @@ def verify_downloads(checksums: str, get: Callable[[str], str | None], place: st
     Raises:
         UserError: checksums.json cannot be read, or a file is missing or has changed.
     """
-    expected = files.read_json(checksums)
-    if not isinstance(expected, dict):
+    expected = records.read(checksums, records.table(records.is_text))
+    if expected is None:
         raise UserError(f"{place}: {CHECKSUMS} cannot be read; ask its author")
-    for name in sorted(set(SHARED) - {CARD, CHECKSUMS, TFLITE, "LICENSE"}):
+    for name in sorted(_LOADED):
         path = get(name)
         found = files.digest_of_files(path) if path else None
         if found != expected.get(name):
@@ -222,16 +224,33 @@ def require_sane(place: str, get: Callable[[str], str | None]) -> None:
         if path := get(name):
             configs[name] = _read_config(path, f"{place}: {name}")
     for name, config in configs.items():
-        for key, value in _numbers(config):
-            if not 0 < value <= _LARGEST[key]:
-                raise UserError(
-                    f"{place}: {name}: {key} is {value:g}; it must be in [1, {_LARGEST[key]:,}]"
-                )
+        require_sizes(config, f"{place}: {name}")
     for name in _WEIGHTS:
         if path := get(name):
             if name == "model.weights.h5":
                 _require_enough(configs.get("config.json"), os.path.getsize(path), place)
             _require_finite(path, f"{place}: {name}")
+
+
+def require_sizes(config: Any, place: str) -> None:
+    """Raises a UserError if a size in a config, with configs inside, is out of range."""
+    for key, value in _numbers(config):
+        if not 0 < value <= _LARGEST[key]:
+            shown = f"{value:g}" if abs(value) < 1e300 else "far too large"
+            raise UserError(f"{place}: {key} is {shown}; it must be in [1, {_LARGEST[key]:,}]")
+
+
+def require_whole(path: str) -> None:
+    """Refuses a preset's file of weights that is damaged, or differs from its checksums.
+
+    Raises:
+        UserError: It does; the message names the file.
+    """
+    directory, name = os.path.split(path)
+    if name in _WEIGHTS:
+        if os.path.isfile(os.path.join(directory, CHECKSUMS)):
+            verify(directory, SAVE_AGAIN)
+        _require_finite(path, path)
 
 
 def _checksums(directory: str) -> dict[str, str]:

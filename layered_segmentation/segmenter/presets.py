@@ -1,15 +1,12 @@
 """Saves and loads trained segmenters as KerasHub presets."""
 
-import functools
 import os
-import sys
 
 import keras_hub
-from keras_hub.src.utils import preset_utils
 
 from layered_segmentation import files
 from layered_segmentation.errors import UserError
-from layered_segmentation.segmenter import preset_files
+from layered_segmentation.segmenter import preset_checks, preset_files
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
 
@@ -61,7 +58,7 @@ def load(path: str, flag: str = "--segmenter") -> LayeredSegmenter:
         if preset in preset_files.names():
             preset = os.path.join(os.curdir, preset)  # else KerasHub loads the packaged one
     try:
-        _check(preset, f"{flag}={path}")
+        preset_checks.check(preset, f"{flag}={path}")
         segmenter = keras_hub.models.ImageSegmenter.from_preset(preset)
     except UserError:
         raise
@@ -71,25 +68,3 @@ def load(path: str, flag: str = "--segmenter") -> LayeredSegmenter:
     if not isinstance(segmenter, LayeredSegmenter):
         raise UserError(f"{flag}={path}: is a {type(segmenter).__name__}, not a LayeredSegmenter")
     return segmenter
-
-
-def _check(preset: str, place: str) -> None:
-    """Checks a preset before it is built, one of a hub too; warns if it has no checksums."""
-
-    @functools.cache
-    def get(name: str) -> str | None:
-        try:
-            return str(preset_utils.get_file(preset, name))
-        except FileNotFoundError:
-            return None
-
-    checksums = get(preset_files.CHECKSUMS)
-    if checksums is None:
-        print(
-            f"warning: {place}: it has no {preset_files.CHECKSUMS}, so damaged or changed files "
-            "stay unnoticed",
-            file=sys.stderr,
-        )
-    elif "://" in preset:
-        preset_files.verify_downloads(checksums, get, place)
-    preset_files.require_sane(place, get)

@@ -19,7 +19,8 @@ from layered_segmentation import files
 from layered_segmentation.config import Aspect
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.composite import Layers, compose
-from layered_segmentation.segmenter import lite_file, preset_files
+from layered_segmentation.gan.keras_settings import DATA_FORMAT, policy
+from layered_segmentation.segmenter import lite_file, preset_checks, preset_files
 from layered_segmentation.segmenter.encoder import EncoderGeneratorBackbone
 from layered_segmentation.segmenter.preprocessing import (
     EncoderSegmenterImageConverter,
@@ -65,16 +66,30 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
         inputs = backbone.input
         logits = head(backbone(inputs))
         outputs = keras.layers.Activation("sigmoid", dtype="float32", name="masks")(logits)
+        kwargs["dtype"] = policy(kwargs.get("dtype"))
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.backbone = backbone
         self.preprocessor = preprocessor
         self.head = head
 
+    @classmethod
+    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs: Any) -> Any:
+        """Loads a preset as KerasHub does, after the checks of `preset_checks.check`."""
+        preset_checks.check(str(preset), str(preset))
+        return super().from_preset(preset, load_weights, **kwargs)
+
+    def load_task_weights(self, filepath: Any) -> None:
+        """Loads the weights that are not the backbone's, unless they are damaged."""
+        preset_files.require_whole(os.fspath(filepath))
+        super().load_task_weights(filepath)
+
     @staticmethod
     def make_head() -> keras.layers.Layer:
         """Returns the layer that computes mask logits from the backbone's features."""
         # In float32 also under mixed precision: half precision rounds probabilities near 1 to 1.
-        return keras.layers.Conv2D(1, 1, dtype="float32", name="mask_logits")
+        return keras.layers.Conv2D(
+            1, 1, data_format=DATA_FORMAT, dtype="float32", name="mask_logits"
+        )
 
     @property
     def resolution(self) -> int:
@@ -123,6 +138,7 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
             converter.image_size,
             interpolation=converter.interpolation,
             antialias=converter.antialias,
+            data_format=DATA_FORMAT,
         )
         return images * converter.scale + converter.offset
 
@@ -334,7 +350,9 @@ def create_encoder_segmenter(
 
 def resize_masks(masks: Any, height: Any, width: Any) -> Any:
     """Resizes masks bilinearly, float [B, h, w, 1] -> float [B, height, width, 1]."""
-    resized = ops.image.resize(masks, (height, width), interpolation="bilinear", antialias=True)
+    resized = ops.image.resize(
+        masks, (height, width), interpolation="bilinear", antialias=True, data_format=DATA_FORMAT
+    )
     return ops.clip(resized, 0.0, 1.0)
 
 

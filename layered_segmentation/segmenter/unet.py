@@ -10,6 +10,9 @@ import keras
 import keras_hub
 from keras import layers
 
+from layered_segmentation.gan.keras_settings import DATA_FORMAT, policy
+from layered_segmentation.segmenter.preset_checks import Checked
+
 MAX_LEVELS = 5
 _DEEPEST_SIDE = 4  # no level is smaller than this
 _GROWTH = (1.0, 1.5, 2.5, 4.0, 4.0)  # channels of each level, times the width
@@ -27,7 +30,7 @@ def levels_for(resolution: int) -> int:
 
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
-class UNetBackbone(keras_hub.models.Backbone):
+class UNetBackbone(Checked, keras_hub.models.Backbone):
     """A U-Net from images to features at the images' own resolution.
 
     On the way down, each level halves the side with a strided convolution; levels after the second
@@ -53,7 +56,8 @@ class UNetBackbone(keras_hub.models.Backbone):
                 f"[1, {MAX_LEVELS}]"
             )
         channels = [_channels(width, level) for level in range(levels)]
-        images = keras.Input((None, None, 3), name="images")
+        dtype = policy(dtype)
+        images = keras.Input((None, None, 3), dtype="float32", name="images")
         x = _convolution(images, channels[0], "level0_in", dtype)
         skips = [x]
         for level in range(1, levels):
@@ -95,6 +99,7 @@ def _convolution(x: Any, channels: int, name: str, dtype: Any, strides: int = 1)
         padding="same",
         use_bias=False,
         kernel_initializer="he_normal",
+        data_format=DATA_FORMAT,
         dtype=dtype,
         name=name,
     )(x)
@@ -111,6 +116,7 @@ def _double(x: Any, channels: int, name: str, dtype: Any) -> Any:
         strides=2,
         use_bias=False,
         kernel_initializer="he_normal",
+        data_format=DATA_FORMAT,
         dtype=dtype,
         name=name,
     )(x)
@@ -119,6 +125,9 @@ def _double(x: Any, channels: int, name: str, dtype: Any) -> Any:
 def _add_context(x: Any, dtype: Any) -> Any:
     """Adds a projection of the mean over all pixels to every pixel."""
     channels = x.shape[-1]
-    mean = layers.GlobalAveragePooling2D(keepdims=True, dtype=dtype, name="context_mean")(x)
-    mean = layers.Conv2D(channels, 1, dtype=dtype, name="context")(mean)
+    pooling = layers.GlobalAveragePooling2D(
+        data_format=DATA_FORMAT, keepdims=True, dtype=dtype, name="context_mean"
+    )
+    mean = pooling(x)
+    mean = layers.Conv2D(channels, 1, data_format=DATA_FORMAT, dtype=dtype, name="context")(mean)
     return layers.Add(dtype=dtype, name="context_add")([x, mean])

@@ -67,6 +67,12 @@ def test_a_missing_segmenter(layerseg, tmp_path):
     assert "Traceback" not in result.stderr and os.listdir(tmp_path) == []
 
 
+def test_a_value_of_masks_needs_masks(layerseg, preset, tmp_path):
+    flags = [f"--segmenter={preset}", f"--out={tmp_path / 'a.tflite'}", "--mask_value=3"]
+    result = layerseg("export", "--format=tflite", *flags)
+    assert result.status == 2 and "--mask_value: name the true masks with --masks" in result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["script", "module"])
 @pytest.mark.parametrize(

@@ -111,6 +111,16 @@ def test_settings_for_other_keras_programs_do_not_apply(preset, album, tmp_path,
         np.testing.assert_array_equal(first, second)
 
 
+def test_the_disk_is_waited_for_once(preset, album, tmp_path, layerseg, monkeypatch):
+    from layered_segmentation import files as own
+
+    out, waited = tmp_path / "out", []
+    monkeypatch.setattr(own, "sync", lambda *paths: waited.append((set(paths), len(files(out)))))
+    done = layerseg("segment", f"--segmenter={preset}", f"--input={album}", f"--out={out}")
+    assert done.status == 0, done.stderr
+    assert waited == [({str(out), str(out / "more")}, 4)]
+
+
 def test_unreadable_photos_are_named_and_skipped(preset, album, tmp_path, layerseg):
     (album / "broken.jpg").write_bytes(b"no image")
     out = tmp_path / "out"
@@ -208,6 +218,7 @@ def test_outputs_are_never_photos_again(preset, album, tmp_path, layerseg):
     assert folder.find_photos(str(album), "") == ["first.png", "more/second.jpg"]
 
 
+@pytest.mark.linux("file names that are not UTF-8")
 def test_names_that_collide_are_long_or_not_utf8_each_get_their_mask(preset, tmp_path, layerseg):
     sizes = flowers.write_names(tmp_path / "photos")
     out = tmp_path / "out"

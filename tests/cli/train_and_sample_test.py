@@ -121,6 +121,7 @@ def test_a_missing_data_path_is_refused(layerseg, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.linux("file names that are not UTF-8")
 @pytest.mark.slow
 def test_a_run_inside_its_photos_goes_on_with_the_same_photos(layerseg, tmp_path):
     for index, image in enumerate(Scenes(0, 12).load(16)):

@@ -78,6 +78,7 @@ def test_another_photo_of_the_same_name_and_size_is_another_inventory(tmp_path, 
     assert after[0] == before[0] and after[1] != before[1]
 
 
+@pytest.mark.posix("links without special rights")
 def test_the_identity_changes_whenever_squares_might(directory):
     before = Folder(str(directory)).identity()
     assert Folder(str(directory)).identity() == before and len(before) == 41

@@ -1,6 +1,5 @@
 """What is prepared and read does not have to fit in memory."""
 
-import os
 import subprocess
 import sys
 
@@ -50,7 +49,7 @@ def megabytes(tmp_path, count):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
+@pytest.mark.linux("/proc")
 def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
     few = megabytes(tmp_path, 600)  # 20 MB of files, 10 MB of squares
     many = megabytes(tmp_path, 3000)  # 97 MB, 47 MB

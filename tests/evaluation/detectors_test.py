@@ -30,6 +30,16 @@ def test_a_directory_of_masks(folders):
         detector([PHOTO[:, :5]], ["a"])
 
 
+def test_label_maps_of_a_detector(folders):
+    labels = np.where(LEFT, 7, 2).astype(np.uint8)
+    Image.fromarray(labels).save(folders / "masks" / "a.png")
+    detector = detectors.open_detector(str(folders / "masks"))
+    with pytest.raises(UserError, match=r"name the object's value with --detector_value"):
+        detector([PHOTO], ["a.jpg"])
+    detector = detectors.open_detector(str(folders / "masks"), values=[7])
+    assert np.array_equal(detector([PHOTO], ["a.jpg"])[0], LEFT)
+
+
 def test_photos_with_a_detectors_masks(folders):
     detector = detectors.open_detector(str(folders / "masks"))
     pairs = detectors.DetectedFolder(str(folders / "photos"), detector)

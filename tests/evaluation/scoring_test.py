@@ -228,3 +228,19 @@ def test_a_packaged_preset_has_no_test_set_of_the_run_it_is_called_in(tmp_path, 
     monkeypatch.chdir(tmp_path)
     assert scoring.test_set_of("layered_unet_flowers_64") == ([], "")
     assert len(scoring.test_set_of("segmenter", limit=2)[0]) == 2
+
+
+def test_large_photos_are_scored_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(scoring, "PIXELS", 200)  # three photos of 64 pixels
+    chunks = []
+
+    def predict(images):
+        chunks.append(len(images))
+        return [LEFT.astype(np.float32)] * len(images)
+
+    large = np.tile(LEFT, (2, 2))  # 256 pixels: alone
+    truths = [LEFT] * 4 + [large] * 2 + [LEFT]
+    pairs = [pair(str(number), truth) for number, truth in enumerate(truths)]
+    scores = score(predict, pairs, references=False)
+    assert chunks == [3, 1, 1, 1, 1]
+    assert [row.name for row in scores.rows] == list("0123456")

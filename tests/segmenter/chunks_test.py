@@ -56,6 +56,7 @@ def contents(directory):
     }
 
 
+@pytest.mark.posix("links without special rights")
 def test_other_photos_of_the_same_names_are_refused(layerseg, run, album, tmp_path):
     out = tmp_path / "out"
     first = layerseg("autoencode_chunks", *flags(run, out, f"--images={album}"))

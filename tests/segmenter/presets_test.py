@@ -244,3 +244,49 @@ def test_an_edited_card_is_kept_when_its_segmenter_is_replaced(tmp_path):
     assert (mine / preset_files.CARD).read_text() == "third draft"
     assert (mine / "README.old.md").read_text() == "my own words"
     presets.load(str(mine))
+
+
+FROM_PRESET = [LayeredSegmenter.from_preset, keras_hub.models.ImageSegmenter.from_preset]
+
+
+@pytest.mark.parametrize("load", FROM_PRESET, ids=["class", "KerasHub"])
+@pytest.mark.parametrize("name", ["model.weights.h5", "task.weights.h5"])
+def test_from_preset_itself_notices_a_changed_file(tmp_path, load, name):
+    presets.save(create_segmenter(8, 16), str(tmp_path / "mine"))
+    content = bytearray((tmp_path / "mine" / name).read_bytes())
+    content[-9] ^= 4
+    (tmp_path / "mine" / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: its SHA-256 is"):
+        load(str(tmp_path / "mine"))
+
+
+@pytest.mark.parametrize("load", FROM_PRESET, ids=["class", "KerasHub"])
+def test_from_preset_itself_builds_no_absurd_network(tmp_path, load):
+    mine = tmp_path / "mine"
+    presets.save(create_segmenter(8, 16), str(mine))
+    task = json.loads((mine / "task.json").read_text())
+    task["config"]["backbone"]["config"]["width"] = 10**8
+    (mine / "task.json").write_text(json.dumps(task))
+    (mine / preset_files.CHECKSUMS).unlink()
+    with pytest.raises(UserError, match=r"width is 1e\+08; it must be in \[1, 512\]"):
+        load(str(mine))
+
+
+@pytest.mark.parametrize("load", FROM_PRESET, ids=["class", "KerasHub"])
+def test_from_preset_itself_refuses_weights_that_are_not_finite(tmp_path, load):
+    mine = tmp_path / "mine"
+    segmenter = create_segmenter(8, 16)
+    segmenter.backbone.weights[0].assign(segmenter.backbone.weights[0] * np.nan)
+    segmenter.save_to_preset(str(mine))
+    with pytest.raises(UserError, match="not finite"):
+        load(str(mine))
+
+
+def test_empty_checksums_vouch_for_nothing(tmp_path):
+    presets.save(create_segmenter(8, 16), str(tmp_path / "mine"))
+    (tmp_path / "mine" / preset_files.CHECKSUMS).write_text("{}")
+    with pytest.raises(UserError, match=r"config\.json: is not in checksums\.json"):
+        presets.load(str(tmp_path / "mine"))
+    (tmp_path / "mine" / preset_files.CHECKSUMS).write_text("null")
+    with pytest.raises(UserError, match=r"checksums\.json: cannot be read"):
+        presets.load(str(tmp_path / "mine"))

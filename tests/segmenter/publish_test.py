@@ -150,6 +150,7 @@ def test_only_the_files_of_a_preset_are_published(layerseg, hub, run):
     assert "left out, not part of a preset: .env, README.old.md, notes.txt, photos" in done.stdout
 
 
+@pytest.mark.posix("links without special rights")
 @pytest.mark.parametrize("name", ["LICENSE", "task.json", "model.weights.h5"])
 def test_a_link_is_not_published(layerseg, hub, run, tmp_path, name):
     preset = run / "segmenter"

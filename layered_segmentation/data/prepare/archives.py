@@ -15,7 +15,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from layered_segmentation import files
 from layered_segmentation.errors import UserError
@@ -32,6 +32,15 @@ _DAMAGED = (
     RuntimeError,  # an encrypted member, an unknown method of compression
     ValueError,  # headers with impossible numbers
 )
+_ABOUT_THE_NEXT = (  # members that only describe the next one, by a long name, say
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+_LONGEST_HEADER = 1 << 20  # bytes
+_MOST_TIMES, _FEW_BYTES = 200, 1 << 26  # how much larger than the archive its files may be
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
@@ -43,9 +52,29 @@ class _Member(NamedTuple):
     open: Callable[[], IO[bytes] | None]  # opens the content of a file
 
 
+class _Header(tarfile.TarInfo):
+    """A header of a tar, which tarfile reads whole: some kilobytes of gzip can be gigabytes."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if self.type in _ABOUT_THE_NEXT and self.size > _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
 def is_archive(path: str) -> bool:
     """Whether a file's name is that of an archive that `unpack` reads."""
     return path.lower().endswith((".zip", ".tar", ".tar.gz", ".tgz"))
+
+
+def fingerprint_of_archives(*archives: str) -> str:
+    """Returns a text that depends on the archives' sizes: a second download has the same."""
+    return "archives:" + ",".join(str(os.path.getsize(archive)) for archive in archives)
+
+
+def fingerprints_differ(one: str, other: str) -> bool:
+    """Returns whether two sources are known to differ; two kinds cannot be compared."""
+    same_kind = one.partition(":")[0] == other.partition(":")[0]
+    return bool(one and other and same_kind and one != other)
 
 
 def unpack(
@@ -113,6 +142,25 @@ def _megabytes(bar: Bar) -> Callable[[int], None]:
     return update
 
 
+def _bounded(
+    archive: str, progress: Callable[[int], None] = lambda count: None
+) -> Callable[[int], None]:
+    """Returns a function that counts bytes and refuses too many: some kilobytes can fill a disk."""
+    left = _FEW_BYTES + _MOST_TIMES * os.path.getsize(archive)
+
+    def count(written: int) -> None:
+        nonlocal left
+        left -= written
+        if left < 0:
+            raise UserError(
+                f"{archive}: its files are more than {_MOST_TIMES} times larger than itself; "
+                "nothing was unpacked. It is not the published archive: download that"
+            )
+        progress(written)
+
+    return count
+
+
 def _stamp(archive: str) -> dict[str, str | int]:
     status = os.stat(archive)
     return {
@@ -128,11 +176,12 @@ def _unzip(archive: str, directory: str, show_progress: bool) -> None:
         for info in members:  # before the first is written
             _require_safe(archive, info.filename, _kind_in_zip(info))
         total = sum(info.file_size for info in members)
+        _bounded(archive)(total)
         free = shutil.disk_usage(directory).free
         if total > free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), directory)
         with Bar(total >> 20, f"unpacking {os.path.basename(archive)}", "MB", show_progress) as bar:
-            update = _megabytes(bar)
+            update = _bounded(archive, _megabytes(bar))
             for info in members:
                 content = functools.partial(file.open, info)
                 member = _Member(info.filename, _kind_in_zip(info), content)
@@ -143,7 +192,7 @@ def _kind_in_zip(info: zipfile.ZipInfo) -> str:
     mode = info.external_attr >> 16  # Unix's; 0 where the archive was made elsewhere
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "link" if stat.S_ISLNK(mode) else "device"
-    return "directory" if info.is_dir() else "file"
+    return "directory" if info.filename.endswith("/") else "file"
 
 
 def _untar(archive: str, directory: str, show_progress: bool) -> None:
@@ -151,15 +200,16 @@ def _untar(archive: str, directory: str, show_progress: bool) -> None:
     with (
         _damage_is_an_error(archive),
         open(archive, "rb") as raw,
-        tarfile.open(fileobj=raw, mode="r:*") as file,
+        tarfile.open(fileobj=raw, mode="r:*", tarinfo=_Header) as file,
         Bar(total >> 20, f"unpacking {os.path.basename(archive)}", "MB", show_progress) as bar,
     ):
         update, done = _megabytes(bar), 0
+        count = _bounded(archive)
         for info in file:
             content = functools.partial(file.extractfile, info)
             member = _Member(info.name, _kind_in_tar(info), content)
             _require_safe(archive, member.name, member.kind)
-            _write(archive, member, directory, lambda count: None)
+            _write(archive, member, directory, count)
             update(raw.tell() - done)
             done = raw.tell()
 
@@ -167,6 +217,8 @@ def _untar(archive: str, directory: str, show_progress: bool) -> None:
 def _kind_in_tar(info: tarfile.TarInfo) -> str:
     if info.isdir():
         return "directory"
+    if info.issparse():  # a few bytes that stand for terabytes of zeros
+        return "sparse file"
     if info.isreg():
         return "file"
     return "link" if info.issym() or info.islnk() else "device"

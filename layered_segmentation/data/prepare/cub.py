@@ -130,7 +130,7 @@ class Cub200Segmentation(PhotoBuilder):
             return files.fingerprint("", [*tables, *photos, *drawn])
         if root.is_dir() or masks.is_dir():
             return ""
-        return files.fingerprint_of_archives(str(root), str(masks))
+        return archives.fingerprint_of_archives(str(root), str(masks))
 
     def _open(self, source: str, unpacked: str) -> dict[str, Entries]:
         directory = _directory(source)

@@ -95,13 +95,16 @@ def extract(
         directories["--masks_out"] = masks_out
     for flag, path in directories.items():
         _require_same(flag, path, stamp)
-    files = _files(source, bool(masks_out), mask_label)
-    first = next(files)  # a dataset without masks is refused before a directory is made
+    found = _files(source, bool(masks_out), mask_label)
+    first = next(found)  # a dataset without masks is refused before a directory is made
     with contextlib.ExitStack() as stack:
         for flag, path in directories.items():
             stack.enter_context(_claimed(flag, path, stamp))
         bar = stack.enter_context(Bar(len(source), "extracting", "photo"))
-        return _write_all(itertools.chain([first], files), source, out, masks_out, bar)
+        done = _write_all(itertools.chain([first], found), source, out, masks_out, bar)
+        for path in directories.values():
+            files.sync(path)
+        return done
 
 
 def _write_all(
@@ -288,7 +291,7 @@ def _safe_folder(name: str) -> str:
 
 def _put(path: str, content: bytes) -> bool:
     """Writes a file unless it exists; returns whether it did."""
-    # A power failure leaves an empty file at worst: waiting for the disk would double the time.
+    # The disk is waited for once, at the end; a power failure before leaves an empty file at worst.
     if os.path.islink(path) or (os.path.exists(path) and os.path.getsize(path)):
         return False
     os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -13,7 +13,6 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from layered_segmentation import files
 from layered_segmentation.data.prepare import archives, lmdb_reader
 from layered_segmentation.data.prepare.builder import (
     Entries,
@@ -96,7 +95,7 @@ class LsunObjects(PhotoBuilder):
         if path.is_dir():
             summary = lmdb_reader.summary(str(path))
             return f"lmdb:{summary.entries} {summary.size}"
-        return files.fingerprint_of_archives(str(path))
+        return archives.fingerprint_of_archives(str(path))
 
     def _open(self, source: str, unpacked: str) -> dict[str, Entries]:
         category = self.builder_config.name

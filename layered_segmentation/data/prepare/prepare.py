@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
 
 from layered_segmentation import files
-from layered_segmentation.data.prepare import cub, folder, lsun
+from layered_segmentation.data.prepare import archives, cub, folder, lsun
 from layered_segmentation.data.prepare.builder import PhotoBuilder
 from layered_segmentation.data.tfds import DAMAGED, reason_of
 from layered_segmentation.errors import UserError
@@ -161,7 +161,7 @@ def _require_same(builder: PhotoBuilder, source: str, limit: int) -> None:
             f"{builder.data_dir}: was prepared with --limit={held}, now with {asked}; add "
             "--overwrite, or name another --data_dir"
         )
-    if files.fingerprints_differ(metadata.get("fingerprint", ""), builder.fingerprint(source)):
+    if archives.fingerprints_differ(metadata.get("fingerprint", ""), builder.fingerprint(source)):
         raise UserError(
             f"{builder.data_dir}: holds other photos than --source={source} now has (files were "
             "changed, added or removed); add --overwrite, or name another --data_dir"

@@ -156,6 +156,7 @@ def test_masks_may_be_written_to_masks_in_the_photos_directory(extract, layerseg
     assert f"1_cub200_segmentation/{cub_files.name(2)}" in pairs.files
 
 
+@pytest.mark.linux("file names that are not UTF-8")
 def test_a_prepared_folder_is_extracted_unchanged(extract, layerseg, tmp_path):
     source = tmp_path / "source"
     for name, format in (("b.JPG", "JPEG"), ("a/c.png", "PNG"), ("a/d e.webp", "WEBP")):

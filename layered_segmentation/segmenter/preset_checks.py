@@ -1,0 +1,57 @@
+"""The checks of a preset on every way to load one: `presets.load` and KerasHub's `from_preset`."""
+
+import functools
+import os
+import sys
+from typing import Any
+
+from keras_hub.src.utils import preset_utils
+
+from layered_segmentation.segmenter import preset_files
+
+
+def check(preset: str, place: str) -> None:
+    """Checks a preset before it is built, one of a hub too; warns if it has no checksums.
+
+    Args:
+        preset: A directory, the name of a packaged preset, or the URL of one on a hub.
+        place: The preset, for messages.
+
+    Raises:
+        UserError: A file has changed since it was saved, or as of `preset_files.require_sane`.
+    """
+
+    @functools.cache
+    def get(name: str) -> str | None:
+        try:
+            return str(preset_utils.get_file(preset, name))
+        except FileNotFoundError:
+            return None
+
+    checksums = get(preset_files.CHECKSUMS)
+    if checksums is None:
+        print(
+            f"warning: {place}: it has no {preset_files.CHECKSUMS}, so damaged or changed files "
+            "stay unnoticed",
+            file=sys.stderr,
+        )
+    elif "://" in preset:
+        preset_files.verify_downloads(checksums, get, place)
+    else:
+        preset_files.verify(os.path.dirname(checksums), preset_files.SAVE_AGAIN)
+    preset_files.require_sane(place, get)
+
+
+class Checked:
+    """A mixin for backbones: KerasHub's own `from_preset` builds no absurd or damaged network."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Builds the network, unless a size cannot be right."""
+        preset_files.require_sizes(config, f"{cls.__name__}.from_config")
+        return super().from_config(config)  # type: ignore[misc]
+
+    def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Loads weights, unless they are damaged or not finite."""
+        preset_files.require_whole(os.fspath(filepath))
+        super().load_weights(filepath, *args, **kwargs)  # type: ignore[misc]
