@@ -13,7 +13,6 @@ Example:
   layerseg segment - --background=white < photo.jpg > cutout.png
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 from absl import flags
 
-from layered_segmentation import files, photo, quiet
+from layered_segmentation import photo, quiet
 from layered_segmentation.cli import app, shared
 from layered_segmentation.config import RECOMMENDED_REFINEMENT
 from layered_segmentation.errors import UserError
@@ -169,7 +168,7 @@ def _segment_files(
             if error is not None:
                 unreadable.append(str(error))
             bar.update()
-    files.sync(*{os.path.dirname(path) or os.curdir for path in paths.values()})
+    outputs.sync(paths.values())
     if len(unreadable) == len(photos):
         raise UserError(f"none can be read; the first: {unreadable[0]}")
     seconds = time.perf_counter() - start

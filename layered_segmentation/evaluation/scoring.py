@@ -20,7 +20,6 @@ from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import baselines
 from layered_segmentation.evaluation.baselines import DEFAULT_GRABCUT, GrabCutSettings
 from layered_segmentation.run_directory import RunDirectory
-from layered_segmentation.segmenter import pipeline
 from layered_segmentation.segmenter.outputs import PIXELS
 from layered_segmentation.segmenter.refine import refine as refine_mask
 
@@ -261,8 +260,19 @@ def score_pairs(
 
 def _batches(pairs: Iterable[Pair], most: int) -> Iterator[list[Pair]]:
     """Yields batches of at most `most` pairs and, unless one alone has more, `PIXELS` pixels."""
-    sizes = ((pair, pair.mask.size) for pair in pairs)
-    return (batch.photos for batch in pipeline.batches(sizes, most, PIXELS))
+    batch: list[Pair] = []
+    pixels = 0
+    for pair in pairs:
+        if batch and pixels + pair.mask.size > PIXELS:
+            yield batch
+            batch, pixels = [], 0
+        batch.append(pair)
+        pixels += pair.mask.size
+        if len(batch) == most:  # before the next one is read
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
 
 
 def held_out_scenes(resolution: int, limit: int = 0) -> list[Pair]:

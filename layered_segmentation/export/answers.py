@@ -165,7 +165,10 @@ class Server:
                 )
                 sockets.append(wrapped)
                 wrapped.do_handshake()
-            return self._exchange(sockets[-1], path, body)
+            answer = self._exchange(sockets[-1], path, body)
+            if is_late.is_set():  # an answer that was cut off in its header looks like an empty one
+                raise TimeoutError
+            return answer
         except (OSError, http.client.HTTPException) as error:
             if is_late.is_set() or isinstance(error, TimeoutError):
                 raise TimeoutError from error

@@ -17,7 +17,7 @@ import numpy as np
 import tenacity
 from PIL import Image
 
-from layered_segmentation import files, photo
+from layered_segmentation import photo
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import answers
 from layered_segmentation.images import UnreadableImage
@@ -179,7 +179,7 @@ def segment(
                     outputs.write(paths[name], image, mask, outputs.Style(threshold))
                     done += 1
             bar.update(len(chunk))
-    files.sync(*{os.path.dirname(path) or os.curdir for path in paths.values()})
+    outputs.sync(paths.values())
     return done, failed
 
 

@@ -179,6 +179,12 @@ def require_free(outputs: Iterable[str], style: Style = Style()) -> None:
         )
 
 
+def sync(paths: Iterable[str]) -> None:
+    """Waits until the outputs, as of `name_outputs`, are on the disk: once, not for each."""
+    folders = {os.path.dirname(path) or os.curdir for path in paths}
+    files.sync(*filter(os.path.isdir, folders))
+
+
 def require_threshold(threshold: float) -> None:
     """Refuses a --threshold that all probabilities pass, or none.
 

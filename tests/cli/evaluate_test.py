@@ -247,7 +247,7 @@ def test_a_run_on_scenes_is_scored_on_the_held_out_ones(layerseg, tmp_path, monk
             ["--masks=", "--detector={set}/masks", "--detector_score=0.9"],
             "--detector_score: it goes with a SavedModel, and --detector={set}/masks is a dir",
         ),
-        (["--detector_value=7"], "--detector_value: it goes with --detector;"),
+        (["--detector_value=7"], "--detector_value=7: it goes with --detector;"),
         (
             ["--masks=", "--detector={preset}", "--detector_value=7"],
             "--detector_value: it goes with a directory of masks, and --detector={preset} is a seg",

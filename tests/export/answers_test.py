@@ -1,5 +1,8 @@
 """What a server returned that is not what was asked for: wrong masks, floods, drips, escapes."""
 
+import contextlib
+import socket
+import threading
 import time
 
 import numpy as np
@@ -143,6 +146,23 @@ def test_good_answers_with_and_without_flags(server, protocol):
     server.answers[:] = [masks_of(2, 8, 8, 1) | {"valid": np.array([True, False])}]
     with pytest.raises(client.Refused, match="it cannot decode an image"):
         connect(server, protocol)([b"a", b"b"])
+
+
+def test_a_header_that_drips_ends_in_time_too():
+    """Cut off there, the answer would look like an empty one."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip():
+            with contextlib.suppress(OSError):
+                connection, _ = listening.accept()
+                for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + b"X: y\r\n" * 40:
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.02)
+
+        threading.Thread(target=drip, daemon=True).start()
+        model = client.Model(f"127.0.0.1:{listening.getsockname()[1]}", "m", timeout=0.7, retries=0)
+        with pytest.raises(client.Unavailable, match=r"no answer within 0\.7 s"):
+            client.connect("rest", model)([b"photo"])
 
 
 def test_an_answer_that_drips_ends_in_time(server):
