@@ -8,7 +8,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-from layered_segmentation import files
+from layered_segmentation import files, records
 from layered_segmentation.config import Config
 from layered_segmentation.run_directory import RunDirectory
 
@@ -37,7 +37,7 @@ def choose(
         UserError: A run fails.
     """
     tries = os.path.join(out, "tries")
-    choice = files.read_json(os.path.join(tries, _CHOICE))
+    choice = records.read(os.path.join(tries, _CHOICE), {"chosen": lambda n: n in range(count)})
     if choice is None:
         runs = [RunDirectory(os.path.join(tries, str(number))) for number in range(count)]
         scores = [

@@ -172,7 +172,7 @@ def verify(directory: str, advice: str) -> None:
     found = _checksums(directory)
     checked = expected.keys() | found.keys()
     if not directory.startswith(_PACKAGED):
-        checked = expected.keys() - {CARD, _OLD_CARD} | found.keys() & (_LOADED | {TFLITE})
+        checked = expected.keys() - {CARD, _OLD_CARD} | found.keys() & _LOADED
     for name in sorted(checked):
         if name not in found:
             raise UserError(f"{os.path.join(directory, name)}: is missing; {advice}")
