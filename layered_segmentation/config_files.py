@@ -197,7 +197,7 @@ def _load_yaml(path: str) -> Any:
         return OmegaConf.load(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a config: {error}") from error
-    except Exception as error:  # PyYAML's, OmegaConf's, Python's of a date, or of deep nesting
+    except Exception as error:  # PyYAML's, OmegaConf's, or of deep nesting
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not valid YAML: {reason}") from error
 
@@ -241,6 +241,8 @@ def _merge(merged: Any, difference: Any, source: str, key_types: Mapping[str, ty
         field = getattr(error, "full_key", "") or ""
         reason = str(error).splitlines()[0]
         raise UserError(f"{source}: {field}: {reason}") from error
+    except OverflowError as error:
+        raise UserError(f"{source}: a number is far too large") from error
     except (TypeError, ValueError) as error:
         raise not_a_config from error
 

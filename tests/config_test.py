@@ -251,3 +251,14 @@ def test_a_config_for_each_size_of_student():
         for width in (8, 16, 24)
         for side in (32, 64, 128)
     }
+
+
+def test_a_number_that_no_float_holds():
+    with pytest.raises(UserError, match=r"--set=student\.learning_rate=1000.*: .* far too large"):
+        configs.load("", [f"student.learning_rate=1{'0' * 400}"])
+
+
+def test_keys_that_only_omegaconf_refuses(tmp_path):
+    (tmp_path / "a.yaml").write_text("schedule: {batch: {8: 16, '8': 4}}")
+    with pytest.raises(UserError, match=r"a\.yaml: not valid YAML: Conflicting integer and string"):
+        configs.load(str(tmp_path / "a.yaml"))
