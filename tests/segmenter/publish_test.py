@@ -102,7 +102,7 @@ def test_a_packaged_preset_arrives_whole(layerseg, hub, address):
         assert hub.calls[0] == ("create", "somebody/flowers", True)
     else:
         assert hub.calls == [("kaggle", "somebody/flowers/keras/small")]
-    assert "files, 2.5" in done.stdout and f"--segmenter={address}" in done.stdout
+    assert "files, 4.86 MB" in done.stdout and f"--segmenter={address}" in done.stdout
 
 
 def test_a_draft_says_what_is_known_and_what_is_missing(layerseg, hub, run):
