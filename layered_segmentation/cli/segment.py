@@ -57,6 +57,13 @@ _BACKGROUND = flags.DEFINE_string(
 _FORMAT = flags.DEFINE_enum(
     "format", "png", ["png", "webp"], "File format of cut-outs; masks are PNG files."
 )
+_EDGES = flags.DEFINE_enum(
+    "edges",
+    "matte",
+    ["matte", "mask"],
+    "Edges of cut-outs: transparency and colours estimated from the photo, or the mask's own "
+    "softness and the photo's colours.",
+)
 _RUNTIME = flags.DEFINE_enum(
     "runtime",
     "auto",
@@ -107,13 +114,18 @@ def _style() -> outputs.Style:
     """Returns what is to be written; refuses what contradicts itself."""
     outputs.require_threshold(_THRESHOLD.value)
     cut_out.require_background(_BACKGROUND.value)
-    for flag in (_BACKGROUND, _FORMAT):
+    for flag in (_BACKGROUND, _FORMAT, _EDGES):
         if _ONLY.value == "mask" and flag.present:
             raise UserError(f"--{flag.name}={flag.value}: it goes with cut-outs, not --only=mask")
     if _ONLY.value == "cutout" and _MASK_FORMAT.present:
         raise UserError("--mask_format: it goes with masks, not --only=cutout")
     return outputs.Style(
-        _THRESHOLD.value, _ONLY.value, _MASK_FORMAT.value, _BACKGROUND.value, _FORMAT.value
+        _THRESHOLD.value,
+        _ONLY.value,
+        _MASK_FORMAT.value,
+        _BACKGROUND.value,
+        _FORMAT.value,
+        _EDGES.value,
     )
 
 

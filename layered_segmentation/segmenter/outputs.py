@@ -33,6 +33,9 @@ class Style:
     mask_format: str = "binary"  # 0 and 255; or `soft`, 255 times the probability
     background: str = ""  # as of `cut_out.put_over`; transparent if empty
     format: str = "png"  # of cut-outs, one of `photo.FORMATS`
+    edges: str = (
+        "matte"  # of cut-outs: `matte`, estimated from the photo, or `mask`, as the mask is
+    )
 
     @property
     def endings(self) -> list[str]:
@@ -222,7 +225,15 @@ def encode(end: str, source: Photo, mask: np.ndarray, style: Style) -> bytes:
         if style.mask_format == "soft":
             return photo.encode(images.to_uint8_mask(mask), source)
         return photo.encode(cut_out.binary_mask(mask, style.threshold), source)
-    result = cut_out.cut_out(source.colours, mask, style.threshold)
+    if style.edges == "matte":
+        from layered_segmentation.segmenter.matte import matte  # with OpenCV: `--help` needs none
+
+        alpha, colours = matte(source.image, mask, style.threshold)
+        # White shines through what is transparent; there the stored colours are the object's own.
+        colours = colours if source.alpha is None else source.colours
+        result = np.dstack([colours, np.rint(255 * alpha).astype(np.uint8)])
+    else:
+        result = cut_out.cut_out(source.colours, mask, style.threshold)
     if source.alpha is not None:
         result[..., 3] = (result[..., 3] * source.alpha.astype(np.uint16) + 127) // 255
     if style.background:

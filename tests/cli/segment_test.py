@@ -50,8 +50,9 @@ def files(directory):
 def test_masks_and_cutouts_at_the_photos_own_size(preset, album, tmp_path, layerseg, refine):
     out = tmp_path / "out"
     done = layerseg(
-        "segment", f"--segmenter={preset}", f"--input={album}", f"--out={out}", f"--refine={refine}"
-    )
+        "segment", f"--segmenter={preset}", f"--input={album}", f"--out={out}",
+        f"--refine={refine}", "--edges=mask",
+    )  # fmt: skip
     assert done.status == 0, done.stderr
     assert "2 masks and cut-outs" in done.stdout and "images/s" in done.stdout
     assert files(out) == [
