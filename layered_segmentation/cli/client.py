@@ -2,9 +2,9 @@
 
 The server is TensorFlow Serving, asked over gRPC or REST for a SavedModel of `layerseg export`. For
 every photo NAME.jpg: NAME.mask.png (0 and 255) and NAME.cutout.png (the object with a soft edge,
-transparent around it), as `layerseg segment` writes them without a server. JPEG and PNG files are
-sent unchanged; photos that the server could not read or would not turn upright (WebP, TIFF, CMYK,
-EXIF orientation) are sent as PNG.
+transparent around it), as `layerseg segment --refine=none --edges=mask` writes them without a
+server. JPEG and PNG files are sent unchanged; photos that the server could not read or would not
+turn upright (WebP, TIFF, CMYK, EXIF orientation) are sent as PNG.
 
 `python -m layered_segmentation.export.client` is the same program.
 

@@ -176,7 +176,7 @@ def segment(
             for name in chunk:
                 if (found := masks.get(os.path.join(root, name))) is not None:
                     image, mask = found
-                    outputs.write(paths[name], image, mask, outputs.Style(threshold))
+                    outputs.write(paths[name], image, mask, outputs.Style(threshold, edges="mask"))
                     done += 1
             bar.update(len(chunk))
     outputs.sync(paths.values())

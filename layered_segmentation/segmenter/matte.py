@@ -27,8 +27,8 @@ def matte(
         threshold: Probability at which a pixel is of the object.
 
     Returns:
-        Float32 [H, W], α: at least one half exactly where the mask reaches the threshold, and 0 or 1
-        outside the band. uint8 [H, W, 3], the object's colours in the band; the photo's elsewhere.
+        α, float32 [H, W]: at least one half exactly where the mask reaches the threshold, and 0 or
+        1 outside the band. Colours, uint8 [H, W, 3]: the object's in the band, else the photo's.
     """
     is_object = mask >= threshold
     alpha = is_object.astype(np.float32)
@@ -58,7 +58,7 @@ def matte(
 
 
 def _estimate(image: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the band, uint8 [h, w], and per pixel F, B, α's weight and the guided α, [h, w, 8]."""
+    """Returns the band, uint8 [h, w], and for each pixel F, B, a weight and the guided α."""
     radius = max(2, round(_BAND * max(inside.shape)))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     binary = (inside >= 0.5).astype(np.uint8)

@@ -33,9 +33,7 @@ class Style:
     mask_format: str = "binary"  # 0 and 255; or `soft`, 255 times the probability
     background: str = ""  # as of `cut_out.put_over`; transparent if empty
     format: str = "png"  # of cut-outs, one of `photo.FORMATS`
-    edges: str = (
-        "matte"  # of cut-outs: `matte`, estimated from the photo, or `mask`, as the mask is
-    )
+    edges: str = "matte"  # of cut-outs: `matte`, from the photo, or `mask`, from the mask alone
 
     @property
     def endings(self) -> list[str]:
