@@ -18,12 +18,14 @@ import contextlib
 import io
 import os
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from layered_segmentation import files, paths
 from layered_segmentation.config import Aspect
@@ -50,8 +52,9 @@ BICUBIC = Image.Resampling.BICUBIC  # for what a GAN learns from
 # struct.error, zlib.error, DecompressionBombError, …
 _DAMAGED = Exception
 ORIENTATION = 0x0112  # EXIF's tag
-MARK = ("Software", "layered_segmentation")  # in files that are results, never photos
-MARK_AT = 33  # bytes: after the signature and the first chunk
+MARK = b"layered_segmentation"  # the software, in files that are results, never photos
+_MARK_CHUNK = b"tEXtSoftware\0" + MARK
+_MARK_AT = 33  # bytes: after the signature and the first chunk
 _HEIF = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 
 # `_open` refuses the photos that Pillow only warns of.
@@ -223,16 +226,9 @@ def decoding(file: str | bytes, name: str = "") -> Iterator[Image.Image]:
         raise _unreadable(file, name, error) from error
 
 
-def write(path: str, image: np.ndarray, durable: bool = False, mark: bool = False) -> None:
-    """Writes a uint8 image, [H, W], [H, W, 3] or [H, W, 4], as PNG; see `files.replacing`.
-
-    Args:
-        path: The file.
-        image: The image.
-        durable: As for `files.replacing`.
-        mark: As for `encode_png`.
-    """
-    files.write_bytes(path, encode_png(image, mark=mark), durable)
+def write(path: str, image: np.ndarray, **options: Any) -> None:
+    """Writes an image as a PNG file; image and options are as for `encode_png`."""
+    files.write_bytes(path, encode_png(image, **options))
 
 
 def write_mask(path: str, mask: np.ndarray) -> None:
@@ -240,33 +236,35 @@ def write_mask(path: str, mask: np.ndarray) -> None:
     write(path, to_uint8_mask(mask))
 
 
-def encode_png(image: np.ndarray, mark: bool = False, optimize: bool = False) -> bytes:
+def encode_png(image: np.ndarray, mark: bool = False, **options: Any) -> bytes:
     """Returns a uint8 image, [H, W], [H, W, 3] or [H, W, 4], as the bytes of a PNG.
 
     Args:
         image: The image.
         mark: Whether it is a result that must not be taken for a photo later; see `has_mark`.
-        optimize: Whether to spend time on a smaller file.
+        **options: Of Pillow's writer of PNG files.
     """
-    info = PngImagePlugin.PngInfo()
-    if mark:
-        info.add_text(*MARK)
     file = io.BytesIO()
-    Image.fromarray(image).save(file, format="PNG", pnginfo=info, optimize=optimize)
-    return file.getvalue()
+    Image.fromarray(image).save(file, "PNG", **options)
+    png = file.getvalue()
+    if not mark:
+        return png
+    # Where `has_mark` reads it; Pillow would put an ICC profile before it.
+    checksum = struct.pack(">I", zlib.crc32(_MARK_CHUNK))
+    length = struct.pack(">I", len(_MARK_CHUNK) - 4)
+    return png[:_MARK_AT] + length + _MARK_CHUNK + checksum + png[_MARK_AT:]
 
 
 def has_mark(path: str) -> bool:
     """Returns whether a file was written with `mark`; reads a few bytes of PNG files only."""
     if not path.lower().endswith(".png"):
         return False
-    text = b"tEXt" + "\0".join(MARK).encode()
     try:
         with open(path, "rb") as file:
-            start = file.read(MARK_AT + 4 + len(text))
+            start = file.read(_MARK_AT + 4 + len(_MARK_CHUNK))
     except OSError:  # reading it later names the reason
         return False
-    return start.endswith(text)
+    return start.endswith(_MARK_CHUNK)
 
 
 def to_uint8_mask(mask: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from layered_segmentation import files, images
+from layered_segmentation import images
 
 # Background, foreground and mask, each [B, R, R, C]; images in about [-1, 1], masks in [0, 1].
 # `gan.composite.Layers` is one.
@@ -188,7 +188,7 @@ def checkerboard(images: np.ndarray, cell: int = 8) -> np.ndarray:
 
 def save_png(image: np.ndarray, path: str) -> None:
     """Writes a sheet as a small PNG file that is known as a result."""
-    files.write_bytes(path, images.encode_png(image, mark=True, optimize=True))
+    images.write(path, image, mark=True, optimize=True)
 
 
 def _arrays(layers: LayerArrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
