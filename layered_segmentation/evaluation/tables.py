@@ -14,32 +14,8 @@ import numpy as np
 
 from layered_segmentation import records
 from layered_segmentation.errors import UserError
+from layered_segmentation.evaluation import paper
 from layered_segmentation.evaluation.scoring import OTHER_SCENE
-
-# Table 1, LSUN Car: mIoU and full-mask reference at 64 px, the same at 128 px.
-SETTINGS: dict[str, tuple[str, tuple[float, ...]]] = {
-    "a": ("default", (0.685, 0.440, 0.533, 0.432)),
-    "b": ("no shift, δ = 0", (0.039, 0.428, 0.025, 0.419)),
-    "c": ("shift, δ = 0.25", (0.144, 0.434, 0.094, 0.426)),
-    "d": ("background contrast jitter", (0.765, 0.454, 0.673, 0.436)),
-    "e": ("no random crops of real images", (0.264, 0.374, 0.136, 0.365)),
-    "f": ("γ1 = 10", (0.733, 0.443, 0.643, 0.430)),
-    "g": ("η = 5 %", (0.693, 0.458, 0.552, 0.430)),
-    "h": ("one generator, three outputs", (0.550, 0.446, 0.484, 0.435)),
-}
-
-# Table 2, real images: mIoU on LSUN Car where a car is detected, on all of it, on CUB-200.
-METHODS: dict[str, tuple[str, tuple[float, ...]]] = {
-    "encoder": ("the method (encoder)", (0.540, 0.479, 0.380)),
-    "grabcut": ("GrabCut", (0.559, 0.499, 0.453)),
-    "full_mask": ("full mask", (0.402, 0.357, 0.132)),
-}
-
-# Table 3, LSUN Car: FID of 10,000 composites against 10,000 real images at 64 px, at 128 px.
-GENERATORS: dict[str, tuple[str, tuple[float, ...]]] = {
-    "single_output": ("StyleGAN, single output", (27.8, 21.7)),
-    "layered": ("layered", (31.4, 30.9)),
-}
 
 DIRECTORIES = {  # in a run, by measure
     "segmentation": "evaluation",
@@ -218,7 +194,7 @@ def build(number: int, runs: Runs) -> Table:
 
 
 def _ablations(runs: Runs) -> Table:
-    _require_known(runs, SETTINGS, 1)
+    _require_known(runs, paper.SETTINGS, 1)
     columns = ["setting", "paper, 64 px", "full mask", "paper, 128 px", "full mask"]
     kinds = {"generated": "generated masks", "segmentation": "student"}
     shown = [kind for kind in kinds if _some_have(runs, kind)]
@@ -233,7 +209,7 @@ def _ablations(runs: Runs) -> Table:
         columns += [f"measured: {kinds[kind]}", *references[kind]]
     rows: list[tuple[str, list[Cell]]] = []
     missing: list[str] = []
-    for key, (name, figures) in SETTINGS.items():
+    for key, (name, figures) in paper.SETTINGS.items():
         cells = [Cell((figure,)) for figure in figures]
         for kind in shown:
             cells.append(_cell(runs, key, kind, "miou"))
@@ -264,14 +240,14 @@ def _methods(runs: Runs) -> Table:
     rows: list[tuple[str, list[Cell]]] = []
     missing: list[str] = []
     for key in dict.fromkeys(["encoder", *runs]):
-        name, figures = METHODS.get(key, (key, ()))
+        name, figures = paper.METHODS.get(key, (key, ()))
         cells = [Cell((figure,)) for figure in figures] or [Cell()] * 3
         cells += [_cell(runs, key, kind, *part, "miou") for part in parts]
         missing += _missing(runs, key, kind)
         rows.append((name, cells))
     are_scored_alike = True
     for key in REFERENCES:
-        name, figures = METHODS.get(key, ("centre box", ()))
+        name, figures = paper.METHODS.get(key, ("centre box", ()))
         cells = [Cell((figure,)) for figure in figures] or [Cell()] * 3
         for part in parts:
             cell = _agreed(runs, kind, (*part, "references", key))
@@ -289,7 +265,7 @@ def _methods(runs: Runs) -> Table:
 
 
 def _distances(runs: Runs) -> Table:
-    _require_known(runs, GENERATORS, 3)
+    _require_known(runs, paper.GENERATORS, 3)
     _require_one_resolution(runs, "fid")
     features = {results["features"] for results in _all(runs, "fid")}
     if len(features) > 1:
@@ -299,7 +275,7 @@ def _distances(runs: Runs) -> Table:
         )
     rows: list[tuple[str, list[Cell]]] = []
     missing: list[str] = []
-    for key, (name, figures) in GENERATORS.items():
+    for key, (name, figures) in paper.GENERATORS.items():
         cells = [Cell((figure,), digits=1) for figure in figures]
         cells.append(dataclasses.replace(_cell(runs, key, "fid", "fid"), digits=1))
         missing += _missing(runs, key, "fid")
