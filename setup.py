@@ -90,6 +90,7 @@ setuptools.setup(
         ],
         "torch": ["torch>=2.6,<3"],  # only to read the authors' checkpoints
         "tfds": DATASETS,
+        "heic": ["pillow-heif>=1.0,<2"],  # photos of phones; Pillow itself reads AVIF
         "dev": ["build>=1.2,<2"],
     },
     entry_points={"console_scripts": ["layerseg=layered_segmentation.cli.main:main"]},

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from layered_segmentation import files, paths
 from layered_segmentation.config import Aspect
@@ -37,12 +37,18 @@ _UNREAD = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF", "EPS"}
 
 Image.preinit()  # Pillow tries the common formats first
 Image.init()
+with contextlib.suppress(ImportError):  # an extra: `pip install '.[heic]'`
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 FORMATS = tuple(name for name in Image.ID if name not in _UNREAD)
 EXTENSIONS = tuple(
     extension
     for extension, name in sorted(Image.EXTENSION.items())
     if name in FORMATS or name == "MPO"  # JPEG files that begin with one photo of several
 )
+HEIC_EXTENSIONS = (".heic", ".heif")
+HEIC_HINT = "HEIC needs a plug-in: `pip install 'layered-segmentation[heic]'`"
 KINDS = "JPEG, PNG, WebP, AVIF, TIFF and what else Pillow reads"  # for messages
 
 TRIANGLE = Image.Resampling.BILINEAR  # for what a segmenter sees
@@ -55,6 +61,7 @@ ORIENTATION = 0x0112  # EXIF's tag
 MARK = b"layered_segmentation"  # the software, in files that are results, never photos
 _MARK_CHUNK = b"tEXtSoftware\0" + MARK
 _MARK_AT = 33  # bytes: after the signature and the first chunk
+_AVIF = (b"ftypavif", b"ftypavis")
 _HEIF = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 
 # `_open` refuses the photos that Pillow only warns of.
@@ -349,8 +356,14 @@ def _unreadable(file: str | bytes, name: str, error: BaseException) -> Unreadabl
             f"{name}: has {size} pixels, more than the {Image.MAX_IMAGE_PIXELS:,} that are read; "
             "for photos that you trust, raise --max_pixels (in Python, PIL.Image.MAX_IMAGE_PIXELS)"
         )
-    if _start(file)[4:12] in _HEIF and isinstance(error, UnidentifiedImageError):
-        return UnreadableImage(f"{name}: is HEIC, which Pillow does not read; convert it to JPEG")
+    kind = _start(file)[4:12] if isinstance(error, UnidentifiedImageError) else b""
+    if kind in _HEIF and "HEIF" not in FORMATS:
+        return UnreadableImage(f"{name}: is HEIC. {HEIC_HINT}; or convert it to JPEG")
+    if kind in _AVIF and not features.check("avif"):
+        return UnreadableImage(
+            f"{name}: is AVIF, which this Pillow lacks: `pip install --upgrade 'pillow>=11.3'`; or "
+            "convert it to JPEG"
+        )
     if path:
         reason = paths.printable(reason.replace(f" {path!r}", "").replace(path, "it"))
     reason = re.sub(r" <_io\.BytesIO[^>]*>", "", reason)  # the bytes of a file

@@ -153,6 +153,8 @@ def test_every_kind_that_pillow_reads_is_found_and_read(tmp_path):
         images.read(str(tmp_path / "IMG_0002.jpg"))
     with pytest.raises(images.UnreadableImage, match=r"a: is HEIC"):
         images.read(flowers.HEIC, "a")
+    with pytest.raises(images.UnreadableImage, match=r"pip install 'layered-segmentation\[heic\]'"):
+        images.read(flowers.HEIC, "a")
     expected = flowers.flower(200, 150)[0]
     for name in found.images[1:]:
         assert closest(images.read(str(tmp_path / name)), expected) < 8
@@ -281,3 +283,22 @@ def test_pad_keeps_a_tall_photo_upright():
     assert padded.shape == (30, 30, 3)
     assert np.all(np.diff(padded[:, 15, 0].astype(int)) >= 1)
     assert np.array_equal(padded[:, 0], padded[:, 29])
+
+
+def test_avif_that_this_pillow_lacks_is_named(monkeypatch):
+    broken = b"\0\0\0\x1cftypavif" + bytes(20)
+    with pytest.raises(images.UnreadableImage, match=r"a: cannot be read as an image"):
+        images.read(broken, "a")
+    monkeypatch.setattr(images.features, "check", lambda name: name != "avif")
+    with pytest.raises(images.UnreadableImage, match=r"a: is AVIF, .* 'pillow>=11\.3'"):
+        images.read(broken, "a")
+
+
+def test_heic_is_read_with_the_plug_in(tmp_path):
+    plug_in = pytest.importorskip("pillow_heif", reason="pip install '.[heic]'")
+    picture = flowers.flower(64, 48)[0]
+    path = tmp_path / "photo.HEIC"
+    plug_in.from_pillow(Image.fromarray(picture)).save(path, quality=95)
+    assert images.search(str(tmp_path), lambda path, is_directory: "").images == ["photo.HEIC"]
+    assert np.abs(images.read(str(path)).astype(int) - picture).mean() < 8
+    assert images.header(str(path)).format == "HEIF"

@@ -287,6 +287,9 @@ def find_photos(directory: str, flag: str, masks: Sequence[str] = ()) -> list[st
     left_out = "; ".join(
         f"{len(names)} {reason}: {first_few(names)}" for reason, names in found.left_out.items()
     )
+    others = found.left_out.get(images.OTHER_KIND, [])
+    if any(name.lower().endswith(images.HEIC_EXTENSIONS) for name in others):
+        left_out += f" ({images.HEIC_HINT})"
     if not found.images:
         raise UserError(
             f"{flag}={directory}: there is no image in it ({images.KINDS})"

@@ -9,7 +9,7 @@ from PIL import Image
 from layered_segmentation import images
 from layered_segmentation.config import DataConfig
 from layered_segmentation.data.batches import PhotoCache
-from layered_segmentation.data.folder import Folder, MaskFolder, PairFolder
+from layered_segmentation.data.folder import Folder, MaskFolder, PairFolder, find_photos
 from layered_segmentation.data.source import open_source
 from layered_segmentation.errors import UserError
 
@@ -337,3 +337,11 @@ def test_photos_without_masks_are_named_in_the_error(masks_directory):
         masks.read("x.jpg")
     with pytest.raises(UserError, match=r"--detector=nowhere"):
         MaskFolder("nowhere", "--detector")
+
+
+def test_a_directory_of_heic_names_the_plug_in(tmp_path):
+    if "HEIF" in images.FORMATS:
+        pytest.skip("the plug-in is installed")
+    (tmp_path / "IMG_0001.HEIC").write_bytes(b"photo")
+    with pytest.raises(UserError, match=r"there is no image .*layered-segmentation\[heic\]"):
+        find_photos(str(tmp_path), "--input")
