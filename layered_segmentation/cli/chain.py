@@ -225,12 +225,11 @@ def _distill(chain: Chain, directory: RunDirectory, devices: Sequence[str]) -> d
     print(
         f"distilled {summary.steps:,} steps, {summary.images_per_second:,.1f} images/s", flush=True
     )
-    measured = quality.measure_run(directory, chain.config, segmenter)
-    print("\n".join(f"{name}: {value}" for name, value in measured.lines()), flush=True)
+    measured = quality.measure_if_possible(directory, chain.config, segmenter)
     return {
         **dataclasses.asdict(summary),
         "parameters": segmenter.count_params(),
-        "quality": dataclasses.asdict(measured),
+        "quality": dataclasses.asdict(measured) if measured else None,
     }
 
 

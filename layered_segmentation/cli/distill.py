@@ -71,14 +71,13 @@ def main(_: list[str]) -> None:
             "student": dataclasses.asdict(config.student),
         }
         files.write_json(out + RESULTS, results)
-    measured = None if _OUT.value else quality.measure_run(run, config, segmenter)
     print(
         f"distilled {summary.steps:,} steps in {summary.seconds:,.0f} s, "
         f"{summary.images_per_second:,.1f} images/s; loss {summary.loss:.3f}, agreement with the "
         f"generator's masks {summary.agreement:.3f}"
     )
-    for name, value in measured.lines() if measured else []:
-        print(f"{name}: {value}")
+    if not _OUT.value:
+        quality.measure_if_possible(run, config, segmenter)
     print(f"segmenter: {out}")
     segmenter_name = out if _OUT.value else run.path
     print(app.next_step("segment", segmenter=segmenter_name, input="PHOTOS", out="MASKS"))

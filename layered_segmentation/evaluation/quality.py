@@ -12,6 +12,7 @@ import numpy as np
 
 from layered_segmentation import files, images, records
 from layered_segmentation.config import Config
+from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import scoring
 from layered_segmentation.segmenter import self_training
 
@@ -114,6 +115,17 @@ def measure_run(run: "RunDirectory", config: Config, segmenter: Any) -> Quality:
     photos = self_training.load_photos(config, side, COUNT, images.TRIANGLE)
     quality = measure(networks.load_generator(run), segmenter, photos, config.gan.shift)
     files.write_json(os.path.join(run.path, FILE), dataclasses.asdict(quality))
+    return quality
+
+
+def measure_if_possible(run: "RunDirectory", config: Config, segmenter: Any) -> Quality | None:
+    """Measures a run as `measure_run` does and prints the result, or why it cannot be measured."""
+    try:
+        quality = measure_run(run, config, segmenter)
+    except UserError as error:
+        print(f"quality not measured: {error}", flush=True)
+        return None
+    print("\n".join(f"{name}: {value}" for name, value in quality.lines()), flush=True)
     return quality
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from layered_segmentation import config as configs
 from layered_segmentation.evaluation import quality, report
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.run_directory import RunDirectory
@@ -89,3 +90,10 @@ def test_reports_show_what_was_measured(tmp_path):
     assert float(score) == pytest.approx(measured(Student()).score, abs=0.006)
     assert agreement.startswith("1.00, with another scene's 0.")
     assert stability.startswith("1.00, of two photos 0.")
+
+
+def test_a_run_whose_photos_are_gone_keeps_its_student(tmp_path, capsys):
+    config = configs.load("quickstart_photos", [f"data.path={tmp_path / 'gone'}"])
+    run = RunDirectory(tmp_path / "run")
+    assert quality.measure_if_possible(run, config, Student()) is None
+    assert "quality not measured" in capsys.readouterr().out
