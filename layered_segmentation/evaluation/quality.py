@@ -84,11 +84,9 @@ def measure(generator: Any, segmenter: Any, photos: np.ndarray, shift: float) ->
     composites = sheets.to_uint8(composite.compose(layers))
     masks = np.stack([images.to_square(mask, side) for mask in layers.mask[..., 0]]) >= 0.5
     drawn = np.stack([images.to_square(image, side) for image in composites])
-    found = self_training.probabilities(segmenter, drawn) >= 0.5
-    first, second = (
-        self_training.probabilities(segmenter, np.ascontiguousarray(crops)) >= 0.5
-        for crops in (photos[:, :side, :side], photos[:, -side:, -side:])
-    )
+    crops = photos[:, :side, :side], photos[:, -side:, -side:]
+    segmented = self_training.probabilities(segmenter, np.concatenate([drawn, *crops])) >= 0.5
+    found, first, second = np.split(segmented, [len(drawn), len(drawn) + len(photos)])
     offset = photos.shape[1] - side
     overlap, again = first[:, offset:, offset:], second[:, :-offset, :-offset]
     return Quality(
