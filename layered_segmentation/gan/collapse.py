@@ -11,7 +11,7 @@ import numpy as np
 
 from layered_segmentation.config import Config, GANConfig
 
-LOOK_EVERY = 2_500  # images
+LOOK_EVERY = 3_000  # images
 LOOKS = 3  # that must agree: a collapse is reported within 10,000 images
 SCENES = 64
 SEED = 1  # of their latents, which are those of the sheets

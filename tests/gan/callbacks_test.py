@@ -156,26 +156,24 @@ def test_looks_at_fixed_latents_are_logged_and_warn_within_10_000_images(
 ):
     looks(run, config, masks_that_cover_all_but_a_corner(), events=events)
     records = run.read_log()
-    assert [one["images_seen"] for one in records if "mask_edge" in one] == [
-        *(2_500, 5_000, 7_500, 10_000)
-    ]
+    assert [one["images_seen"] for one in records if "mask_edge" in one] == [*(3_000, 6_000, 9_000)]
     (warning,) = [one for one in records if "warning" in one]
     text = printed()
-    assert warning["images_seen"] == 7_500 and warning["collapse"] == "background"
+    assert warning["images_seen"] == 9_000 and warning["collapse"] == "background"
     for words in ("masks of 8 fixed latents cover 0.87", "gan.mask_size_most (now 1)", "restarts"):
         assert words in text
     assert [step for step, _ in read_events(run.tensorboard)["mask_alike"]] == [
-        *(2_500, 5_000, 7_500, 10_000)
+        *(3_000, 6_000, 9_000)
     ]
 
 
 def test_a_resumed_run_continues_its_looks(run, config, printed):
     masks = masks_that_cover_all_but_a_corner()
     looks(run, config, masks)
-    run.truncate_log(5_000)
+    run.truncate_log(6_000)
     printed()
-    assert looks(run, config, masks) == 15_000
-    assert "at 7,500 images" in printed()
+    assert looks(run, config, masks) == 16_000
+    assert "at 9,000 images" in printed()
 
 
 def test_looks_that_find_different_things_do_not_warn(run, config, printed):
@@ -192,7 +190,7 @@ def test_looks_that_find_different_things_do_not_warn(run, config, printed):
 
 
 def test_a_collapse_ends_the_attempt_where_training_may_begin_again(run, config, printed):
-    with pytest.raises(collapse.Collapsed, match="at 7,500 images masks of 8") as found:
+    with pytest.raises(collapse.Collapsed, match="at 9,000 images masks of 8") as found:
         looks(run, config, masks_that_cover_all_but_a_corner(), may_restart=True)
     assert found.value.kind == "background"
     assert printed() == ""
