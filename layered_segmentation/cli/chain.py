@@ -18,7 +18,7 @@ from layered_segmentation import config as configs
 from layered_segmentation import files, records, sheets, versions
 from layered_segmentation.cli import chain_page, tries
 from layered_segmentation.data import folder, tfds
-from layered_segmentation.data.source import Pair, open_source
+from layered_segmentation.data.source import Pair, note_few, open_source
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import examples, report, scoring
 from layered_segmentation.progress import Bar
@@ -126,7 +126,7 @@ def run(chain: Chain, devices: Sequence[str] = (), count: int = 1) -> dict[str, 
         )
     if not tries.is_begun(chain.out):
         files.require_empty_or(chain.out, chain.run.config_path, "not a quickstart's")
-    open_source(chain.config.data, chain.config.train.seed)
+    note_few(open_source(chain.config.data, chain.config.train.seed))
     pairs = test_pairs(chain)
     if count > 1:
         config = tries.choose(chain.out, chain.run, chain.config, count, devices)

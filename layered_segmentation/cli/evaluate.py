@@ -104,6 +104,7 @@ def main(_: list[str]) -> None:
     sheet = examples.overview_sheet(predict, pairs, scores, _SHOWN)
     shared.write_results(out, results, scores, {SHEET: sheet})
     print("\n".join(scores.lines(split=is_split)))
+    print("\n".join(f"verdict: {line}" for line in scores.verdict()))
     print(f"  {scores.grabcut.protocol}")
     print(f"results: {os.path.join(out, RESULTS)}, {TABLE}, {SHEET}")
 

@@ -1,5 +1,6 @@
 """Flags that several verbs share, and how they write results."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from absl import flags
 
 from layered_segmentation import files
 from layered_segmentation.cli import app
-from layered_segmentation.config import RECOMMENDED_REFINEMENT, Instances, Refinement
+from layered_segmentation.config import RECOMMENDED_REFINEMENT, Config, Instances, Refinement
 from layered_segmentation.config_files import is_power_of_two
 from layered_segmentation.errors import UserError
 
@@ -130,6 +131,14 @@ def open_run(path: str, stage: int) -> "RunDirectory":
 def segmenter_at(path: str, stage: int) -> str:
     """Returns the path of a segmenter, or that of a stage of its run if that is not 0."""
     return open_run(path, stage).path if stage else path
+
+
+def note_few_photos(config: Config) -> None:
+    """Prints a warning if a config names few photos."""
+    from layered_segmentation.data.source import note_few, open_source
+
+    with contextlib.suppress(UserError):  # what needs the photos names the reason
+        note_few(open_source(config.data, config.train.seed))
 
 
 def note_changed_photos(run: "RunDirectory") -> None:

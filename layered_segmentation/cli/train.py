@@ -30,6 +30,7 @@ def main(_: list[str]) -> None:
     from layered_segmentation.evaluation import report
     from layered_segmentation.gan import trainer
 
+    shared.note_few_photos(config)
     run = run_directory.RunDirectory(_RUN_DIR.value)
     summary = trainer.train(config, run, devices=_DEVICES.value)
     if summary.already_finished:

@@ -21,6 +21,7 @@ from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
 
 MOST_SKIPPED = 0.05  # a larger share of unusable photos is an error
+_FEW = 300  # photos
 THREADS = min(16, 2 + (os.cpu_count() or 2))  # decoding releases the interpreter's lock
 AHEAD = 4 * THREADS  # photos being decoded, or decoded and not yet taken
 
@@ -104,6 +105,16 @@ class Source(abc.ABC):
             squares[count] = square
             count += 1
         return squares[:count]
+
+
+def note_few(source: Source) -> None:
+    """Prints a warning if there are few photos to train on."""
+    if isinstance(source, PhotoSource) and len(source) < _FEW:
+        print(
+            f"warning: {len(source):,} photos are few; collect some thousand, as the sets in "
+            "docs/photos.md have",
+            file=sys.stderr,
+        )
 
 
 _SOURCES: dict[str, type[Source]] = {}

@@ -42,6 +42,9 @@ Predict = Callable[[list[np.ndarray]], Sequence[np.ndarray]]
 PredictPairs = Callable[[list[Pair]], Sequence[np.ndarray]]
 
 
+_LEAST = 0.005  # share of the pixels: a mask that covers less is as good as empty
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """The IoUs of one image with its true mask; None for a reference that was not requested."""
@@ -53,6 +56,8 @@ class Row:
     grabcut: float | None = None  # IoU of GrabCut
     found: bool = True  # whether the true mask has any pixel
     other_scene: float | None = None  # IoU of the prediction with the true mask of another scene
+    covered: float | None = None  # share of the pixels that the prediction covers
+    inverted: float | None = None  # IoU of the inverted prediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +134,35 @@ class Scores:
             lines += found.reference_lines()
         return lines
 
+    def verdict(self) -> list[str]:
+        """Returns lines that compare the masks with the references, and name masks that are wrong.
+
+        A difference counts from two standard errors of its mean over images.
+        """
+        lines = []
+        own = np.array([row.iou for row in self.rows])
+        for name, values in self._reference_ious().items():
+            difference = own - np.array(values)
+            mean, error = float(difference.mean()), float(difference.std() / len(own) ** 0.5)
+            word = "no better or worse than"
+            if abs(mean) > 2 * error:
+                word = "better than" if mean > 0 else "worse than"
+            lines.append(f"{word} {name}: {mean:+.3f} ± {error:.3f}")
+        covered = [row.covered for row in self.rows if row.covered is not None]
+        constant = sum(not _LEAST < share < 1 - _LEAST for share in covered)
+        if constant > len(covered) / 2:
+            lines.append(
+                f"warning: {constant} of {len(covered)} masks are empty or cover everything; the "
+                "photos may be unlike those of training"
+            )
+        inverted = [row.inverted for row in self.rows if row.inverted is not None]
+        if inverted and np.mean(inverted) > self.miou:
+            lines.append(
+                f"warning: inverted, the masks would score {np.mean(inverted):.3f}: they may show "
+                "the background, or the true masks may be inverted"
+            )
+        return lines
+
     def to_results(self, split: bool = False) -> dict[str, Any]:
         """Returns the contents of results.json.
 
@@ -151,6 +185,7 @@ class Scores:
     def write_csv(self, path: str) -> None:
         """Writes one line per image."""
         names = [field.name for field in dataclasses.fields(Row)]
+        names = [name for name in names if name not in ("covered", "inverted")]
         if all(row.other_scene is None for row in self.rows):
             names.remove(OTHER_SCENE)
         text = io.StringIO(newline="")
@@ -338,7 +373,14 @@ def _row(pair: Pair, mask: np.ndarray, references: Sequence[str], grabcut: GrabC
     }
     scored = {name: iou(masks[name](), pair.mask, pair.ignore) for name in references}
     counted = pair.mask if pair.ignore is None else pair.mask & ~pair.ignore
-    return Row(pair.name, iou(mask, pair.mask, pair.ignore), **scored, found=bool(counted.any()))
+    return Row(
+        pair.name,
+        iou(mask, pair.mask, pair.ignore),
+        **scored,
+        found=bool(counted.any()),
+        covered=float(mask.mean()),
+        inverted=iou(~mask, pair.mask, pair.ignore),
+    )
 
 
 def _reference_protocol(name: str, grabcut: GrabCutSettings) -> str:

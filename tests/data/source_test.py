@@ -146,3 +146,15 @@ def test_results_keep_their_order_whichever_is_ready_first():
         return item
 
     assert list(in_order(work, range(50))) == list(range(50))
+
+
+@pytest.mark.parametrize(("count", "is_told"), [(299, True), (300, False)])
+def test_few_photos_are_told(tmp_path, capsys, count, is_told):
+    for number in range(count):
+        (tmp_path / f"{number}.png").touch()
+    config = DataConfig(name="folder", path=str(tmp_path))
+    sources.note_few(sources.open_source(config, 0))
+    told = capsys.readouterr().err
+    assert told.startswith(f"warning: {count} photos are few") == is_told and bool(told) == is_told
+    sources.note_few(sources.open_source(DataConfig(name="shapes"), 0))
+    assert not capsys.readouterr().err

@@ -244,3 +244,33 @@ def test_large_photos_are_scored_a_few_at_a_time(monkeypatch):
     scores = score(predict, pairs, references=False)
     assert chunks == [3, 1, 1, 1, 1]
     assert [row.name for row in scores.rows] == list("0123456")
+
+
+def judged(ious, **columns):
+    rows = [
+        scoring.Row(str(n), iou, **{name: values[n] for name, values in columns.items()})
+        for n, iou in enumerate(ious)
+    ]
+    return scoring.Scores(rows, 1.0, 1.0, "none").verdict()
+
+
+def test_a_verdict_compares_image_by_image():
+    assert judged([0.8, 0.9, 0.7, 0.8], grabcut=[0.7, 0.8, 0.5, 0.6]) == [
+        "better than grabcut: +0.150 ± 0.025"
+    ]
+    assert judged([0.5, 0.4], full_mask=[0.6, 0.5], grabcut=[0.9, 0.1]) == [
+        "worse than full_mask: -0.100 ± 0.000",
+        "no better or worse than grabcut: -0.050 ± 0.247",
+    ]
+    assert judged([0.5, 0.4]) == []
+
+
+def test_a_verdict_names_masks_that_are_constant_or_inverted():
+    (line,) = judged([0.1] * 4, covered=[0.0, 1.0, 0.996, 0.3])
+    assert line.startswith("warning: 3 of 4 masks are empty or cover everything")
+    assert judged([0.1] * 4, covered=[0.0, 1.0, 0.5, 0.3]) == []
+    (line,) = judged([0.1, 0.2], covered=[0.5, 0.5], inverted=[0.7, 0.8])
+    assert line.startswith("warning: inverted, the masks would score 0.750")
+    scores = score(lambda images: [1 - LEFT.astype(float)], [pair("a", LEFT)], references=False)
+    assert scores.rows[0].covered == pytest.approx(1 - LEFT.mean())
+    assert scores.rows[0].inverted == 1 and "inverted" in scores.verdict()[0]
