@@ -94,6 +94,16 @@ class DistributedModel(keras.Model):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
 
+    @standard()  # Keras converts arrays to its general float type
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains as Keras's `fit` does."""
+        return super().fit(*args, **kwargs)
+
+    @standard()
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Measures the losses as Keras's `evaluate` does."""
+        return super().evaluate(*args, **kwargs)
+
     def make_train_function(self, force: bool = False) -> Any:
         """Compiles the step; the time spent waiting for data is measured around the iterator."""
         if self.train_function is None or force:

@@ -42,6 +42,21 @@ def check(preset: str, place: str) -> None:
     preset_files.require_sane(place, get)
 
 
+class CheckedTask:
+    """A mixin for tasks, whose own `from_preset` makes all checks of `check`."""
+
+    @classmethod
+    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs: Any) -> Any:
+        """Loads a preset as KerasHub does, after the checks."""
+        check(str(preset), str(preset))
+        return super().from_preset(preset, load_weights, **kwargs)  # type: ignore[misc]
+
+    def load_task_weights(self, filepath: Any) -> None:
+        """Loads the weights that are not the backbone's, unless they are damaged."""
+        preset_files.require_whole(os.fspath(filepath))
+        super().load_task_weights(filepath)  # type: ignore[misc]
+
+
 class Checked:
     """A mixin for backbones: KerasHub's own `from_preset` builds no absurd or damaged network."""
 

@@ -19,8 +19,8 @@ from layered_segmentation import files
 from layered_segmentation.config import Aspect
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.composite import Layers, compose
-from layered_segmentation.gan.keras_settings import DATA_FORMAT, policy
-from layered_segmentation.segmenter import lite_file, preset_checks, preset_files
+from layered_segmentation.gan.keras_settings import DATA_FORMAT, policy, standard
+from layered_segmentation.segmenter import lite_file, preset_files
 from layered_segmentation.segmenter.encoder import EncoderGeneratorBackbone
 from layered_segmentation.segmenter.preprocessing import (
     EncoderSegmenterImageConverter,
@@ -30,6 +30,7 @@ from layered_segmentation.segmenter.preprocessing import (
     crop_from_square,
     pad_to_square,
 )
+from layered_segmentation.segmenter.preset_checks import CheckedTask
 from layered_segmentation.segmenter.unet import UNetBackbone, levels_for
 
 _BATCH = 64  # images per pass in prediction, if they are small
@@ -37,7 +38,7 @@ _PIXELS = 1 << 24  # of the images of a pass, unless one alone has more
 
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
-class LayeredSegmenter(keras_hub.models.ImageSegmenter):
+class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
     """Segments one kind of object in photos.
 
     As a Keras model it maps prepared images, float [B, R, R, 3] in [-1, 1], to mask probabilities,
@@ -72,17 +73,6 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
         self.preprocessor = preprocessor
         self.head = head
 
-    @classmethod
-    def from_preset(cls, preset: str, load_weights: bool = True, **kwargs: Any) -> Any:
-        """Loads a preset as KerasHub does, after the checks of `preset_checks.check`."""
-        preset_checks.check(str(preset), str(preset))
-        return super().from_preset(preset, load_weights, **kwargs)
-
-    def load_task_weights(self, filepath: Any) -> None:
-        """Loads the weights that are not the backbone's, unless they are damaged."""
-        preset_files.require_whole(os.fspath(filepath))
-        super().load_task_weights(filepath)
-
     @staticmethod
     def make_head() -> keras.layers.Layer:
         """Returns the layer that computes mask logits from the backbone's features."""
@@ -96,6 +86,7 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
         """Side of the square images the network takes, in pixels."""
         return int(self.preprocessor.image_converter.image_size[0])
 
+    @standard()
     def compile(
         self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any
     ) -> None:
@@ -106,6 +97,7 @@ class LayeredSegmenter(keras_hub.models.ImageSegmenter):
             metrics = [keras.metrics.BinaryAccuracy()]
         super().compile(optimizer, loss, metrics=metrics, **kwargs)
 
+    @standard()
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains on photos, [B, H, W, 3] from 0 to 255, and masks of their size; as Keras's `fit`.
 

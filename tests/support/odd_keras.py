@@ -38,7 +38,7 @@ def main(directory, float_type, data_format):
     student = create_segmenter(4, 16)
     fit.initialise(student, 0)
     settings = StudentConfig(width=4, steps=2, batch=4)
-    fit.fit(student, fit.Pool.from_pairs(images, masks), settings, seed=0, progress=False)
+    fit.fit(student, fit.Pool.from_pairs(images, masks), settings, seed=0)
     outputs["student"] = student.predict_masks(list(photos))
     outputs["predict"] = student.predict(photos)
     encoder = tiny_networks.encoder_segmenter()
