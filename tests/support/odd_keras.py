@@ -42,7 +42,6 @@ def main(directory, float_type, data_format):
     outputs["student"] = student.predict_masks(list(photos))
     outputs["predict"] = student.predict(photos)
     encoder = tiny_networks.encoder_segmenter()
-    outputs["encoder"] = encoder.predict_masks(list(photos))
     path = os.path.join(directory, "gan.keras")
     if not os.path.exists(path):  # the first call saves
         gan.save(path)
