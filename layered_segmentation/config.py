@@ -78,6 +78,13 @@ class MaskLosses(Choice):
     shifted = enum.auto()
 
 
+class StudentMasks(Choice):
+    """What a student learns of several foreground layers: their union, or what each shows."""
+
+    union = enum.auto()
+    each = enum.auto()
+
+
 class FeatureTerm(Choice):
     """How the features of eq. 7 are weighted against the pixels.
 
@@ -165,6 +172,7 @@ class DataConfig:
     # Megabytes that the resized photos may take in memory; above that they are kept on disk.
     cache_memory: int = bounded(2_000, "at least 0")
     cache_dir: str = ""  # directory for those on disk, which runs may share; empty for RUN/cache
+    objects: int = added(1, was=1, possible="in [1, 4]")  # objects in each scene of `shapes`
 
 
 @dataclasses.dataclass
@@ -210,6 +218,8 @@ class GANConfig:
     mask_losses_on: MaskLosses = added(MaskLosses.unshifted, was=MaskLosses.shifted)
     # Whether both generators get the same noise images; with `shared_mapping` they always do.
     shared_noise: bool = added(False, was=True)
+    # K, foreground layers, each with its own mask, shift and mask size loss.
+    layers: int = added(1, was=1, possible="in [1, 4]")
 
 
 @dataclasses.dataclass
@@ -253,6 +263,7 @@ class StudentConfig:
     self_training_refine: Refinement = Refinement.none
     # Whether rounds end once the student's agreement with the refined masks no longer rises.
     self_training_early_stop: bool = added(False, was=False)
+    masks: StudentMasks = added(StudentMasks.union, was=StudentMasks.union)
 
 
 @dataclasses.dataclass
@@ -378,6 +389,16 @@ def _check_combinations(config: Config) -> None:
     is_more = gan.mask_size < gan.mask_size_most <= 1
     possible = f"more than gan.mask_size ({gan.mask_size:g}) and at most 1"
     require(is_more, "gan.mask_size_most", gan.mask_size_most, possible)
+    is_possible = gan.layers == 1 or gan.variant == Variant.two_generators
+    require(is_possible, "gan.layers", gan.layers, f"1 with gan.variant={gan.variant}")
+    is_possible = gan.layers == 1 or not gan.independence
+    require(is_possible, "gan.independence", gan.independence, f"0 with gan.layers={gan.layers}")
+    data, student = config.data, config.student
+    is_possible = data.objects == 1 or data.name == SourceName.shapes
+    require(is_possible, "data.objects", data.objects, f"1 with data.name={data.name}")
+    refine = student.self_training_refine  # fits one mask to a photo
+    is_possible = refine == Refinement.none or student.masks == StudentMasks.union
+    require(is_possible, "student.self_training_refine", refine, "none with student.masks=each")
     for table in ("images_at", "batch"):
         for key, value in getattr(schedule, table).items():
             is_power = config_files.is_power_of_two(key)

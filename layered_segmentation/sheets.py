@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from layered_segmentation import images
 
-# Background, foreground and mask, each [B, R, R, C]; images in about [-1, 1], masks in [0, 1].
-# `gan.composite.Layers` is one.
+# Background, foreground and mask, each [B, R, R, C]; images in about [-1, 1], masks in [0, 1]. With
+# K foreground layers, foreground has 3·K channels and mask K. `gan.composite.Layers` is one.
 LayerArrays = tuple[Any, Any, Any]
 Sheet = np.ndarray  # uint8 [height, width, 3]
 
@@ -24,23 +24,28 @@ _CHECKS = (200, 232)
 def layers_sheet(layers: LayerArrays, columns: int = 10) -> Sheet:
     """Shows scenes as columns: background, foreground, mask, masked foreground, composite.
 
+    Of several foreground layers, each has its own rows.
+
     Args:
         layers: The layers of B scenes.
         columns: Scenes in a band; others go below, in further bands.
     """
-    background, foreground, mask = _arrays(layers)
-    composite = background * (1 - mask) + foreground * mask
+    background, drawn = _arrays(layers)
+    composite = background
+    for _, foreground, mask in drawn:
+        composite = composite * (1 - mask) + foreground * mask
     scale = _scale(background)
 
     def rows(part: slice) -> dict[str, np.ndarray]:
-        drawn = to_uint8(foreground[part])
-        return {
-            "background": enlarge(to_uint8(background[part]), scale),
-            "foreground": enlarge(drawn, scale),
-            "mask": enlarge(grey(mask[part]), scale),
-            "masked foreground": _cut_outs(drawn, mask[part], scale),
-            "composite": enlarge(to_uint8(composite[part]), scale),
-        }
+        shown = {"background": enlarge(to_uint8(background[part]), scale)}
+        for number, foreground, mask in drawn:
+            levels = to_uint8(foreground[part])
+            shown |= {
+                f"foreground{number}": enlarge(levels, scale),
+                f"mask{number}": enlarge(grey(mask[part]), scale),
+                f"masked foreground{number}": _cut_outs(levels, mask[part], scale),
+            }
+        return {**shown, "composite": enlarge(to_uint8(composite[part]), scale)}
 
     return _bands(rows, len(background), columns)
 
@@ -53,19 +58,25 @@ def reconstruction_sheet(photos: np.ndarray, layers: LayerArrays, columns: int =
         layers: The layers that the generator draws for the photos.
         columns: Photos in a band; more photos go below, in further bands.
     """
-    background, foreground, mask = _arrays(layers)
-    composite = background + mask * (foreground - background)
+    background, drawn = _arrays(layers)
+    composite, union = background, np.zeros_like(drawn[0][2])
+    for _, foreground, mask in drawn:
+        composite = composite + mask * (foreground - composite)
+        union = union + mask * (1 - union)
     scale = _scale(photos)
 
     def rows(part: slice) -> dict[str, np.ndarray]:
-        return {
+        shown = {
             "photo": enlarge(photos[part], scale),
             "reconstruction": enlarge(to_uint8(composite[part]), scale),
             "background": enlarge(to_uint8(background[part]), scale),
-            "foreground": enlarge(to_uint8(foreground[part]), scale),
-            "mask": enlarge(grey(mask[part]), scale),
-            "cut-out": _cut_outs(photos[part], mask[part], scale),
         }
+        for number, foreground, mask in drawn:
+            shown |= {
+                f"foreground{number}": enlarge(to_uint8(foreground[part]), scale),
+                f"mask{number}": enlarge(grey(mask[part]), scale),
+            }
+        return {**shown, "cut-out": _cut_outs(photos[part], union[part], scale)}
 
     return _bands(rows, len(photos), columns)
 
@@ -191,9 +202,16 @@ def save_png(image: np.ndarray, path: str) -> None:
     images.write(path, image, mark=True, optimize=True)
 
 
-def _arrays(layers: LayerArrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _arrays(layers: LayerArrays) -> tuple[np.ndarray, list[tuple[str, np.ndarray, np.ndarray]]]:
+    """Returns the background, and of each foreground layer the end of its label, image and mask."""
     background, foreground, mask = (np.asarray(layer) for layer in layers)
-    return background, foreground, np.clip(mask.astype(np.float32), 0, 1)
+    mask = np.clip(mask.astype(np.float32), 0, 1)
+    count = mask.shape[-1]
+    drawn = [
+        (f" {k + 1}" if count > 1 else "", foreground[..., 3 * k : 3 * k + 3], mask[..., k : k + 1])
+        for k in range(count)
+    ]
+    return background, drawn
 
 
 def _scale(images: np.ndarray) -> int:

@@ -262,3 +262,26 @@ def test_keys_that_only_omegaconf_refuses(tmp_path):
     (tmp_path / "a.yaml").write_text("schedule: {batch: {8: 16, '8': 4}}")
     with pytest.raises(UserError, match=r"a\.yaml: not valid YAML: Conflicting integer and string"):
         configs.load(str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["gan.layers=2", "gan.variant=one_generator"], "gan.layers=2.*1 with gan.variant=one_gen"),
+        (
+            ["gan.layers=2", "gan.variant=shared_mapping"],
+            "gan.layers=2.*1 with gan.variant=shared_mapping",
+        ),
+        (["gan.layers=2", "gan.independence=1"], "gan.independence=1.0.*0 with gan.layers=2"),
+        (["gan.layers=0"], r"gan.layers=0 is not possible; it must be in \[1, 4\]"),
+        (["data.objects=2"], "data.objects=2.*1 with data.name=folder"),
+        (["data.name=shapes", "data.objects=0"], "data.objects=0"),
+        (
+            ["student.masks=each", "student.self_training_refine=grabcut"],
+            "student.self_training_refine='grabcut'.*none with student.masks=each",
+        ),
+    ],
+)
+def test_impossible_layers_are_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        configs.load("", overrides)

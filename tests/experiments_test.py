@@ -92,6 +92,15 @@ def test_setting_d_on_scenes_is_the_quickstart_without_self_training():
     }
 
 
+def test_two_objects_have_the_quickstarts_settings_with_the_size_of_one():
+    assert changed("shapes/two_objects", "quickstart") == {
+        "data.objects": 2,
+        "gan.layers": 2,
+        "gan.mask_size": 0.1,
+        "gan.mask_size_most": 0.25,
+    }
+
+
 @pytest.mark.parametrize("photos", ["flowers", "butterflies"])
 def test_each_set_of_photos_has_the_quickstarts_settings(photos):
     assert changed(f"photos/{photos}", "quickstart_photos") == {}
@@ -99,6 +108,6 @@ def test_each_set_of_photos_has_the_quickstarts_settings(photos):
 
 def test_every_ablation_is_there():
     names = config_files.packaged_names()
-    for data in ("ablations", "shapes"):
+    for data, others in (("ablations", []), ("shapes", ["two_objects"])):
         packaged = [name.partition("/")[2] for name in names if name.startswith(f"{data}/")]
-        assert packaged == sorted(ABLATIONS)
+        assert packaged == sorted([*ABLATIONS, *others])

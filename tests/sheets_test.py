@@ -101,3 +101,25 @@ def test_a_png_is_written_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     with Image.open(tmp_path / "a.png") as read:
         np.testing.assert_array_equal(np.asarray(read), image)
+
+
+def test_every_layer_and_mask_has_its_row():
+    mask = np.zeros((1, 8, 8, 2))
+    mask[:, :4, :, 0] = 1.0
+    mask[:, :, :4, 1] = 1.0
+    grounds = (
+        np.full((1, 8, 8, 3), -1.0),
+        np.repeat([[0.0, 1.0]], 3, axis=-1) * np.ones((1, 8, 8, 1)),
+    )
+    sheet = sheets.layers_sheet(Layers(*grounds, mask))
+    levels = [cell(sheet, row, 0)[[10, 10, 80, 80], [10, 80, 10, 80], 0] for row in range(8)]
+    # Corners from the upper left; a layer is seen where its mask is 1 and no later one's is.
+    assert [tuple(levels[row]) for row in (0, 1, 2, 4, 5, 7)] == [
+        (0, 0, 0, 0),
+        (128, 128, 128, 128),
+        (255, 255, 0, 0),
+        (255, 255, 255, 255),
+        (255, 0, 255, 0),
+        (255, 128, 255, 0),
+    ]
+    assert sheet.shape[0] == 3 + 8 * (96 + 3)

@@ -1,4 +1,4 @@
-"""Procedural scenes with exact masks: one textured object over a textured background.
+"""Procedural scenes with exact masks: textured objects, by default one, over a textured background.
 
 A scene is a pure function of (seed, split, index). It is described in frame coordinates in
 [0, 1]², drawn on a canvas several times finer than the image and averaged down. So the same scene
@@ -44,22 +44,30 @@ _ROUND = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Scene:
-    """One scene's description, before any pixel is drawn."""
+class Thing:
+    """One object's description, before any pixel is drawn."""
 
     kind: str  # outline of the object, one of `KINDS`
     outline: np.ndarray  # float64 [V, 2], the object's vertices (x, y) in frame coordinates
-    background: str  # texture of the background, one of `BACKGROUNDS`
-    # float [5]: frequency x and y (cycles a frame), phase, warp, sharpness
-    background_wave: np.ndarray
-    background_colours: np.ndarray  # uint8 [2, 3] RGB
     surface: str  # texture of the object, one of `SURFACES`
     # float [4]: frequency x and y (cycles a frame), phase, threshold in [0, 1]
     surface_wave: np.ndarray
     # uint8 [2, 3] RGB: body, and the colour borrowed from the background
     surface_colours: np.ndarray
     light: np.ndarray  # float [2], change of brightness across the object, in levels a frame side
-    noise: np.ndarray  # float32 [2, L, L] in [0, 1], coarse noise of background and object
+    surface_noise: np.ndarray  # float32 [L, L] in [0, 1], coarse noise
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene(Thing):
+    """One scene's description: its first object, the background, and further objects."""
+
+    background: str  # texture of the background, one of `BACKGROUNDS`
+    # float [5]: frequency x and y (cycles a frame), phase, warp, sharpness
+    background_wave: np.ndarray
+    background_colours: np.ndarray  # uint8 [2, 3] RGB
+    background_noise: np.ndarray  # float32 [L, L] in [0, 1], coarse noise
+    others: tuple[Thing, ...] = ()  # each lies over those before it
 
 
 @register
@@ -69,29 +77,35 @@ class Scenes(Source):
     Attributes:
         seed: Seed of all scenes.
         split: `train` or `test`; the two never share a scene.
+        objects: Objects in each scene.
     """
 
     name = SourceName.shapes
 
-    def __init__(self, seed: int, count: int = DEFAULT_COUNT, split: str = "train"):
-        """Describes the source; nothing is drawn yet.
+    def __init__(
+        self, seed: int, count: int = DEFAULT_COUNT, split: str = "train", objects: int = 1
+    ):
+        """Describes the source of scenes with `objects` objects; nothing is drawn yet.
 
         Raises:
-            UserError: `count` is not positive or `split` is unknown.
+            UserError: `count` or `objects` is not positive or `split` is unknown.
         """
         if count < 1:
             raise UserError(f"shapes: count={count!r} is not possible; it must be at least 1")
+        if objects < 1:
+            raise UserError(f"shapes: objects={objects!r} is not possible; it must be at least 1")
         if split not in SPLITS:
             raise UserError(f"shapes: split={split!r} is unknown; one of {', '.join(SPLITS)}")
         self.seed = seed
         self.split = split
+        self.objects = objects
         self.skipped = []
         self._count = count
 
     @classmethod
     def from_config(cls, config: DataConfig, seed: int) -> Self:
         """Opens `data.limit` scenes of a seed."""
-        return cls(seed, config.limit or DEFAULT_COUNT)
+        return cls(seed, config.limit or DEFAULT_COUNT, objects=config.objects)
 
     def __len__(self) -> int:
         """Returns how many scenes there are."""
@@ -113,7 +127,9 @@ class Scenes(Source):
     def identity(self) -> list[str]:
         """Returns what the scenes depend on."""
         version = versions.of("layered-segmentation")
-        return [f"shapes {self.seed} {self.split} {len(self)}, layered-segmentation {version}"]
+        several = f" objects {self.objects}" if self.objects > 1 else ""
+        scenes = f"shapes {self.seed} {self.split} {len(self)}{several}"
+        return [f"{scenes}, layered-segmentation {version}"]
 
     def load_pairs(self, side: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns scenes and masks: uint8 [N, side, side, 3] and uint8 {0, 1} [N, side, side]."""
@@ -124,42 +140,72 @@ class Scenes(Source):
         return images, masks
 
     def pairs(self, side: int) -> Iterator[Pair]:
-        """Yields scene and mask one at a time."""
+        """Yields scene and mask one at a time, with the masks of several objects."""
         for index in range(len(self)):
-            image, mask = render(self.scene(index), side)
-            yield Pair(f"{self.split}_{index:05d}", image, mask.astype(bool), None)
+            scene = self.scene(index)
+            image, mask = render(scene, side)
+            objects = object_masks(scene, side).astype(bool) if self.objects > 1 else None
+            yield Pair(f"{self.split}_{index:05d}", image, mask.astype(bool), None, objects)
 
     def scene(self, index: int) -> Scene:
         """Draws the description of scene `index`, a pure function of (seed, split, index)."""
         stream = (SPLITS.index(self.split) << 48) + index
-        return _draw(np.random.Generator(np.random.Philox(key=[self.seed, stream])))
+        generator = np.random.Generator(np.random.Philox(key=[self.seed, stream]))
+        return _draw(generator, self.objects)
 
 
 def render(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Draws a scene.
 
     Returns:
-        The image, uint8 [side, side, 3] RGB, and its mask, uint8 {0, 1} [side, side]: 1 where the
-        object covers at least half of a pixel.
+        The image, uint8 [side, side, 3] RGB, and its mask, uint8 {0, 1} [side, side]: 1 where
+        objects cover at least half of a pixel.
     """
-    canvas = _CANVAS * -(-2 * side // _CANVAS)  # at least two samples a pixel along each axis
+    canvas = _canvas(side)
+    image = _draw_background(scene, canvas)
+    inside = np.zeros((_FINE * canvas, _FINE * canvas), np.uint8)
+    for thing in (scene, *scene.others):
+        covered = _inside(thing, canvas)
+        cover = _shrink(covered, canvas).astype(np.float32) / 255
+        image = cv2.blendLinear(_draw_surface(thing, canvas), image, cover, 1 - cover)
+        inside |= covered
+    return _shrink(image, side), _at_least_half(inside, side)
+
+
+def object_masks(scene: Scene, side: int) -> np.ndarray:
+    """Draws the mask of what is visible of each object, uint8 {0, 1} [objects, side, side]."""
+    masks: list[np.ndarray] = []
+    later = np.zeros((1, 1), np.uint8)
+    for thing in reversed((scene, *scene.others)):
+        inside = _inside(thing, _canvas(side))
+        masks.insert(0, _at_least_half(inside & ~later, side))
+        later = later | inside
+    return np.stack(masks)
+
+
+def _canvas(side: int) -> int:
+    """Returns the side of the canvas: at least two samples a pixel along each axis."""
+    return _CANVAS * -(-2 * side // _CANVAS)
+
+
+def _inside(thing: Thing, canvas: int) -> np.ndarray:
+    """Draws an object's outline, uint8 [_FINE · canvas, _FINE · canvas] of 0 and 255."""
     inside = np.zeros((_FINE * canvas, _FINE * canvas), np.uint8)
     bits = 8  # sub-pixel vertices; pixel centres lie at whole numbers
-    vertices = np.rint((scene.outline * len(inside) - 0.5) * (1 << bits)).astype(np.int32)
+    vertices = np.rint((thing.outline * len(inside) - 0.5) * (1 << bits)).astype(np.int32)
     cv2.fillPoly(inside, [vertices], 255, lineType=cv2.LINE_8, shift=bits)
-    cover = _shrink(inside, canvas).astype(np.float32) / 255
-    image = cv2.blendLinear(
-        _draw_surface(scene, canvas), _draw_background(scene, canvas), cover, 1 - cover
-    )
-    return _shrink(image, side), (_shrink(inside, side) >= 128).astype(np.uint8)
+    return inside
 
 
-def _draw(generator: np.random.Generator) -> Scene:
+def _at_least_half(inside: np.ndarray, side: int) -> np.ndarray:
+    half: np.ndarray = (_shrink(inside, side) >= 128).astype(np.uint8)
+    return half
+
+
+def _draw(generator: np.random.Generator, objects: int) -> Scene:
     uniform = generator.random
     background_colours = np.stack([_muted(uniform(3)), _muted(uniform(3))])
-    body = _vivid(uniform(3))
-    # One of the background's two colours, slightly tinted with the body's.
-    borrowed = 0.82 * background_colours[int(uniform() * 2)] + 0.18 * body
+    surface_colours = _surface_colours(background_colours, uniform)
     background, angle = BACKGROUNDS[int(uniform() * len(BACKGROUNDS))], 2 * np.pi * uniform()
     cycles = {"stripes": (2.5, 5.0), "waves": (2.0, 3.5), "blotches": (0.0, 0.0)}
     low, high = cycles.get(background, (0.3, 0.6))
@@ -168,6 +214,30 @@ def _draw(generator: np.random.Generator) -> Scene:
     background_wave = np.array(
         [frequency * np.cos(angle), frequency * np.sin(angle), uniform(), warp, 1 + 2 * uniform()]
     )
+    first = _draw_object(uniform, objects)
+    background_noise, surface_noise = uniform((2, _LATTICE, _LATTICE), dtype=np.float32)
+    others = [
+        Thing(
+            surface_colours=_surface_colours(background_colours, uniform),
+            **_draw_object(uniform, objects),
+            surface_noise=uniform((_LATTICE, _LATTICE), dtype=np.float32),
+        )
+        for _ in range(objects - 1)
+    ]
+    return Scene(
+        **first,
+        surface_colours=surface_colours,
+        surface_noise=surface_noise,
+        background=background,
+        background_wave=background_wave,
+        background_colours=background_colours,
+        background_noise=background_noise,
+        others=tuple(others),
+    )
+
+
+def _draw_object(uniform: _Uniform, objects: int) -> dict[str, Any]:
+    """Draws the fields of an object that depend neither on the background nor on noise."""
     surface, angle = SURFACES[int(uniform() * len(SURFACES))], 2 * np.pi * uniform()
     frequency = 3.5 + 2.5 * uniform()
     surface_wave = np.array(
@@ -176,18 +246,21 @@ def _draw(generator: np.random.Generator) -> Scene:
     angle = 2 * np.pi * uniform()
     light = (20 + 50 * uniform()) * np.array([np.cos(angle), np.sin(angle)])
     kind = KINDS[int(uniform() * len(KINDS))]
-    return Scene(
-        kind=kind,
-        outline=_place(_unit_outline(kind, uniform), uniform),
-        background=background,
-        background_wave=background_wave,
-        background_colours=background_colours,
-        surface=surface,
-        surface_wave=surface_wave,
-        surface_colours=np.stack([body, borrowed]),
-        light=light,
-        noise=uniform((2, _LATTICE, _LATTICE), dtype=np.float32),
-    )
+    outline = _place(_unit_outline(kind, uniform), uniform, objects)
+    return {
+        "kind": kind,
+        "outline": outline,
+        "surface": surface,
+        "surface_wave": surface_wave,
+        "light": light,
+    }
+
+
+def _surface_colours(background_colours: np.ndarray, uniform: _Uniform) -> np.ndarray:
+    """Draws an object's body, and one of the background's two colours, slightly tinted with it."""
+    body = _vivid(uniform(3))
+    borrowed = 0.82 * background_colours[int(uniform() * 2)] + 0.18 * body
+    return np.stack([body, borrowed])
 
 
 def _muted(uniform: np.ndarray) -> np.ndarray:
@@ -227,9 +300,12 @@ def _unit_outline(kind: str, uniform: _Uniform) -> np.ndarray:
     return _ROUND
 
 
-def _place(outline: np.ndarray, uniform: _Uniform) -> np.ndarray:
-    """Turns, sizes and places an outline in the frame: area 15 to 40 % of it, mostly inside."""
-    angle, area = 2 * np.pi * uniform(), 0.15 + 0.25 * uniform()
+def _place(outline: np.ndarray, uniform: _Uniform, objects: int) -> np.ndarray:
+    """Turns, sizes and places an outline in the frame, mostly inside it.
+
+    Its area is 15 to 40 % of the frame, divided by the number of objects.
+    """
+    angle, area = 2 * np.pi * uniform(), (0.15 + 0.25 * uniform()) / objects
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     outline = outline @ turn
     outline = outline * np.sqrt(area / cv2.contourArea(outline.astype(np.float32)))
@@ -243,7 +319,7 @@ def _draw_background(scene: Scene, canvas: int) -> np.ndarray:
     """Draws the background, uint8 [canvas, canvas, 3]."""
     x, y = _axes(canvas)
     kx, ky, phase, warp, sharpness = scene.background_wave.astype(np.float32)
-    noise = _noise(scene.noise[0], canvas)
+    noise = _noise(scene.background_noise, canvas)
     if scene.background == "blotches":
         wave = 2.5 * (noise - 0.5)
     else:
@@ -256,24 +332,24 @@ def _draw_background(scene: Scene, canvas: int) -> np.ndarray:
     return _colour(level, low + ramp[:, None] * (high - low))
 
 
-def _draw_surface(scene: Scene, canvas: int) -> np.ndarray:
+def _draw_surface(thing: Thing, canvas: int) -> np.ndarray:
     """Draws the object's surface over the whole canvas, uint8 [canvas, canvas, 3]."""
     x, y = _axes(canvas)
-    kx, ky, phase, threshold = scene.surface_wave.astype(np.float32)
+    kx, ky, phase, threshold = thing.surface_wave.astype(np.float32)
     turn = 2 * np.pi
-    if scene.surface == "patches":
-        wave = 0.42 + 1.2 * (_noise(scene.noise[1], canvas) - 0.5)
-    elif scene.surface == "bands":
+    if thing.surface == "patches":
+        wave = 0.42 + 1.2 * (_noise(thing.surface_noise, canvas) - 0.5)
+    elif thing.surface == "bands":
         wave = 0.5 + 0.5 * np.sin(turn * (kx * x + ky * y + phase))
     else:
         along = np.cos(turn * (kx * x + ky * y + phase))
         wave = 0.5 + 0.25 * (along + np.cos(turn * (kx * y - ky * x - phase)))
     level = np.clip(wave * 255, 0, 255).astype(np.uint8)
     ramp = 1 / (1 + np.exp(-(_LEVELS - threshold) * 25))
-    body, borrowed = scene.surface_colours
+    body, borrowed = thing.surface_colours
     surface = _colour(level, body + ramp[:, None] * (borrowed - body))
-    centre = scene.outline.mean(axis=0)
-    light = scene.light[0] * (x - centre[0]) + scene.light[1] * (y - centre[1])
+    centre = thing.outline.mean(axis=0)
+    light = thing.light[0] * (x - centre[0]) + thing.light[1] * (y - centre[1])
     shade = light.astype(np.float32)
     return np.asarray(cv2.add(surface, cv2.merge([shade] * 3), dtype=cv2.CV_8U))
 

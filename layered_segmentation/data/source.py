@@ -39,6 +39,8 @@ class Pair(NamedTuple):
     image: np.ndarray  # uint8 [H, W, 3] RGB
     mask: np.ndarray  # bool [H, W], true on the object
     ignore: np.ndarray | None  # bool [H, W], true on pixels that are not scored; or None
+    # bool [N, H, W], what is visible of each of several objects; None if that is not known
+    objects: np.ndarray | None = None
 
 
 class Source(abc.ABC):

@@ -42,7 +42,7 @@ class Scene:
 
     name: str  # the name that `layerseg sample --images_out` gives its files, without the extension
     image: np.ndarray  # the composite, uint8 [R, R, 3]
-    mask: np.ndarray  # float32 [R, R] in [0, 1]
+    mask: np.ndarray  # float32 [R, R] in [0, 1], of all foreground layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +105,10 @@ class GeneratedScenes:
         batches = sampling.layer_batches(self.generator, self.seed, places, self.truncation)
         for number, layers in zip(places, batches, strict=True):
             images = sheets.to_uint8(composite.compose(layers))
+            masks = composite.union_mask(layers.mask)
             for place in places[number]:
                 name = _name(number * sampling.BATCH + place)
-                image, mask = images[place], layers.mask[place, ..., 0]
+                image, mask = images[place], masks[place, ..., 0]
                 if self.side != self.generator.resolution:
                     image, mask = (
                         photos.to_square(image, self.side),

@@ -20,14 +20,21 @@ if TYPE_CHECKING:
 
 _MOST_SHEETS = 6
 _AXIS = "#8a8f98"  # readable on a white and on a dark page
-_COLOURS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444")
+_COLOURS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#6b7280")
 
 _PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Losses",
         (("wasserstein", "Wasserstein distance"), ("gradient_penalty", "gradient penalty")),
     ),
-    ("Masks", (("coverage", "mean coverage"), ("binarisation", "binarisation, eq. 4"))),
+    (
+        "Masks",
+        (
+            ("coverage", "mean coverage"),
+            ("binarisation", "binarisation, eq. 4"),
+            *((f"coverage_{number}", f"layer {number}") for number in range(1, 5)),
+        ),
+    ),
     ("Speed", (("images_per_second", "images/s"),)),
 )
 

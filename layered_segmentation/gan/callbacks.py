@@ -221,7 +221,9 @@ class CollapseWarning(_RunCallback):
         self.events = events
         self.may_restart = may_restart
         self._due = Every(progress, collapse.LOOK_EVERY)
-        self._recent: collections.deque[float] = collections.deque(maxlen=_WINDOW)
+        layers = config.gan.layers
+        names = ["coverage"] if layers == 1 else [f"coverage_{k + 1}" for k in range(layers)]
+        self._recent = {name: collections.deque[float](maxlen=_WINDOW) for name in names}
         # A resumed run does not repeat its warnings, and continues its looks.
         records = run.read_log()
         self._warned = {record["collapse"] for record in records if "collapse" in record}
@@ -235,17 +237,19 @@ class CollapseWarning(_RunCallback):
             is_faded_in = float((logs or {}).get("alpha", 1.0)) == 1.0
             is_large = is_last or self.progress.resolution >= 16
             self._look(self.draw_masks(), is_large and is_faded_in)
-        if not logs or "coverage" not in logs:
-            return
-        self._recent.append(float(logs["coverage"]))
-        if len(self._recent) < _WINDOW:
-            return
-        mean = sum(self._recent) / len(self._recent)
-        facts = f"mean mask coverage over the last {len(self._recent)} steps is {mean:.3f}"
-        if mean < 0.02:
-            self._warn("empty", facts)
-        elif mean > 0.98:
-            self._warn("full", facts)
+        for name, recent in self._recent.items():
+            if not logs or name not in logs:
+                continue
+            recent.append(float(logs[name]))
+            if len(recent) < _WINDOW:
+                continue
+            mean = sum(recent) / len(recent)
+            layer = name.removeprefix("coverage").replace("_", " of layer ")
+            facts = f"mean mask coverage{layer} over the last {len(recent)} steps is {mean:.3f}"
+            if mean < 0.02:
+                self._warn("empty", facts)
+            elif mean > 0.98:
+                self._warn("full", facts)
 
     def _look(self, masks: np.ndarray, is_faded_in: bool) -> None:
         gan, seen = self.config.gan, self.progress.images_seen

@@ -7,12 +7,14 @@ from keras import ops
 
 
 class Layers(NamedTuple):
-    """The layers of a batch of scenes.
+    """The layers of a batch of scenes: a background, and K foreground layers over it.
+
+    The paper has one foreground layer. Of several, each lies over those before it.
 
     Attributes:
         background: Float [B, H, W, 3] in about [-1, 1].
-        foreground: Float [B, H, W, 3] in about [-1, 1].
-        mask: Float [B, H, W, 1] in [0, 1]; 1 is foreground.
+        foreground: Float [B, H, W, 3·K] in about [-1, 1].
+        mask: Float [B, H, W, K] in [0, 1]; 1 is foreground.
     """
 
     background: Any
@@ -21,7 +23,7 @@ class Layers(NamedTuple):
 
 
 def compose(layers: Layers) -> Any:
-    """Lays the foreground over the background (eq. 1).
+    """Lays the foreground over the background (eq. 1), of several layers one after the other.
 
     Args:
         layers: The layers, each [B, H, W, C].
@@ -29,7 +31,46 @@ def compose(layers: Layers) -> Any:
     Returns:
         The composite, float [B, H, W, 3].
     """
-    return layers.background + layers.mask * (layers.foreground - layers.background)
+    image = layers.background
+    for foreground, mask in foreground_layers(layers):
+        image = image + mask * (foreground - image)
+    return image
+
+
+def foreground_layers(layers: Layers) -> list[tuple[Any, Any]]:
+    """Returns the images, [B, H, W, 3], and masks, [B, H, W, 1], of the K foreground layers."""
+    count = layers.mask.shape[-1]
+    if count == 1:
+        return [(layers.foreground, layers.mask)]
+    return [
+        (layers.foreground[..., 3 * k : 3 * k + 3], layers.mask[..., k : k + 1])
+        for k in range(count)
+    ]
+
+
+def visible_masks(masks: Any) -> Any:
+    """Returns what later layers leave of each layer's mask, m_k · Π_{j>k} (1 - m_j).
+
+    Args:
+        masks: Float [B, H, W, K] in [0, 1].
+
+    Returns:
+        Float [B, H, W, K]. The sum over the layers is `union_mask`.
+    """
+    last = masks.shape[-1] - 1
+    visible, free = [masks[..., last:]], 1.0
+    for k in reversed(range(last)):
+        free = free * (1.0 - masks[..., k + 1 : k + 2])
+        visible.insert(0, masks[..., k : k + 1] * free)
+    return _joined(visible)
+
+
+def union_mask(masks: Any) -> Any:
+    """Returns 1 - Π (1 - m_k), the mask of all layers together: [B, H, W, K] -> [B, H, W, 1]."""
+    union = masks[..., :1]
+    for k in range(1, masks.shape[-1]):
+        union = union + masks[..., k : k + 1] * (1.0 - union)
+    return union
 
 
 def shift(images: Any, shifts: Any) -> Any:
@@ -95,17 +136,25 @@ def perturb(layers: Layers, shifts: Any, contrast: Any = None, scales: Any = Non
 
     Args:
         layers: The layers, each [B, H, W, C].
-        shifts: Int [B, 2], (dx, dy) in pixels.
+        shifts: Int [B, 2], (dx, dy) in pixels, or [B, K, 2], one for each foreground layer.
         contrast: Float [B] factors, or None to leave the background as it is.
         scales: Float [B] factors of the size of foreground and mask, or None for the size they
             have. The paper only shifts.
     """
-    both = ops.concatenate([layers.foreground, layers.mask], axis=-1)
-    moved = shift(both, shifts) if scales is None else scale(both, shifts, scales)
+    moved = []
+    for k, layer in enumerate(foreground_layers(layers)):
+        both = ops.concatenate(layer, axis=-1)
+        by = shifts if len(shifts.shape) == 2 else shifts[:, k]
+        moved.append(shift(both, by) if scales is None else scale(both, by, scales))
     background = layers.background
     if contrast is not None:
         background = contrast_jitter(background, contrast)
-    return Layers(background, moved[..., :3], moved[..., 3:])
+    foregrounds, masks = [part[..., :3] for part in moved], [part[..., 3:] for part in moved]
+    return Layers(background, _joined(foregrounds), _joined(masks))
+
+
+def _joined(parts: list[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
 
 
 def _shifted_identity(offsets: Any, size: int, dtype: Any) -> Any:

@@ -66,7 +66,8 @@ class StepDraws(NamedTuple):
     """What a composite and its losses need."""
 
     generator: GeneratorDraws  # the generator's draws
-    shifts: Any  # int [B, 2], (dx, dy) in pixels, uniform on [-δ, δ]²
+    # int [B, 2], (dx, dy) in pixels, uniform on [-δ, δ]²; [B, K, 2] with K > 1 foreground layers
+    shifts: Any
     contrast: Any  # float [B], uniform on 1 ± jitter
     # Float [B, 1, 1, 1], ζ of eq. 6, uniform on [0, 1].
     zeta: Any
@@ -98,7 +99,7 @@ class StudentDraws(NamedTuple):
     """What one step of a student's training needs."""
 
     scenes: Any  # int [B], places in the pool, drawn with replacement
-    shifts: Any  # int [B, 2], (dx, dy) in pixels, uniform on [-δ, δ]²
+    shifts: Any  # as of `StepDraws`
     contrast: Any  # float [B], uniform on 1 ± jitter
     augmentation: PairAugmentation | None  # of the pairs; None at strength 0
     backgrounds: Any  # int [B], the places of their backgrounds
@@ -157,17 +158,14 @@ def step_draws(
         purpose: Discriminator's or generator's step.
         batch: Global batch size.
         resolution: Image side of the step's stage, pixels.
-        gan: Latents, mixing, shift and contrast.
+        gan: Latents, mixing, shift, contrast and the number of foreground layers.
         noise_images: Noise images per block.
     """
     generator = generator_draws(
         seed, images_seen, purpose, batch, resolution, gan.latent_dim, gan.mixing, noise_images
     )
     seeds = _Seeds(seed, images_seen, purpose, first=100)
-    delta = round(gan.shift * resolution)
-    shifts = tf.random.stateless_uniform(
-        [batch, 2], seeds.next(), -delta, delta + 1, dtype=tf.int32
-    )
+    shifts = _shifts(batch, seeds.next(), round(gan.shift * resolution), gan.layers)
     contrast = tf.random.stateless_uniform(
         [batch], seeds.next(), 1.0 - gan.contrast_jitter, 1.0 + gan.contrast_jitter
     )
@@ -247,6 +245,7 @@ def student_draws(
     contrast_jitter: float,
     strength: float,
     background_swap: float = 0.0,
+    layers: int = 1,
 ) -> StudentDraws:
     """Draws one step of a student's training.
 
@@ -260,17 +259,17 @@ def student_draws(
         contrast_jitter: Half width of the contrast factor around 1.
         strength: Of the augmentation; 0 is none.
         background_swap: Probability that a scene gets another scene's background.
+        layers: K, foreground layers.
     """
     # Fold the purpose in, so that these draws share nothing with the training's.
     key = tf.random.fold_in(tf.stack([tf.constant(seed), step]), int(Purpose.DISTILL))
     seeds = tf.unstack(tf.random.split(key, num=4))
     later = tf.unstack(tf.random.split(tf.random.fold_in(key, 1), num=2))
-    delta = round(shift * side)
     places = tf.random.stateless_uniform([batch], seeds[0], 0, scenes, dtype=tf.int32)
     swap = tf.random.stateless_uniform([batch], later[0])
     return StudentDraws(
         places,
-        tf.random.stateless_uniform([batch, 2], seeds[1], -delta, delta + 1, dtype=tf.int32),
+        _shifts(batch, seeds[1], round(shift * side), layers),
         tf.random.stateless_uniform(
             [batch], seeds[2], 1.0 - contrast_jitter, 1.0 + contrast_jitter
         ),
@@ -359,6 +358,12 @@ def weights(
     """
     seeds = tf.constant([seed * 1000 + int(purpose), index], tf.int64)
     return tf.random.stateless_normal(shape, seeds, stddev=deviation)
+
+
+def _shifts(batch: Any, seed: Any, delta: int, layers: int) -> Any:
+    """Draws a shift for each foreground layer, int [B, K, 2]; [B, 2] if there is one."""
+    shape = [batch, 2] if layers == 1 else [batch, layers, 2]
+    return tf.random.stateless_uniform(shape, seed, -delta, delta + 1, dtype=tf.int32)
 
 
 class _Seeds:

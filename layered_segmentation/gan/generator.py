@@ -26,6 +26,8 @@ class LayeredGenerator(keras.Model):
         fused: Whether upsampling convolutions are fused.
         shared_noise: Whether all synthesis networks get the same noise images; those of
             `shared_mapping` always do.
+        foreground_layers: K, foreground layers. `two_generators` then has a mapping and a
+            synthesis network for each; the others draw 1.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class LayeredGenerator(keras.Model):
         max_channels: int = 512,
         fused: bool = True,
         shared_noise: bool = False,
+        foreground_layers: int = 1,
         **kwargs: Any,
     ):
         # Each layer casts for itself: alpha, styles and truncation stay float32.
@@ -45,6 +48,11 @@ class LayeredGenerator(keras.Model):
             raise ValueError(f"variant={variant!r}: it must be one of {', '.join(Variant)}")
         if resolution < 8 or resolution & (resolution - 1):
             raise ValueError(f"resolution={resolution}: it must be a power of two from 8")
+        if foreground_layers < 1 or (foreground_layers > 1 and variant != Variant.two_generators):
+            raise ValueError(
+                f"foreground_layers={foreground_layers}: it must be at least 1, and 1 with "
+                f"variant={str(variant)!r}"
+            )
         self.variant = Variant(variant)
         self.resolution = resolution
         self.latent_dim = latent_dim
@@ -52,9 +60,12 @@ class LayeredGenerator(keras.Model):
         self.max_channels = max_channels
         self.fused = fused
         self.shared_noise = shared_noise
+        self.foreground_layers = foreground_layers
         self.num_blocks = resolution.bit_length() - 2
-        outputs = {Variant.one_generator: [7], Variant.single_output: [3]}.get(self.variant, [3, 4])
-        mappings = 2 if self.variant is Variant.two_generators else 1
+        outputs = {Variant.one_generator: [7], Variant.single_output: [3]}.get(
+            self.variant, [3] + foreground_layers * [4]
+        )
+        mappings = len(outputs) if self.variant is Variant.two_generators else 1
         self.mappings = [MappingNetwork(latent_dim, mapping_layers) for _ in range(mappings)]
         self.syntheses = [
             SynthesisNetwork(
@@ -97,7 +108,7 @@ class LayeredGenerator(keras.Model):
                     self.mappings[index], latents, crossover, truncation, last + 1
                 )
             images.append(synthesis(styles, _of_network(noise, index), alpha=alpha, last=last))
-        return self.to_layers(ops.concatenate(images, axis=-1))
+        return self.to_layers(_joined(images))
 
     def from_codes(self, codes: Any, resolution: int | None = None) -> Layers:
         """Draws layers from codes: styles that bypass the mapping network, without noise.
@@ -120,7 +131,8 @@ class LayeredGenerator(keras.Model):
             resolution: The stage's resolution; the final one if None.
 
         Returns:
-            Float32 [B, R, R, 7]: background, foreground, mask logits; [B, R, R, 3] without a mask.
+            Float32 [B, R, R, 3 + 4·K]: background, foreground, mask logits; [B, R, R, 3] without a
+            mask.
         """
         last = (resolution or self.resolution).bit_length() - 3
         images = []
@@ -129,7 +141,7 @@ class LayeredGenerator(keras.Model):
                 (codes[:, index, block, 0], codes[:, index, block, 1]) for block in range(last + 1)
             ]
             images.append(synthesis(styles, last=last))
-        return ops.concatenate(images, axis=-1)
+        return _joined(images)
 
     @property
     def has_mask(self) -> bool:
@@ -158,7 +170,8 @@ class LayeredGenerator(keras.Model):
         """Splits `outputs_from_codes` into layers; the mask goes through the sigmoid."""
         if not self.has_mask:
             return Layers(output, output, ops.zeros_like(output[..., :1]))
-        return Layers(output[..., :3], output[..., 3:6], ops.sigmoid(output[..., 6:7]))
+        first = 3 + 3 * self.foreground_layers  # channel of the masks
+        return Layers(output[..., :3], output[..., 3:first], ops.sigmoid(output[..., first:]))
 
     def _styles(
         self, mapping: MappingNetwork, latents: Any, crossover: Any, truncation: Any, count: int
@@ -214,6 +227,7 @@ class LayeredGenerator(keras.Model):
             "max_channels": self.max_channels,
             "fused": self.fused,
             "shared_noise": self.shared_noise,
+            "foreground_layers": self.foreground_layers,
         }
 
     @classmethod
@@ -223,6 +237,13 @@ class LayeredGenerator(keras.Model):
             {"shared_noise": True, **config}, custom_objects
         )
         return generator
+
+
+def _joined(images: list[Any]) -> Any:
+    """Joins the images of all networks: background, foregrounds, mask logits."""
+    background, *foregrounds = images
+    colours, masks = [one[..., :3] for one in foregrounds], [one[..., 3:] for one in foregrounds]
+    return ops.concatenate([background, *colours, *masks], axis=-1)
 
 
 def _of_network(noise: Any, index: int) -> Any:

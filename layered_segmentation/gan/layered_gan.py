@@ -96,6 +96,7 @@ class LayeredGAN(AdversarialModel):
             "latent_dim": gan.latent_dim,
             "mapping_layers": gan.mapping_layers,
             "shared_noise": gan.shared_noise,
+            "foreground_layers": gan.layers,
         }
         self.generator = LayeredGenerator(gan.variant, **sizes, **mapping)
         self.discriminator = Discriminator(minibatch_std=gan.minibatch_std, **sizes)
@@ -318,12 +319,15 @@ class LayeredGAN(AdversarialModel):
         if augmentations:
             fake = augment(fake, augmentations[1])
         score = self.discriminator(fake, alpha=alpha)
-        size = losses.mask_size(mask, gan.mask_size, gan.mask_size_most)
-        binary = losses.mask_binary(mask)
+        masks = tf.split(mask, gan.layers, axis=-1)
+        size = sum(losses.mask_size(one, gan.mask_size, gan.mask_size_most) for one in masks)
+        binary = sum(losses.mask_binary(one) for one in masks)
         if not self.generator.has_mask:
             size, binary = 0.0 * size, 0.0 * binary
         loss = losses.generator(score, size, binary, gan.mask_size_weight, gan.mask_binary_weight)
         logs = {"coverage": tf.reduce_mean(mask), "binarisation": binary}
+        if gan.layers > 1:
+            logs |= {f"coverage_{k}": tf.reduce_mean(one) for k, one in enumerate(masks, 1)}
         if gan.independence and self.generator.has_mask:
             logs["independence"] = losses.independence(layers, self._roll)
             loss += gan.independence * logs["independence"]
@@ -333,7 +337,7 @@ class LayeredGAN(AdversarialModel):
         """Draws layers, perturbs and composites them (eq. 2).
 
         Returns:
-            The composite, float [B, R, R, 3], and the mask for the losses, float [B, R, R, 1].
+            The composite, float [B, R, R, 3], and the masks for the losses, float [B, R, R, K].
         """
         return self._perturbed(self._draw_layers(draws, alpha), draws)
 

@@ -18,7 +18,7 @@ from layered_segmentation.data import batches
 from layered_segmentation.data.source import Source, open_source
 from layered_segmentation.gan import attempts, callbacks, collapse, networks, strategy
 from layered_segmentation.gan.checkpoint import CheckpointKeeper
-from layered_segmentation.gan.composite import Layers
+from layered_segmentation.gan.composite import Layers, union_mask
 from layered_segmentation.gan.draws import mean_style_latents
 from layered_segmentation.gan.layered_gan import LayeredGAN
 from layered_segmentation.gan.run_progress import Advance, ProgressBar, RunProgress
@@ -139,7 +139,8 @@ def _run(
         # Of the generator itself: its average lags behind by up to 1,000 steps.
         alpha, side = schedule.alpha(gan.stage, progress.images_seen), gan.stage.resolution
         scenes = collapse.SEED, collapse.SCENES
-        masks: np.ndarray = sample_layers(gan.generator, *scenes, resolution=side, alpha=alpha).mask
+        layers = sample_layers(gan.generator, *scenes, resolution=side, alpha=alpha)
+        masks: np.ndarray = union_mask(layers.mask)
         return masks
 
     bar = ProgressBar(progress, stages)

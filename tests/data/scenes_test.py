@@ -132,3 +132,36 @@ def test_colour_alone_does_not_solve_it():
 def test_impossible_sources_are_refused(arguments):
     with pytest.raises(UserError):
         Scenes(*arguments)
+
+
+def test_scenes_of_several_objects_have_a_mask_for_each():
+    for pair in Scenes(0, 20, "test", objects=3).pairs(32):
+        assert pair.objects.shape == (3, 32, 32) and pair.objects.dtype == bool
+        assert pair.objects.sum(axis=0).max() == 1  # a pixel shows one object
+        # Half of a pixel may be covered by two objects of which neither covers half.
+        assert not np.any(pair.objects.any(axis=0) & ~pair.mask)
+        assert np.mean(pair.objects.any(axis=0) != pair.mask) < 0.02
+    assert all(pair.objects is None for pair in Scenes(0, 2).pairs(16))
+
+
+def test_later_objects_lie_over_earlier_ones():
+    import dataclasses
+
+    from layered_segmentation.data.scenes import object_masks
+
+    scene = Scenes(0, 1, objects=2).scene(0)
+    (other,) = scene.others
+    alone = object_masks(dataclasses.replace(scene, outline=other.outline, others=()), 36)[0]
+    under = dataclasses.replace(scene, outline=other.outline * 0.5 + 0.5 * other.outline.mean(0))
+    first, second = object_masks(under, 36)
+    assert alone.any() and np.array_equal(second, alone) and first.sum() < 0.02 * alone.sum()
+    image, mask = render(under, 36)
+    # What the later object hides changes nothing.
+    hidden = dataclasses.replace(under, surface_colours=255 - under.surface_colours)
+    assert np.array_equal(render(hidden, 36)[0], image) and np.array_equal(mask, alone)
+
+
+def test_several_objects_are_smaller():
+    masks = np.stack([pair.objects for pair in Scenes(0, 100, objects=2).pairs(32)])
+    areas = masks.mean(axis=(0, 2, 3))
+    assert 0.12 < areas[1] < 0.16 and areas[0] < areas[1]  # 7.5 to 20 %, the first partly hidden

@@ -253,3 +253,13 @@ def test_truncating_where_nothing_is_changes_nothing(tmp_path):
     after = os.stat(tmp_path / name)  # but for the time of access
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert os.listdir(tmp_path) == [name]
+
+
+def test_an_empty_layer_is_named(run, printed):
+    config = configs.load("", ["gan.layers=2"])
+    callback = callbacks.CollapseWarning(run, progress_at(0), config)
+    for step in range(30):
+        callback.on_train_batch_end(step, {"coverage": 0.2, "coverage_1": 0.39, "coverage_2": 0.01})
+    text = printed()
+    assert "mean mask coverage of layer 2 over the last 10 steps is 0.010" in text
+    assert "layer 1" not in text and text.count("warning:") == 1

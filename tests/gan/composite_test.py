@@ -8,6 +8,8 @@ from layered_segmentation.gan.composite import (
     perturb,
     scale,
     shift,
+    union_mask,
+    visible_masks,
 )
 
 
@@ -143,3 +145,62 @@ def test_perturb_scales_foreground_with_its_mask():
     for part in ("foreground", "mask"):
         expected = np.array(scale(getattr(layers, part), offsets, factors))
         np.testing.assert_allclose(np.array(getattr(moved, part)), expected, atol=1e-6)
+
+
+def two_layers():
+    """Three pixels: both layers half there, the second alone, the first under a solid second."""
+    return Layers(
+        np.full((1, 1, 3, 3), -1.0, np.float32),
+        np.repeat(np.array([[0.0, 1.0]] * 3, np.float32), 3, axis=-1).reshape(1, 1, 3, 6),
+        np.array([[0.5, 0.25], [0.0, 1.0], [1.0, 1.0]], np.float32).reshape(1, 1, 3, 2),
+    )
+
+
+def test_later_layers_lie_over_earlier_ones():
+    layers = two_layers()
+    # First pixel: half of 0 over -1 is -0.5; a quarter of 1 over that is -0.125.
+    np.testing.assert_allclose(np.array(compose(layers))[0, 0, :, 0], [-0.125, 1.0, 1.0])
+    np.testing.assert_allclose(
+        np.array(visible_masks(layers.mask))[0, 0], [[0.375, 0.25], [0.0, 1.0], [0.0, 1.0]]
+    )
+    np.testing.assert_allclose(union_mask(layers.mask)[0, 0], [[0.625], [1.0], [1.0]])
+
+
+def test_the_visible_parts_add_up_to_the_union():
+    masks = np.abs(random_images(2, 3, 3, 4))
+    visible = np.array(visible_masks(masks))
+    assert visible.shape == masks.shape
+    expected = 1 - np.prod(1 - masks, axis=-1, keepdims=True)
+    np.testing.assert_allclose(visible.sum(axis=-1, keepdims=True), expected, atol=1e-6)
+    np.testing.assert_allclose(union_mask(masks), expected, atol=1e-6)
+
+
+def test_one_mask_is_visible_as_it_is():
+    mask = np.abs(random_images(2, 3, 3, 1))
+    for function in (visible_masks, union_mask):
+        np.testing.assert_array_equal(function(mask), mask)
+
+
+def test_each_foreground_layer_has_its_own_shift():
+    layers = Layers(
+        random_images(2, 5, 5, 3, seed=1),
+        random_images(2, 5, 5, 6, seed=2),
+        np.abs(random_images(2, 5, 5, 2, seed=3)),
+    )
+    offsets = np.array([[(1, 2), (-1, 0)], [(0, -3), (2, 2)]])
+    moved = perturb(layers, offsets)
+    for index, of_layers in enumerate(offsets):
+        for k, (dx, dy) in enumerate(of_layers):
+            rgb = slice(3 * k, 3 * k + 3)
+            np.testing.assert_array_equal(
+                np.array(moved.foreground)[index, ..., rgb],
+                moved_by_hand(layers.foreground[index, ..., rgb], dx, dy),
+            )
+            np.testing.assert_array_equal(
+                np.array(moved.mask)[index, ..., k : k + 1],
+                moved_by_hand(layers.mask[index, ..., k : k + 1], dx, dy),
+            )
+    together = perturb(layers, offsets[:, 0])  # one shift for all layers
+    np.testing.assert_array_equal(
+        together.foreground, perturb(layers, np.stack([offsets[:, 0]] * 2, axis=1)).foreground
+    )

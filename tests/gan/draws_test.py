@@ -119,3 +119,15 @@ def test_a_students_backgrounds_are_other_scenes_with_the_probability_that_is_se
     np.testing.assert_array_equal(unchanged, scenes)
     np.testing.assert_array_equal(neighbours, np.roll(scenes, 1))
     assert np.mean(places(0.5)[1] != scenes) == pytest.approx(0.5, abs=0.1)
+
+
+def test_each_foreground_layer_has_its_own_shift():
+    one, two = draw(batch=2048), draw(batch=2048, layers=2)
+    assert np.array(one.shifts).shape == (2048, 2)
+    shifts = np.array(two.shifts).astype(float)
+    assert shifts.shape == (2048, 2, 2) and set(shifts.ravel()) == {-2, -1, 0, 1, 2}
+    correlations = np.corrcoef(shifts.reshape(-1, 4).T) - np.eye(4)
+    assert np.abs(correlations).max() < 0.1
+    for name in ("generator", "contrast", "zeta"):  # the number of layers changes no other draw
+        for here, there in zip(flat(getattr(one, name)), flat(getattr(two, name)), strict=True):
+            np.testing.assert_array_equal(here, there)
