@@ -84,7 +84,7 @@ def main(_: list[str]) -> int:
     )
     chunks.begin(job, _inputs(run, config, names), _OVERWRITE.value)
     if not _IMAGES.value:
-        _write_scenes(out, len(names), config.gan.resolution)
+        _write_scenes(out, len(names), config)
     finished = [number for number in range(len(job.chunks())) if job.is_finished(number)]
     start = time.perf_counter()
     records = chunks.encode(job, lambda: _open_trainer(run, config))
@@ -141,7 +141,7 @@ def _scene_names() -> list[str]:
     return [f"test_{index:05d}.png" for index in range(count)]
 
 
-def _write_scenes(out: str, count: int, resolution: int) -> None:
+def _write_scenes(out: str, count: int, config: configs.Config) -> None:
     """Writes held-out scenes and their true masks, which do not depend on the run's seed."""
     from layered_segmentation import images as photos
     from layered_segmentation.evaluation import scoring
@@ -149,7 +149,8 @@ def _write_scenes(out: str, count: int, resolution: int) -> None:
 
     for name in (chunks.SCENES, chunks.TRUTH):
         os.makedirs(os.path.join(out, name), exist_ok=True)
-    for pair in scoring.held_out_scenes(resolution, count):
+    side, objects = config.gan.resolution, config.data.objects
+    for pair in scoring.held_out_scenes(side, count, objects):
         photos.write(os.path.join(out, chunks.SCENES, f"{pair.name}.png"), pair.image)
         photos.write_mask(os.path.join(out, chunks.TRUTH, f"{pair.name}.png"), pair.mask)
 

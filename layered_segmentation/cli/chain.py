@@ -191,7 +191,8 @@ def test_pairs(chain: Chain) -> Sequence[Pair] | None:
         folder.find_photos(test.images, "--test_images")
         return None
     if chain.config.data.name == configs.SourceName.shapes:
-        return scoring.held_out_scenes(chain.config.gan.resolution)
+        config = chain.config
+        return scoring.held_out_scenes(config.gan.resolution, objects=config.data.objects)
     return None
 
 

@@ -3,7 +3,8 @@
 The score is mean IoU, next to that of three references: full mask, centre box and GrabCut. True
 masks are those of --masks, matched by name, or what a --detector finds. Without --images, a run is
 scored on its own test set: the held-out scenes if it was trained on procedural scenes, else
-data.test_path with data.test_masks. Masks of --predictions are matched by name too.
+data.test_path with data.test_masks. Masks of --predictions are matched by name too. A segmenter of
+several masks is scored by their union; on held-out scenes of several objects also object by object.
 
 Writes results.json, per_image.csv and sheet.png (the best, median and worst photos) to --out, by
 default RUN/evaluation, where `layerseg table` finds them.
@@ -101,7 +102,9 @@ def main(_: list[str]) -> None:
         "protocol": protocol + results["protocol"],
         "settings": app.settings(main),
     }
-    sheet = examples.overview_sheet(predict, pairs, scores, _SHOWN)
+    sheet = examples.overview_sheet(
+        lambda batch: [scoring.combined(mask) for mask in predict(batch)], pairs, scores, _SHOWN
+    )
     shared.write_results(out, results, scores, {SHEET: sheet})
     print("\n".join(scores.lines(split=is_split)))
     print("\n".join(f"verdict: {line}" for line in scores.verdict()))
@@ -164,7 +167,10 @@ def _open_method(pairs: "Sequence[Pair]", count: int) -> "PredictPairs":
     if not _PREDICTIONS.value:
         from layered_segmentation.segmenter import looks, presets
 
-        predict = presets.load(_segmenter()).predict_masks
+        segmenter = presets.load(_segmenter())
+        if segmenter.num_masks > 1 and _LOOKS.value == 1:
+            return lambda batch: segmenter.predict([pair.image for pair in batch])
+        predict = segmenter.predict_masks
         return lambda batch: looks.predict_masks(
             predict, [pair.image for pair in batch], _LOOKS.value
         )

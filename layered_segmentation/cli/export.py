@@ -7,6 +7,7 @@ one that differs too much is not written.
 serving_default (uint8 photos [B, H, W, 3] of any size -> float32 masks [B, H, W, 1] of the same
 size), image_bytes (JPEG or PNG files, string [B] -> masks [B, R, R, 1] at the network's own side R)
 and, if a generator draws the masks, layers (photos -> background, foreground, mask and composite).
+A segmenter of several foreground layers also gives `object_masks`, one for each, in both formats.
 OUT/models.config, for --model_config_file, is written once.
 
 --format=tflite writes the file OUT, of built-in operators only. Its signature takes `images`

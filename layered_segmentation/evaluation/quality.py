@@ -79,13 +79,14 @@ def measure(generator: Any, segmenter: Any, photos: np.ndarray, shift: float) ->
     from layered_segmentation.gan import collapse, composite, sampling
 
     layers = sampling.sample_layers(generator, _SEED, COUNT)
-    generated = collapse.statistics(layers.mask, shift)
+    union = composite.union_mask(layers.mask)
+    generated = collapse.statistics(union, shift)
     side = segmenter.resolution
     composites = sheets.to_uint8(composite.compose(layers))
-    masks = np.stack([images.to_square(mask, side) for mask in layers.mask[..., 0]]) >= 0.5
+    masks = np.stack([images.to_square(mask, side) for mask in union[..., 0]]) >= 0.5
     drawn = np.stack([images.to_square(image, side) for image in composites])
     crops = photos[:, :side, :side], photos[:, -side:, -side:]
-    segmented = self_training.probabilities(segmenter, np.concatenate([drawn, *crops])) >= 0.5
+    segmented = _found(segmenter, np.concatenate([drawn, *crops]))
     found, first, second = np.split(segmented, [len(drawn), len(drawn) + len(photos)])
     offset = photos.shape[1] - side
     overlap, again = first[:, offset:, offset:], second[:, :-offset, :-offset]
@@ -133,6 +134,12 @@ def read(run: "RunDirectory") -> Quality | None:
     shape = {name: records.is_number for name in names}
     found = records.read(os.path.join(run.path, FILE), shape)
     return None if found is None else Quality(**{name: found[name] for name in names})
+
+
+def _found(segmenter: Any, photos: np.ndarray) -> np.ndarray:
+    """Returns the masks of photos, of several masks the union, bool [N, R, R]."""
+    masks = self_training.probabilities(segmenter, photos)
+    return (masks if masks.ndim == 3 else masks.sum(axis=-1)) >= 0.5
 
 
 def photo_side(resolution: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from layered_segmentation import files
 from layered_segmentation.config import SourceName
@@ -32,6 +33,10 @@ PROTOCOL = (
     "Predictions resized bilinearly to the photo's own size, refined there if asked for, threshold "
     f"{THRESHOLD}; IoU per image over the pixels that are not ignored, 1 where prediction and "
     "truth are both empty; mean and standard deviation (of the population) over images. "
+)
+OBJECTS_PROTOCOL = (
+    f"objects: the masks of the layers, unrefined, threshold {THRESHOLD}, each against what is "
+    "visible of one object; mean IoU over the objects that are visible, in the best matching. "
 )
 SPLIT_PROTOCOL = (
     "detected: images whose true mask is not empty; all: every image, including those with an "
@@ -58,6 +63,7 @@ class Row:
     other_scene: float | None = None  # IoU of the prediction with the true mask of another scene
     covered: float | None = None  # share of the pixels that the prediction covers
     inverted: float | None = None  # IoU of the inverted prediction
+    objects: float | None = None  # mean IoU of the objects, of `object_iou`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +106,12 @@ class Scores:
         """The scores of the images whose true mask is not empty; there may be none."""
         return dataclasses.replace(self, rows=[row for row in self.rows if row.found])
 
+    @property
+    def objects(self) -> dict[str, float]:
+        """Mean and standard deviation of the objects' IoU over images; empty if not scored."""
+        ious = [row.objects for row in self.rows if row.objects is not None]
+        return {"miou": float(np.mean(ious)), "miou_std": float(np.std(ious))} if ious else {}
+
     def ranked(self) -> list[int]:
         """Returns the images' indices from the lowest IoU to the highest."""
         return sorted(range(self.images), key=lambda index: (self.rows[index].iou, index))
@@ -127,6 +139,8 @@ class Scores:
             f"(refine: {self.refine}, {1 / seconds:,.1f} images/s)",
             *self.reference_lines(),
         ]
+        if objects := self.objects:
+            lines.append(f"objects: mIoU {objects['miou']:.3f} ± {objects['miou_std']:.3f}")
         found = self.detected
         if split or found.images < self.images:
             means = f"mIoU {found.miou:.3f} ± {found.miou_std:.3f} " if found.images else ""
@@ -173,6 +187,9 @@ class Scores:
         split = split or not all(row.found for row in self.rows)
         references = [_reference_protocol(name, self.grabcut) for name in self.references]
         parts = {"detected": self.detected.summary(), "all": self.summary()} if split else {}
+        if objects := self.objects:
+            parts["objects"] = objects
+            references.append(OBJECTS_PROTOCOL)
         return {
             **self.summary(),
             **parts,
@@ -186,8 +203,9 @@ class Scores:
         """Writes one line per image."""
         names = [field.name for field in dataclasses.fields(Row)]
         names = [name for name in names if name not in ("covered", "inverted")]
-        if all(row.other_scene is None for row in self.rows):
-            names.remove(OTHER_SCENE)
+        for name in (OTHER_SCENE, "objects"):
+            if all(getattr(row, name) is None for row in self.rows):
+                names.remove(name)
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(names)
@@ -232,12 +250,34 @@ def iou(prediction: np.ndarray, truth: np.ndarray, ignore: np.ndarray | None = N
     return np.count_nonzero(intersection) / total if total else 1.0
 
 
+def object_iou(pair: Pair, masks: np.ndarray) -> float | None:
+    """Returns the mean IoU of a photo's objects in the best matching of masks to objects.
+
+    Args:
+        pair: The photo. Objects of which nothing is visible are left out.
+        masks: Float [h, w, K] in [0, 1], of the photo's size or smaller.
+
+    Returns:
+        The mean over the objects, an object without a mask counting as 0. None if the objects' true
+        masks are unknown, or there is only one mask or no visible object.
+    """
+    if pair.objects is None or masks.ndim != 3 or masks.shape[-1] == 1:
+        return None
+    truths = [truth for truth in pair.objects if truth.any()]
+    if not truths:
+        return None
+    found = [binary(pair.image, masks[..., k]) for k in range(masks.shape[-1])]
+    ious = np.array([[iou(mask, truth) for mask in found] for truth in truths])
+    best = linear_sum_assignment(ious, maximize=True)
+    return float(ious[best].sum() / len(truths))
+
+
 def score(predict: Predict, pairs: Iterable[Pair], **options: Any) -> Scores:
     """Scores a segmenter on photos with true masks.
 
     Args:
         predict: Maps photos, uint8 [H, W, 3] of any sizes, to as many masks, float in [0, 1],
-            each [h, w] of its photo's size or smaller.
+            each [h, w] of its photo's size or smaller, or [h, w, K] of a segmenter of K masks.
         pairs: Photos and masks.
         **options: As for `score_pairs`, which also describes the exceptions.
     """
@@ -261,7 +301,7 @@ def score_pairs(
 
     Args:
         predict: Maps pairs, so that it may look masks up by name, to as many masks, float in
-            [0, 1], each [h, w] of its photo's size or smaller.
+            [0, 1], each [h, w] of its photo's size or smaller, or [h, w, K].
         pairs: Photos and masks; read once, in order, one batch in memory at a time, of few photos
             if they are large.
         refine: A method of `segmenter.refine`.
@@ -283,9 +323,13 @@ def score_pairs(
         masks = list(predict(chunk))
         if len(masks) != len(chunk):
             raise ValueError(f"{len(masks)} masks for {len(chunk)} photos")
+        each = [object_iou(pair, mask) for pair, mask in zip(chunk, masks, strict=True)]
         masks = [binary(pair.image, mask, refine) for pair, mask in zip(chunk, masks, strict=True)]
         predict_seconds += time.perf_counter() - before
-        rows += [_row(pair, mask, wanted, grabcut) for pair, mask in zip(chunk, masks, strict=True)]
+        rows += [
+            dataclasses.replace(_row(pair, mask, wanted, grabcut), objects=objects)
+            for pair, mask, objects in zip(chunk, masks, each, strict=True)
+        ]
         if progress is not None:
             progress(len(chunk))
     if not rows:
@@ -310,10 +354,10 @@ def _batches(pairs: Iterable[Pair], most: int) -> Iterator[list[Pair]]:
         yield batch
 
 
-def held_out_scenes(resolution: int, limit: int = 0) -> list[Pair]:
+def held_out_scenes(resolution: int, limit: int = 0, objects: int = 1) -> list[Pair]:
     """Draws the first `limit` held-out scenes (0: all `HELD_OUT`) at `resolution` pixels."""
     count = min(limit or HELD_OUT, HELD_OUT)
-    return list(Scenes(_HELD_OUT_SEED, count, split="test").pairs(resolution))
+    return list(Scenes(_HELD_OUT_SEED, count, "test", objects).pairs(resolution))
 
 
 def test_set_of(segmenter: str, limit: int = 0) -> tuple[Sequence[Pair], str]:
@@ -336,7 +380,7 @@ def test_set_of(segmenter: str, limit: int = 0) -> tuple[Sequence[Pair], str]:
             continue
         config = run.config()
         if config.data.name == SourceName.shapes:
-            pairs = held_out_scenes(config.gan.resolution, limit)
+            pairs = held_out_scenes(config.gan.resolution, limit, config.data.objects)
             part = f"{len(pairs):,} of " if len(pairs) < HELD_OUT else ""
             return pairs, f"{part}{HELD_OUT:,} held-out scenes at {config.gan.resolution} px. "
         if config.data.test_path and config.data.test_masks:
@@ -350,18 +394,25 @@ def binary(image: np.ndarray, mask: np.ndarray, refine: str = "none") -> np.ndar
 
     Args:
         image: uint8 [H, W, 3].
-        mask: float [h, w] or [h, w, 1] in [0, 1].
+        mask: float [h, w] in [0, 1], or [h, w, K], of which the union is taken.
         refine: A method of `segmenter.refine`.
 
     Returns:
         bool [H, W].
     """
     height, width = image.shape[:2]
-    mask = np.asarray(mask, np.float32)
-    mask = mask[..., 0] if mask.ndim == 3 else mask
+    mask = combined(mask)
     if mask.shape != (height, width):
         mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
     return refine_mask(image, mask, refine) >= THRESHOLD
+
+
+def combined(mask: np.ndarray) -> np.ndarray:
+    """Returns a mask, float [h, w], or the union of K visible parts, [h, w, K] -> [h, w]."""
+    mask = np.asarray(mask, np.float32)
+    if mask.ndim == 3:
+        mask = mask[..., 0] if mask.shape[-1] == 1 else np.minimum(mask.sum(axis=-1), 1.0)
+    return mask
 
 
 def _row(pair: Pair, mask: np.ndarray, references: Sequence[str], grabcut: GrabCutSettings) -> Row:

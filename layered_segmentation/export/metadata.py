@@ -16,6 +16,7 @@ from layered_segmentation.segmenter import lite
 
 BUFFER = "TFLITE_METADATA"
 LABELS = "labels.txt"
+OBJECT_LABELS = "object_labels.txt"  # of `object_masks`
 
 _IDENTIFIER = b"M001"
 _PARSER_VERSION = "1.5.0"  # the first version of the schema with custom metadata
@@ -26,7 +27,9 @@ _RGB, _AXIS_LABELS = 1, 2
 _Field = tuple[int, str, Any]  # slot in the schema, kind of the value, value
 
 
-def attach(content: bytes, label: str, is_uint8: bool, aspect: str = Aspect.squash) -> bytes:
+def attach(
+    content: bytes, label: str, is_uint8: bool, aspect: str = Aspect.squash, masks: int = 1
+) -> bytes:
     """Returns a TFLite file with metadata added.
 
     Args:
@@ -34,10 +37,11 @@ def attach(content: bytes, label: str, is_uint8: bool, aspect: str = Aspect.squa
         label: What the masks show, in a word or a few.
         is_uint8: Whether input and output are uint8.
         aspect: How photos become square; `layerseg segment` reads it.
+        masks: Masks of the second output, if there is one.
     """
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     buffer = schema.BufferT()
-    buffer.data = np.frombuffer(_metadata(label, is_uint8), np.uint8)
+    buffer.data = np.frombuffer(_metadata(_outputs(model), label, is_uint8, masks), np.uint8)
     entry = schema.MetadataT()
     entry.name, entry.buffer = BUFFER, len(model.buffers)
     model.buffers.append(buffer)
@@ -45,10 +49,20 @@ def attach(content: bytes, label: str, is_uint8: bool, aspect: str = Aspect.squa
     builder = flatbuffers.Builder(len(content) + 4096)
     builder.Finish(model.Pack(builder), b"TFL3")
     content = lite.append(bytes(builder.Output()), LABELS, f"{label}\n")
+    if masks > 1:
+        labels = "".join(f"{label} {number}\n" for number in range(1, masks + 1))
+        content = lite.append(content, OBJECT_LABELS, labels)
     return lite.add_aspect(content, aspect)
 
 
-def _metadata(label: str, is_uint8: bool) -> bytes:
+def _outputs(model: Any) -> list[str]:
+    """Returns the names of the outputs in the file's order."""
+    (signature,) = model.signatureDefs
+    names = {output.tensorIndex: output.name.decode() for output in signature.outputs}
+    return [names[index] for index in model.subgraphs[0].outputs]
+
+
+def _metadata(outputs: list[str], label: str, is_uint8: bool, masks: int) -> bytes:
     values = "bytes, probability times 256" if is_uint8 else "probability, 0 to 1"
     image = [
         (0, "string", "images"),
@@ -57,16 +71,23 @@ def _metadata(label: str, is_uint8: bool) -> bytes:
         (4, "tables", [_union(_NORMALIZATION, _identity_normalization())]),
         (5, "table", [(0, "floats", [255.0]), (1, "floats", [0.0])]),
     ]
-    mask = [
-        (0, "string", "masks"),
-        (1, "string", f"Mask of {label}: {values}."),
-        (3, "table", _union(_IMAGE, [])),
-        (5, "table", [(0, "floats", [1.0]), (1, "floats", [0.0])]),
-        (6, "tables", [[(0, "string", LABELS), (2, "byte", _AXIS_LABELS)]]),
+    contents = {
+        "masks": (f"Mask of {label}: {values}.", LABELS),
+        "object_masks": (f"Masks of {masks} layers of {label}: {values}.", OBJECT_LABELS),
+    }
+    tensors = [
+        [
+            (0, "string", name),
+            (1, "string", contents[name][0]),
+            (3, "table", _union(_IMAGE, [])),
+            (5, "table", [(0, "floats", [1.0]), (1, "floats", [0.0])]),
+            (6, "tables", [[(0, "string", contents[name][1]), (2, "byte", _AXIS_LABELS)]]),
+        ]
+        for name in outputs
     ]
     graph = [
         (2, "tables", [image]),
-        (3, "tables", [mask]),
+        (3, "tables", tensors),
         (9, "tables", [[(0, "string", "SEGMENTER_METADATA"), _segmenter_options()]]),
     ]
     model = [

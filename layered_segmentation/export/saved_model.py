@@ -24,6 +24,7 @@ from layered_segmentation import files
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import compare, serving, signatures
 from layered_segmentation.segmenter.segmenter import (
+    OBJECT_MASKS,
     EncoderSegmenter,
     LayeredSegmenter,
     resize_masks,
@@ -156,14 +157,19 @@ def _difference(loaded: Any, segmenter: LayeredSegmenter, photos: Sequence[np.nd
 
     masks = compare.measure(lambda batch: _serve(loaded, batch), keras_masks, photos)
     difference = max(masks.difference, _bytes_difference(loaded, segmenter, photos))
+    if segmenter.num_masks > 1:
+        each = compare.measure(
+            lambda batch: _serve(loaded, batch, OBJECT_MASKS), segmenter.predict, photos
+        )
+        difference = max(difference, each.difference)
     if isinstance(segmenter, EncoderSegmenter):
         difference = max(difference, _layers_difference(loaded, segmenter, photos))
     return difference
 
 
-def _serve(loaded: Any, images: np.ndarray) -> np.ndarray:
+def _serve(loaded: Any, images: np.ndarray, output: str = "masks") -> np.ndarray:
     serve = loaded.signatures["serving_default"]
-    return np.asarray(serve(images=tf.constant(images))["masks"].numpy())
+    return np.asarray(serve(images=tf.constant(images))[output].numpy())
 
 
 def _bytes_difference(
@@ -171,16 +177,19 @@ def _bytes_difference(
 ) -> float:
     """Returns how far the masks of encoded photos, all in one batch, are from the Keras model's."""
     encoded = [cv2.imencode(".png", photo[..., ::-1])[1].tobytes() for photo in photos]
-    masks = loaded.signatures["image_bytes"](bytes=tf.constant(encoded))["masks"].numpy()
-    expected = []
-    for photo in photos:
-        mask = segmenter(segmenter.prepare(photo[None]), training=False)
-        if segmenter.preprocessor.image_converter.pads:
-            side = segmenter.resolution
-            height, width = signatures.crop_size(photo.shape[0], photo.shape[1], side)
-            mask = resize_masks(segmenter.restore(mask, int(height), int(width)), side, side)
-        expected.append(keras.ops.convert_to_numpy(mask))
-    return compare.largest_difference(masks, np.concatenate(expected))
+    outputs = loaded.signatures["image_bytes"](bytes=tf.constant(encoded))
+    largest = 0.0
+    for index, photo in enumerate(photos):
+        masks = segmenter(segmenter.prepare(photo[None]), training=False)
+        for name, expected in segmenter.named_masks(masks).items():
+            if segmenter.preprocessor.image_converter.pads:
+                side = segmenter.resolution
+                size = signatures.crop_size(photo.shape[0], photo.shape[1], side)
+                expected = resize_masks(segmenter.restore(expected, *map(int, size)), side, side)
+            expected = keras.ops.convert_to_numpy(expected)[0]
+            difference = compare.largest_difference(outputs[name][index].numpy(), expected)
+            largest = max(largest, difference)
+    return largest
 
 
 def _layers_difference(

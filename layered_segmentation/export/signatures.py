@@ -30,7 +30,8 @@ class Signature(NamedTuple):
 def build(segmenter: LayeredSegmenter) -> dict[str, Signature]:
     """Returns a segmenter's signatures by name; `layers` only if a generator draws the masks.
 
-    Clients depend on the names of the inputs (`images`, `bytes`) and of the outputs.
+    Clients depend on the names of the inputs (`images`, `bytes`) and of the outputs. `masks` has
+    one channel; a segmenter of several masks has their union there, and all in `object_masks`.
     """
     images = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
     encoded = tf.TensorSpec((None,), tf.string, name="bytes")
@@ -101,26 +102,30 @@ def _prepare(segmenter: LayeredSegmenter, images: Any) -> Any:
 
 
 def _masks(segmenter: LayeredSegmenter) -> Callable[[Any], dict[str, Any]]:
-    """uint8 [B, H, W, 3] -> masks [B, H, W, 1]."""
+    """uint8 [B, H, W, 3] -> masks of the same size."""
 
     def serving_default(images: Any) -> dict[str, Any]:
         _require_photos(images)
         masks = segmenter(_prepare(segmenter, images), training=False)
-        # Does what `segmenter.restore` does; keras.ops cannot resize to a size that only the
-        # running graph knows.
         height, width = tf.unstack(tf.shape(images)[1:3])
-        if segmenter.preprocessor.image_converter.pads:
-            side = tf.maximum(height, width)
-            masks = crop_from_square(resize(masks, side, side), height, width)
-        else:
-            masks = resize(masks, height, width)
-        return {"masks": tf.clip_by_value(masks, 0.0, 1.0)}
+
+        def restore(masks: Any) -> Any:
+            # Does what `segmenter.restore` does; keras.ops cannot resize to a size that only the
+            # running graph knows.
+            if segmenter.preprocessor.image_converter.pads:
+                side = tf.maximum(height, width)
+                masks = crop_from_square(resize(masks, side, side), height, width)
+            else:
+                masks = resize(masks, height, width)
+            return tf.clip_by_value(masks, 0.0, 1.0)
+
+        return {name: restore(one) for name, one in segmenter.named_masks(masks).items()}
 
     return serving_default
 
 
 def _masks_of_files(segmenter: LayeredSegmenter) -> Callable[[Any], dict[str, Any]]:
-    """Encoded images, string [B] -> masks of the whole images, each squashed to [R, R, 1].
+    """Encoded images, string [B] -> masks of the whole images, each squashed to R × R.
 
     A server may batch the images of several clients. An image that cannot be decoded must not fail
     the others, so `valid`, bool [B], is false for it and its mask is 0. An image alone is an error.
@@ -163,12 +168,13 @@ def _masks_of_files(segmenter: LayeredSegmenter) -> Callable[[Any], dict[str, An
             tf.equal(count, 1), lambda: prepare_alone(bytes), lambda: prepare_all(bytes)
         )
         prepared = tf.ensure_shape(prepared, (None, side, side, 3))
-        masks = segmenter(prepared, training=False)
-        if segmenter.preprocessor.image_converter.pads:
-            shape = tf.TensorSpec((side, side, 1), tf.float32)
-            masks = tf.map_fn(squash, (masks, sizes), fn_output_signature=shape)
-        masks = tf.where(valid[:, None, None, None], masks, 0.0)
-        return {"masks": masks, "valid": valid}
+        outputs = segmenter.named_masks(segmenter(prepared, training=False))
+        for name, masks in outputs.items():
+            if segmenter.preprocessor.image_converter.pads:
+                shape = tf.TensorSpec((side, side, masks.shape[-1]), tf.float32)
+                masks = tf.map_fn(squash, (masks, sizes), fn_output_signature=shape)
+            outputs[name] = tf.where(valid[:, None, None, None], masks, 0.0)
+        return {**outputs, "valid": valid}
 
     return image_bytes
 

@@ -25,7 +25,7 @@ from layered_segmentation.export import compare, metadata
 from layered_segmentation.images import to_square
 from layered_segmentation.segmenter.lite import interpreter as interpreter
 from layered_segmentation.segmenter.lite_file import convert as convert
-from layered_segmentation.segmenter.segmenter import LayeredSegmenter
+from layered_segmentation.segmenter.segmenter import OBJECT_MASKS, LayeredSegmenter
 
 _SAMPLES = 200  # representative photos; more hardly change the ranges
 
@@ -118,9 +118,13 @@ def export_tflite(
         )
     photos = [to_square(photo, side) for photo in compare.images_to_compare(images)]
     content = convert(segmenter, side, quantize, samples)
-    aspect = segmenter.preprocessor.image_converter.aspect
-    is_uint8 = quantize == Quantization.int8
-    content = metadata.attach(content, label.strip(), is_uint8, aspect)
+    content = metadata.attach(
+        content,
+        label.strip(),
+        is_uint8=quantize == Quantization.int8,
+        aspect=segmenter.preprocessor.image_converter.aspect,
+        masks=segmenter.num_masks,
+    )
     operators, operations = builtin_operators(content), _count_operations(content)
 
     run, keras = interpreter(content, threads=1), functools.partial(keras_masks, segmenter)
@@ -132,6 +136,8 @@ def export_tflite(
             file_miou=compare.score(run, pairs, side),
         )
     compare.require_limits(measured, quantize)
+    if segmenter.num_masks > 1:
+        _require_object_masks(segmenter, content, quantize, photos)
     latency = {}
     for threads in (1, 2):
         one = functools.partial(interpreter(content, threads), photos[0][None])
@@ -176,11 +182,12 @@ def representative_samples(directory: str, side: int) -> list[np.ndarray]:
     return [to_square(image, side).astype(np.float32) for image in images]
 
 
-def keras_masks(segmenter: LayeredSegmenter, images: np.ndarray) -> np.ndarray:
-    """Returns the Keras model's masks, uint8 [B, S, S, 3] -> float [B, S, S, 1]."""
+def keras_masks(segmenter: LayeredSegmenter, images: np.ndarray, name: str = "masks") -> np.ndarray:
+    """Returns an output of the Keras model, uint8 [B, S, S, 3] -> float [B, S, S, C]."""
     converter = segmenter.preprocessor.image_converter
     scaled = images.astype(np.float32) * converter.scale + converter.offset
-    return np.asarray(keras.ops.convert_to_numpy(segmenter(scaled, training=False)))
+    masks = keras.ops.convert_to_numpy(segmenter(scaled, training=False))
+    return np.asarray(segmenter.named_masks(masks)[name])
 
 
 def builtin_operators(content: bytes) -> list[str]:
@@ -203,6 +210,15 @@ def builtin_operators(content: bytes) -> list[str]:
             )
         operators.add(names[number])
     return sorted(operators)
+
+
+def _require_object_masks(
+    segmenter: LayeredSegmenter, content: bytes, quantize: str, photos: list[np.ndarray]
+) -> None:
+    """Raises a UserError if the masks of the layers are beyond the limits of the mode."""
+    expected = functools.partial(keras_masks, segmenter, name=OBJECT_MASKS)
+    run = interpreter(content, threads=1, name=OBJECT_MASKS)
+    compare.require_limits(compare.measure(run, expected, photos), quantize)
 
 
 def _count_operations(content: bytes) -> int:

@@ -18,7 +18,7 @@ from keras import ops
 from layered_segmentation import files, records, sheets
 from layered_segmentation import images as photos
 from layered_segmentation.errors import UserError
-from layered_segmentation.gan.composite import Layers
+from layered_segmentation.gan.composite import Layers, union_mask
 from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter import cut_out, presets
 from layered_segmentation.segmenter.encode import EncoderTrainer, Training
@@ -230,7 +230,8 @@ def _finish(job: ChunkJob, chunk: _Chunk, training: Training, trainer: EncoderTr
     summary = trainer.finish(training)
     segmenter, number = trainer.segmenter, chunk.number
     layers = segmenter.predict_layers(chunk.squares)
-    for name, (height, width), mask in zip(chunk.names, chunk.sizes, layers.mask, strict=True):
+    masks = union_mask(layers.mask)
+    for name, (height, width), mask in zip(chunk.names, chunk.sizes, masks, strict=True):
         mask = ops.convert_to_numpy(segmenter.restore(mask[None], height, width))[0, ..., 0]
         os.makedirs(os.path.dirname(job.mask(name)), exist_ok=True)
         photos.write(job.mask(name), cut_out.binary_mask(mask, THRESHOLD), durable=True, mark=True)
@@ -243,7 +244,7 @@ def _finish(job: ChunkJob, chunk: _Chunk, training: Training, trainer: EncoderTr
     record = {
         "chunk": number,
         **dataclasses.asdict(summary),
-        "coverage": float(np.mean(layers.mask)),
+        "coverage": float(np.mean(masks)),
         "names": chunk.names,
         "unreadable": chunk.unreadable,
     }

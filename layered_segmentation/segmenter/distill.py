@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from layered_segmentation.config import Config
+from layered_segmentation.config import Config, StudentMasks
 from layered_segmentation.gan import networks, strategy
-from layered_segmentation.gan.composite import Layers
+from layered_segmentation.gan.composite import Layers, union_mask, visible_masks
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.gan.keras_settings import DATA_FORMAT
 from layered_segmentation.gan.sampling import sampler
@@ -79,7 +79,8 @@ def distill(
     side = pool.layers.mask.shape[1]
     rounds: list[RoundSummary] = []
     with engine.scope():
-        segmenter = create_segmenter(config.student.width, side, config.data.aspect)
+        masks = generator.foreground_layers if learns_each(config) else 1
+        segmenter = create_segmenter(config.student.width, side, config.data.aspect, masks)
         fit.initialise(segmenter, seed)
         summary = fit.fit(segmenter, pool, config.student, seed)
         if photos is not None and config.student.self_training:
@@ -129,28 +130,41 @@ def draw_pool(generator: LayeredGenerator, config: Config) -> Pool:
     """Draws scenes at the student's resolution, with style mixing and noise as in training."""
     side = config.student.resolution or generator.resolution
     needed = config.student.steps * config.student.batch
-    count = min(POOL, needed, _POOL_BYTES // (7 * side * side))
+    layers = generator.foreground_layers
+    count = min(POOL, needed, _POOL_BYTES // ((3 + 4 * layers) * side * side))
     seed, mixing = config.train.seed, config.gan.mixing
     draw = sampler(generator, seed, _DRAW_BATCH, mixing, generator.resolution)
-    images = np.empty((2, count, side, side, 3), np.uint8)
-    masks = np.empty((count, side, side, 1), np.uint8)
+    pool = Layers(
+        *(np.empty((count, side, side, size), np.uint8) for size in (3, 3 * layers, layers))
+    )
     with Bar(count, "drawing scenes", "scene") as bar:
         for first in range(0, count, _DRAW_BATCH):
-            layers = draw(
+            drawn = draw(
                 tf.constant(first // _DRAW_BATCH, tf.int64),
                 tf.constant(config.student.truncation),
                 tf.constant(1.0),
             )
             rows = slice(first, min(first + _DRAW_BATCH, count))
             size = rows.stop - rows.start
-            background, foreground, mask = (_resize(part[:size], side) for part in layers)
-            images[0, rows] = to_uint8_mask(background * 0.5 + 0.5)
-            images[1, rows] = to_uint8_mask(foreground * 0.5 + 0.5)
-            masks[rows] = to_uint8_mask(mask)
+            background, foreground, mask = (_resize(part[:size], side) for part in drawn)
+            pool.background[rows] = to_uint8_mask(background * 0.5 + 0.5)
+            pool.foreground[rows] = to_uint8_mask(foreground * 0.5 + 0.5)
+            pool.mask[rows] = to_uint8_mask(mask)
             bar.update(size)
-    layers = Layers(images[0], images[1], masks)
     gan = config.gan
-    return Pool(layers, gan.shift, gan.contrast_jitter, gan.background_swap, gan.scale)
+    return Pool(
+        pool,
+        gan.shift,
+        gan.contrast_jitter,
+        gan.background_swap,
+        gan.scale,
+        target=visible_masks if learns_each(config) else union_mask,
+    )
+
+
+def learns_each(config: Config) -> bool:
+    """Returns whether the student learns a mask for each foreground layer."""
+    return config.student.masks == StudentMasks.each
 
 
 def _resize(images: Any, side: int) -> Any:

@@ -124,11 +124,13 @@ class EncoderGeneratorBackbone(Checked, keras_hub.models.Backbone):
         fused: Likewise.
         encoder_resolution: Side of the ResNet's input in pixels.
         encoder_channels: Upper bound on the ResNet's channels.
+        foreground_layers: K, as for `LayeredGenerator`.
         dtype: Keras dtype policy.
         **kwargs: `name`, `trainable`.
 
     Call:
-        Float [B, R, R, 3] in [-1, 1] -> float [B, R, R, 7]: background, foreground, mask logits.
+        Float [B, R, R, 3] in [-1, 1] -> float [B, R, R, 3 + 4·K]: background, foreground, mask
+        logits.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class EncoderGeneratorBackbone(Checked, keras_hub.models.Backbone):
         fused: bool = True,
         encoder_resolution: int = 64,
         encoder_channels: int = 512,
+        foreground_layers: int = 1,
         dtype: Any = None,
         **kwargs: Any,
     ):
@@ -151,6 +154,7 @@ class EncoderGeneratorBackbone(Checked, keras_hub.models.Backbone):
             "mapping_layers": mapping_layers,
             "max_channels": max_channels,
             "fused": fused,
+            "foreground_layers": foreground_layers,
         }
         dtype = policy(dtype)
         generator = LayeredGenerator(**sizes, dtype=dtype, name="generator")
@@ -190,6 +194,7 @@ class EncoderGeneratorBackbone(Checked, keras_hub.models.Backbone):
             generator.fused,
             encoder_resolution or generator.resolution,
             encoder_channels,
+            generator.foreground_layers,
             dtype="float32",
         )
         backbone.generator.set_weights(generator.get_weights())

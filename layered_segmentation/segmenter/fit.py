@@ -7,6 +7,7 @@ augments them.
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -32,12 +33,14 @@ _WARM_UP = 50  # steps
 class Pool:
     """Scenes from which training pairs are composed."""
 
-    layers: Layers  # uint8 arrays: images [N, R, R, 3], masks [N, R, R, 1] from 0 to 255
+    layers: Layers  # uint8 arrays: images [N, R, R, C], masks [N, R, R, K] from 0 to 255
     shift: float = 0.0  # δ of eq. 2 as a fraction of the side
     contrast_jitter: float = 0.0  # half width of the background's contrast factor around 1
     background_swap: float = 0.0  # probability that a scene gets another scene's background
     scale: float = 1.0  # largest factor by which foreground and mask are enlarged or reduced
     weights: np.ndarray | None = None  # of the pixels, uint8 [N, R, R, 1]; None for all alike
+    # Maps the layers' masks, float [B, R, R, K] in [0, 1], to those that the student learns.
+    target: Callable[[Any], Any] = composite.union_mask
 
     def __len__(self) -> int:
         """Returns the number of scenes."""
@@ -45,7 +48,7 @@ class Pool:
 
     @property
     def coverage(self) -> float:
-        """Mean of the masks, in [0, 1]."""
+        """Mean of the layers' masks, in [0, 1]."""
         return float(np.mean(self.layers.mask) / 255)
 
     @classmethod
@@ -56,12 +59,16 @@ class Pool:
 
         Args:
             images: uint8 [N, R, R, 3].
-            masks: Float or bool [N, R, R] in [0, 1].
+            masks: Float or bool [N, R, R] in [0, 1], or several masks an image, [N, R, R, K].
             weights: Float [N, R, R] in [0, 1], or None.
         """
         if weights is not None:
             weights = to_uint8_mask(weights[..., None])
-        return cls(Layers(images, images, to_uint8_mask(masks[..., None])), weights=weights)
+        masks = to_uint8_mask(masks[..., None] if masks.ndim == 3 else masks)
+        # Each foreground is the image itself, which no mask then changes.
+        foreground = images if masks.shape[-1] == 1 else np.tile(images, masks.shape[-1])
+        layers = Layers(images, foreground, masks)
+        return cls(layers, weights=weights, target=lambda masks: masks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +165,8 @@ def mask_loss(masks: Any, logits: Any, weights: Any = None) -> Any:
     """Binary cross-entropy plus soft Dice loss, which gives small objects more weight.
 
     Args:
-        masks: The target, float [B, H, W, 1] in [0, 1].
-        logits: The student's output, float [B, H, W, 1].
+        masks: The target, float [B, H, W, K] in [0, 1].
+        logits: The student's output, float [B, H, W, K].
         weights: How much each pixel counts, float [B, H, W, 1] in [0, 1]; None for all alike.
 
     Returns:
@@ -212,6 +219,7 @@ def _pairs(
         pool.contrast_jitter,
         settings.augment,
         pool.background_swap,
+        layers.mask.shape[-1],
     )
     context = tf.distribute.get_replica_context()
     if context is not None and context.num_replicas_in_sync > 1:
@@ -225,13 +233,14 @@ def _pairs(
     contrast = drawn.contrast if pool.contrast_jitter else None
     factors = scales(drawn.scale, pool.scale) if pool.scale > 1 else None
     scenes = composite.perturb(scenes, drawn.shifts, contrast, factors)
-    images, masks = composite.compose(scenes), scenes.mask
+    images, masks = composite.compose(scenes), pool.target(scenes.mask)
+    count = masks.shape[-1]
     if weighted is not None:  # of photos, which are not shifted
         drawn_weights = tf.cast(tf.gather(weighted, drawn.scenes), tf.float32) / 255.0
         masks = tf.concat([masks, drawn_weights], axis=-1)
     if drawn.augmentation is not None:
         images, masks = augment_pairs(images, masks, drawn.augmentation)
-    return images, masks[..., :1], None if weighted is None else masks[..., 1:]
+    return images, masks[..., :count], None if weighted is None else masks[..., count:]
 
 
 def _optimizer(settings: StudentConfig, replicas: int) -> keras.optimizers.Optimizer:
@@ -257,7 +266,7 @@ def _synchronise_norms(segmenter: LayeredSegmenter, replicas: int) -> None:
 
 
 def _agreement(prediction: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """Returns the mean IoU of two batches of boolean masks, [B, H, W, 1]."""
+    """Returns the mean IoU of two batches of boolean masks, [B, H, W, K]."""
     overlap = tf.reduce_sum(tf.cast(prediction & target, tf.float32), axis=(1, 2, 3))
     union = tf.reduce_sum(tf.cast(prediction | target, tf.float32), axis=(1, 2, 3))
     return tf.reduce_mean(tf.math.divide_no_nan(overlap, union))

@@ -103,8 +103,18 @@ def load(path: str) -> LiteSegmenter:
         return LiteSegmenter(file.read(), path)
 
 
-def interpreter(content: bytes, threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a function that runs a flatbuffer, [1, S, S, 3] of 0 to 255 -> float [1, S, S, 1].
+def interpreter(
+    content: bytes, threads: int, name: str = "masks"
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function that runs a flatbuffer.
+
+    Args:
+        content: The flatbuffer.
+        threads: Threads to use.
+        name: Of the output.
+
+    Returns:
+        [1, S, S, 3] of 0 to 255 -> float [1, S, S, C].
 
     Raises:
         ValueError: It is no flatbuffer of a model, or has no such signature.
@@ -114,13 +124,13 @@ def interpreter(content: bytes, threads: int) -> Callable[[np.ndarray], np.ndarr
     runtime = Interpreter(model_content=content, num_threads=threads)
     signature = runtime.get_signature_runner("serving_default")
     dtype = signature.get_input_details()["images"]["dtype"]
-    output = signature.get_output_details()["masks"]
+    output = signature.get_output_details()[name]
     scale, zero = output["quantization"]
 
     def run(images: np.ndarray) -> np.ndarray:
         if dtype == np.uint8:
             images = np.rint(images)
-        masks: np.ndarray = signature(images=images.astype(dtype))["masks"]
+        masks: np.ndarray = signature(images=images.astype(dtype))[name]
         if output["dtype"] != np.float32:
             masks = (masks.astype(np.float32) - zero) * np.float32(scale)
         return masks

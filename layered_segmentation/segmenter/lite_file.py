@@ -40,7 +40,10 @@ def convert(
     offset = segmenter.preprocessor.image_converter.offset
 
     def serving_default(images: Any) -> dict[str, Any]:
-        return {"masks": segmenter(images * scale + offset, training=False)}
+        outputs: dict[str, Any] = segmenter.named_masks(
+            segmenter(images * scale + offset, training=False)
+        )
+        return outputs
 
     archive = keras.export.ExportArchive()
     archive.track(segmenter)

@@ -51,6 +51,8 @@ _LARGEST = {
     "max_channels": 2048,
     "encoder_resolution": 1024,
     "encoder_channels": 2048,
+    "foreground_layers": 16,
+    "num_masks": 16,
 }
 _CONFIGS = ("config.json", "image_converter.json", "preprocessor.json", "task.json")
 _WEIGHTS = ("model.weights.h5", "task.weights.h5")

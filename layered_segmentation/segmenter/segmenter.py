@@ -4,7 +4,7 @@ import contextlib
 import io
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 from unittest import mock
 
@@ -18,7 +18,7 @@ from keras_hub.src.utils.preset_utils import register_presets
 from layered_segmentation import files
 from layered_segmentation.config import Aspect
 from layered_segmentation.errors import UserError
-from layered_segmentation.gan.composite import Layers, compose
+from layered_segmentation.gan.composite import Layers, compose, visible_masks
 from layered_segmentation.gan.keras_settings import DATA_FORMAT, policy, standard
 from layered_segmentation.segmenter import lite_file, preset_files
 from layered_segmentation.segmenter.encoder import EncoderGeneratorBackbone
@@ -34,6 +34,7 @@ from layered_segmentation.segmenter.preset_checks import CheckedTask
 from layered_segmentation.segmenter.unet import UNetBackbone, levels_for
 
 _BATCH = 64  # images per pass in prediction, if they are small
+OBJECT_MASKS = "object_masks"  # comes after `masks` also in alphabetical order
 _PIXELS = 1 << 24  # of the images of a pass, unless one alone has more
 
 
@@ -42,11 +43,12 @@ class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
     """Segments one kind of object in photos.
 
     As a Keras model it maps prepared images, float [B, R, R, 3] in [-1, 1], to mask probabilities,
-    float [B, R, R, 1]. `predict`, `predict_masks` and `masks` take uint8 photos of any size.
+    float [B, R, R, K]. `predict`, `predict_masks` and `masks` take uint8 photos of any size.
 
     Args:
         backbone: A `UNetBackbone`.
         preprocessor: A `LayeredSegmenterPreprocessor`; its converter's size is the resolution R.
+        num_masks: K; more than 1 for the visible parts of several foreground layers.
         **kwargs: `name` and the other arguments of `keras_hub.models.Task`.
 
     Example:
@@ -62,24 +64,30 @@ class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
     backbone_cls: Any = UNetBackbone
     preprocessor_cls = LayeredSegmenterPreprocessor
 
-    def __init__(self, backbone: Any, preprocessor: Any = None, **kwargs: Any):
-        head = self.make_head()
+    def __init__(self, backbone: Any, preprocessor: Any = None, num_masks: int = 1, **kwargs: Any):
+        head = self.make_head(num_masks)
         inputs = backbone.input
-        logits = head(backbone(inputs))
-        outputs = keras.layers.Activation("sigmoid", dtype="float32", name="masks")(logits)
+        outputs = self.make_activation(num_masks)(head(backbone(inputs)))
         kwargs["dtype"] = policy(kwargs.get("dtype"))
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self.num_masks = num_masks
         self.backbone = backbone
         self.preprocessor = preprocessor
         self.head = head
 
     @staticmethod
-    def make_head() -> keras.layers.Layer:
+    def make_head(num_masks: int) -> keras.layers.Layer:
         """Returns the layer that computes mask logits from the backbone's features."""
         # In float32 also under mixed precision: half precision rounds probabilities near 1 to 1.
         return keras.layers.Conv2D(
-            1, 1, data_format=DATA_FORMAT, dtype="float32", name="mask_logits"
+            num_masks, 1, data_format=DATA_FORMAT, dtype="float32", name="mask_logits"
         )
+
+    @staticmethod
+    def make_activation(num_masks: int) -> keras.layers.Layer:
+        """Returns the layer that computes masks from mask logits."""
+        del num_masks
+        return keras.layers.Activation("sigmoid", dtype="float32", name="masks")
 
     @property
     def resolution(self) -> int:
@@ -90,7 +98,7 @@ class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
     def compile(
         self, optimizer: Any = "auto", loss: Any = "auto", *, metrics: Any = "auto", **kwargs: Any
     ) -> None:
-        """Compiles for fine-tuning on masks, float [B, H, W, 1], with binary cross-entropy."""
+        """Compiles for fine-tuning on masks, float [B, H, W, K], with binary cross-entropy."""
         if loss == "auto":
             loss = keras.losses.BinaryCrossentropy()
         if metrics == "auto":
@@ -110,7 +118,7 @@ class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
         return super().fit(x, *args, **kwargs)
 
     def logits(self, images: Any, training: bool = False) -> Any:
-        """Maps prepared images, float [B, R, R, 3], to mask logits, float [B, R, R, 1]."""
+        """Maps prepared images, float [B, R, R, 3], to mask logits, float [B, R, R, K]."""
         return self.head(self.backbone(images, training=training))
 
     def prepare(self, images: Any) -> Any:
@@ -138,12 +146,12 @@ class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
         """Resizes masks back to the size of the photos, the inverse of `prepare`.
 
         Args:
-            masks: Float [B, R, R, 1].
+            masks: Float [B, R, R, K].
             height: Height of the photos in pixels.
             width: Width of the photos in pixels.
 
         Returns:
-            Float [B, height, width, 1] in [0, 1].
+            Float [B, height, width, K] in [0, 1].
         """
         if not self.preprocessor.image_converter.pads:
             return resize_masks(masks, height, width)
@@ -157,10 +165,10 @@ class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
             images: uint8 [B, H, W, 3] of any size.
 
         Returns:
-            Float [B, H, W, 1] in [0, 1].
+            Float [B, H, W, 1] in [0, 1]; of several masks, their union.
         """
         height, width = ops.shape(images)[1:3]
-        return self.restore(self(self.prepare(images), training=False), height, width)
+        return self.restore(union(self(self.prepare(images), training=False)), height, width)
 
     @overload
     def predict_masks(self, images: Sequence[np.ndarray]) -> list[np.ndarray]: ...
@@ -169,7 +177,7 @@ class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
     def predict_masks(self, images: np.ndarray) -> Any: ...
 
     def predict_masks(self, images: Any) -> Any:
-        """Segments one photo, or photos of any sizes.
+        """Segments one photo, or photos of any sizes; of several masks, returns the union.
 
         Args:
             images: One uint8 photo [H, W, 3], a list of such photos, or a batch [B, H, W, 3];
@@ -182,18 +190,8 @@ class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
         Raises:
             UserError: An image is not uint8, or does not have the shape of an image.
         """
-        if hasattr(images, "shape"):  # a tensor too: its rows are no photos
-            images = ops.convert_to_numpy(images)
-            if images.ndim < 4:
-                return self.predict_masks([images])[0]
-        masks = []
-        for batch, prepared in self._batches(images):
-            # Not `self.predict`, which would prepare the images a second time.
-            small = keras.Model.predict_on_batch(self, prepared)
-            for image, mask in zip(batch, small, strict=True):
-                restored = self.restore(mask[None], *image.shape[:2])
-                masks.append(ops.convert_to_numpy(restored)[0, ..., 0])
-        return masks
+        found = self._predict_each(images, union)
+        return [one[..., 0] for one in found] if isinstance(found, list) else found[..., 0]
 
     def predict(
         self,
@@ -215,20 +213,20 @@ class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
             **kwargs: For KerasHub's `predict`.
 
         Returns:
-            Float [B, H, W, 1] in [0, 1], for one photo [H, W, 1]. Photos of a list, and those of a
+            Float [B, H, W, K] in [0, 1], for one photo [H, W, K]. Photos of a list, and those of a
             dataset if their sizes differ, give a list.
         """
         if self.preprocessor is None:
             return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, **kwargs)
         if isinstance(x, list | tuple):
-            return [mask[..., None] for mask in self.predict_masks(x)]
+            return self._predict_each(x)
         if hasattr(x, "shape"):
-            masks = self.predict_masks(x)
-            return np.stack(masks)[..., None] if isinstance(masks, list) else masks[..., None]
+            masks = self._predict_each(x)
+            return np.stack(masks) if isinstance(masks, list) else masks
         found: list[np.ndarray] = []
         for photos in itertools.islice(_photos_of(x), steps):
-            masks = self.predict_masks(photos)
-            found += [mask[..., None] for mask in (masks if isinstance(masks, list) else [masks])]
+            masks = self._predict_each(photos)
+            found += masks if isinstance(masks, list) else [masks]
         is_one_size = len({mask.shape for mask in found}) == 1
         return np.stack(found) if is_one_size else found
 
@@ -250,6 +248,28 @@ class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
         if tflite and type(self) is LayeredSegmenter:
             lite_file.add_to_preset(self, preset_dir)
         preset_files.write_checksums(preset_dir)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_masks": self.num_masks}
+
+    def named_masks(self, masks: Any) -> dict[str, Any]:
+        """Returns the outputs of exports for masks, float [B, H, W, K]: the union, and several."""
+        return {"masks": union(masks)} | ({OBJECT_MASKS: masks} if self.num_masks > 1 else {})
+
+    def _predict_each(self, images: Any, of: Callable[[Any], Any] = lambda x: x) -> Any:
+        """Returns what `of` makes of the masks of each photo, float32 [H, W, C]; see `predict`."""
+        if hasattr(images, "shape"):  # a tensor too: its rows are no photos
+            images = ops.convert_to_numpy(images)
+            if images.ndim < 4:
+                return self._predict_each([images], of)[0]
+        masks = []
+        for batch, prepared in self._batches(images):
+            # Not `self.predict`, which would prepare the images a second time.
+            small = keras.Model.predict_on_batch(self, prepared)
+            for image, mask in zip(batch, of(small), strict=True):
+                restored = self.restore(mask[None], *image.shape[:2])
+                masks.append(ops.convert_to_numpy(restored)[0])
+        return masks
 
     def _batches(self, images: Any) -> Iterator[tuple[list[np.ndarray], Any]]:
         """Yields batches of photos, each with the network's input for it."""
@@ -275,6 +295,7 @@ class EncoderSegmenter(LayeredSegmenter):
     Args:
         backbone: An `EncoderGeneratorBackbone`.
         preprocessor: An `EncoderSegmenterPreprocessor`.
+        num_masks: The generator's foreground layers.
         **kwargs: As for `LayeredSegmenter`.
     """
 
@@ -282,9 +303,16 @@ class EncoderSegmenter(LayeredSegmenter):
     preprocessor_cls = EncoderSegmenterPreprocessor
 
     @staticmethod
-    def make_head() -> keras.layers.Layer:
+    def make_head(num_masks: int) -> keras.layers.Layer:
         """Returns the layer that selects the mask logits from the generator's outputs."""
-        return _MaskLogits(dtype="float32", name="mask_logits")
+        return _MaskLogits(num_masks, dtype="float32", name="mask_logits")
+
+    @staticmethod
+    def make_activation(num_masks: int) -> keras.layers.Layer:
+        """Returns the layer that computes the visible part of each mask from mask logits."""
+        if num_masks == 1:
+            return LayeredSegmenter.make_activation(num_masks)
+        return _VisibleMasks(dtype="float32", name="masks")
 
     def predict_layers(self, images: Sequence[np.ndarray] | np.ndarray) -> Layers:
         """Returns the layers that the generator draws for photos; see also `reconstruct`.
@@ -311,24 +339,39 @@ class EncoderSegmenter(LayeredSegmenter):
 
 
 class _MaskLogits(keras.layers.Layer):
-    """Background, foreground and mask logits, [B, R, R, 7] -> mask logits, [B, R, R, 1]."""
+    """Background, foreground and mask logits, [B, R, R, 3 + 4·K] -> mask logits, [B, R, R, K]."""
+
+    def __init__(self, num_masks: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.num_masks = num_masks
 
     def call(self, outputs: Any) -> Any:
-        return outputs[..., 6:7]
+        return outputs[..., -self.num_masks :]
 
 
-def create_segmenter(width: int, resolution: int, aspect: str = Aspect.squash) -> LayeredSegmenter:
+class _VisibleMasks(keras.layers.Layer):
+    """Mask logits of layers -> visible parts of their masks, [B, R, R, K] -> the same shape."""
+
+    def call(self, logits: Any) -> Any:
+        return visible_masks(ops.sigmoid(logits))
+
+
+def create_segmenter(
+    width: int, resolution: int, aspect: str = Aspect.squash, num_masks: int = 1
+) -> LayeredSegmenter:
     """Creates an untrained segmenter.
 
     Args:
         width: Channels of the U-Net's first level.
         resolution: Side of the square images it takes, a multiple of 8.
         aspect: How photos become square, as in `data.aspect`.
+        num_masks: As for `LayeredSegmenter`.
     """
     converter = LayeredSegmenterImageConverter.for_side(resolution, aspect)
     return LayeredSegmenter(
         backbone=UNetBackbone(width, levels_for(resolution)),
         preprocessor=LayeredSegmenterPreprocessor(converter),
+        num_masks=num_masks,
     )
 
 
@@ -337,11 +380,24 @@ def create_encoder_segmenter(
 ) -> EncoderSegmenter:
     """Creates a segmenter from an encoder and a generator; `aspect` as in `create_segmenter`."""
     converter = EncoderSegmenterImageConverter.for_side(backbone.resolution, aspect)
-    return EncoderSegmenter(backbone, EncoderSegmenterPreprocessor(converter))
+    layers = backbone.generator.foreground_layers
+    return EncoderSegmenter(backbone, EncoderSegmenterPreprocessor(converter), layers)
+
+
+def union(masks: Any) -> Any:
+    """Returns the union of a segmenter's masks, float [..., K] -> float [..., 1].
+
+    They are visible parts, of which each pixel belongs to one; so the union is their sum.
+    """
+    if masks.shape[-1] == 1:
+        return masks
+    if isinstance(masks, np.ndarray):
+        return np.minimum(masks.sum(axis=-1, keepdims=True), 1.0)
+    return ops.minimum(ops.sum(masks, axis=-1, keepdims=True), 1.0)
 
 
 def resize_masks(masks: Any, height: Any, width: Any) -> Any:
-    """Resizes masks bilinearly, float [B, h, w, 1] -> float [B, height, width, 1]."""
+    """Resizes masks bilinearly, float [B, h, w, K] -> float [B, height, width, K]."""
     resized = ops.image.resize(
         masks, (height, width), interpolation="bilinear", antialias=True, data_format=DATA_FORMAT
     )

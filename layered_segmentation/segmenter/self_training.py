@@ -163,7 +163,7 @@ def confident_pairs(segmenter: LayeredSegmenter, photos: np.ndarray) -> Pool:
         photos: uint8 [N, R, R, 3].
     """
     masks = probabilities(segmenter, photos)
-    certainty = np.mean(np.abs(2 * masks - 1), axis=(1, 2))
+    certainty = np.mean(np.abs(2 * masks - 1), axis=tuple(range(1, masks.ndim)))
     kept = _best(certainty, masks)
     return Pool.from_pairs(photos[kept], masks[kept])
 
@@ -217,7 +217,15 @@ def refined_pairs(
 
 
 def probabilities(segmenter: LayeredSegmenter, photos: np.ndarray) -> np.ndarray:
-    """Segments photos of the student's resolution, uint8 [N, R, R, 3] -> float32 [N, R, R]."""
+    """Segments photos of the student's resolution.
+
+    Args:
+        segmenter: The student.
+        photos: uint8 [N, R, R, 3].
+
+    Returns:
+        Float32 [N, R, R]; [N, R, R, K] of a student of several masks.
+    """
 
     def predict(batch: tf.Tensor) -> tf.Tensor:
         return tf.sigmoid(segmenter.logits(tf.cast(batch, tf.float32) / 127.5 - 1.0))
@@ -227,7 +235,8 @@ def probabilities(segmenter: LayeredSegmenter, photos: np.ndarray) -> np.ndarray
         predict(tf.constant(photos[first : first + _BATCH]))
         for first in range(0, len(photos), _BATCH)
     ]
-    return np.concatenate([np.asarray(part)[..., 0] for part in parts])
+    masks = np.concatenate([np.asarray(part) for part in parts])
+    return masks[..., 0] if masks.shape[-1] == 1 else masks
 
 
 def _choose(photos: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -247,7 +256,8 @@ def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _best(scores: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """Returns which masks have the best scores and show both object and background, bool [N]."""
-    coverage = np.mean(masks > 0.5, axis=(1, 2))
+    found = masks > 0.5
+    coverage = np.mean(found if found.ndim == 3 else found.any(axis=-1), axis=(1, 2))
     has_both = (coverage > _COVERAGE[0]) & (coverage < _COVERAGE[1])
     best: np.ndarray = has_both & (scores >= np.quantile(scores, 1 - KEPT))
     return best

@@ -274,3 +274,36 @@ def test_a_verdict_names_masks_that_are_constant_or_inverted():
     scores = score(lambda images: [1 - LEFT.astype(float)], [pair("a", LEFT)], references=False)
     assert scores.rows[0].covered == pytest.approx(1 - LEFT.mean())
     assert scores.rows[0].inverted == 1 and "inverted" in scores.verdict()[0]
+
+
+RIGHT, BOTTOM = ~LEFT, ~TOP
+QUARTERS = np.stack([LEFT & TOP, LEFT & BOTTOM])
+
+
+def test_objects_are_scored_in_the_best_matching(tmp_path):
+    truth = pair("a", LEFT)._replace(objects=QUARTERS)
+    swapped = np.stack([QUARTERS[1], QUARTERS[0]], axis=-1).astype(np.float32)
+    one_of_two = np.stack([LEFT, np.zeros_like(LEFT)], axis=-1).astype(np.float32)
+    both_half = np.full((8, 8, 2), 0.4, np.float32)  # each below the threshold, the union above
+    pairs = [truth] * 3
+    masks = iter([swapped, one_of_two, both_half])
+    scores = score(lambda images: [next(masks) for _ in images], pairs)
+    assert [row.objects for row in scores.rows] == pytest.approx([1.0, 1 / 4, 0.0])
+    assert [row.iou for row in scores.rows] == pytest.approx([1.0, 1.0, 1 / 2])
+    results = scores.to_results()
+    assert results["objects"]["miou"] == pytest.approx(1.25 / 3)
+    assert "best matching" in results["protocol"]
+    assert any(line.startswith("objects: mIoU 0.417") for line in scores.lines())
+    scores.write_csv(str(tmp_path / "per_image.csv"))
+    assert "objects" in (tmp_path / "per_image.csv").read_text().splitlines()[0].split(",")
+
+
+def test_an_object_that_is_not_visible_is_not_scored():
+    hidden = pair("a", LEFT)._replace(objects=np.stack([np.zeros_like(LEFT), LEFT]))
+    masks = np.stack([LEFT, RIGHT], axis=-1).astype(np.float32)
+    assert scoring.object_iou(hidden, masks) == 1.0
+    three = pair("a", LEFT)._replace(objects=np.stack([*QUARTERS, RIGHT]))
+    assert scoring.object_iou(three, np.stack([LEFT, RIGHT], axis=-1) * 1.0) == pytest.approx(0.5)
+    for unknown in (pair("a", LEFT), hidden._replace(objects=np.zeros((2, 8, 8), bool))):
+        assert scoring.object_iou(unknown, masks) is None
+    assert scoring.object_iou(hidden, masks[..., :1]) is None

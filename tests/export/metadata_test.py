@@ -82,6 +82,24 @@ def test_input_range_normalisation_and_label(plain, is_bytes):
         assert archive.read("labels.txt") == b"flower\n"
 
 
+def test_a_file_of_several_masks_describes_both_outputs():
+    plain = tflite.convert(random_student(num_masks=2), 16)
+    content = metadata.attach(plain, "leaf", False, masks=2)
+    (graph,) = read(content).tables(3)
+    tensors = graph.tables(3)
+    described = [tensor.string(0) for tensor in tensors]
+    # Tools go by the order of the file, in which each description must stand.
+    channels = {"masks": 1, "object_masks": 2}
+    outputs = Interpreter(model_content=content).get_output_details()
+    assert [channels[name] for name in described] == [int(o["shape"][-1]) for o in outputs]
+    of_objects = tensors[described.index("object_masks")]
+    assert "2 layers of leaf" in of_objects.string(1)
+    assert of_objects.tables(6)[0].string(0) == "object_labels.txt"
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.read("labels.txt") == b"leaf\n"
+        assert archive.read("object_labels.txt") == b"leaf 1\nleaf 2\n"
+
+
 def test_metadata_do_not_change_the_masks(plain):
     content = metadata.attach(plain, "car", False)
     assert content == metadata.attach(plain, "car", False)  # bit for bit, whenever it is made

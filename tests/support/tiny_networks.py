@@ -58,10 +58,10 @@ def encoder_segmenter():
     return segmenter
 
 
-def random_student(width=8, resolution=16, seed=0):
+def random_student(width=8, resolution=16, seed=0, num_masks=1):
     """A student whose weights, norms included, differ from those it starts with."""
     keras.utils.set_random_seed(seed)  # some networks without training magnify every rounding
-    segmenter = create_segmenter(width, resolution)
+    segmenter = create_segmenter(width, resolution, num_masks=num_masks)
     generator = np.random.default_rng(seed)
     for weight in segmenter.weights:
         noise = generator.uniform(0.5, 1.5, weight.shape)
