@@ -1,12 +1,18 @@
-"""The checks of a preset on every way to load one: `presets.load` and KerasHub's `from_preset`."""
+"""What KerasHub's own loading and saving of presets lacks: checks, and safety on a full disk."""
 
+import contextlib
 import functools
+import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
+from keras.src.saving import saving_lib
 from keras_hub.src.utils import preset_utils
 
+from layered_segmentation import files
 from layered_segmentation.segmenter import preset_files
 
 
@@ -70,3 +76,26 @@ class Checked:
         """Loads weights, unless they are damaged or not finite."""
         preset_files.require_whole(os.fspath(filepath))
         super().load_weights(filepath, *args, **kwargs)  # type: ignore[misc]
+
+
+class _Store(saving_lib.H5IOStore):
+    """An HDF5 file that is made in memory and written to its path when it is closed."""
+
+    def __init__(self, path: Any, archive: Any = None, mode: str = "r"):
+        self._path = None
+        if mode == "w" and archive is None and isinstance(path, str | os.PathLike):
+            self._path, path = os.fspath(path), io.BytesIO()
+        super().__init__(path, archive=archive, mode=mode)
+
+    def close(self) -> None:
+        super().close()
+        if self._path is not None:
+            files.write_bytes(self._path, self.path_or_io.getvalue())
+            self._path = None
+
+
+@contextlib.contextmanager
+def weights_in_memory() -> Iterator[None]:
+    """Lets Keras make weight files in memory: HDF5 crashes the process where the disk is full."""
+    with mock.patch.object(saving_lib, "H5IOStore", _Store):
+        yield

@@ -1,21 +1,15 @@
 """`LayeredSegmenter`: a KerasHub task that segments photos of any size."""
 
-import contextlib
-import io
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
-from unittest import mock
 
 import keras
 import keras_hub
 import numpy as np
 from keras import ops
-from keras.src.saving import saving_lib
 from keras_hub.src.utils.preset_utils import register_presets
 
-from layered_segmentation import files
 from layered_segmentation.config import Aspect
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.composite import Layers, compose, visible_masks
@@ -30,7 +24,7 @@ from layered_segmentation.segmenter.preprocessing import (
     crop_from_square,
     pad_to_square,
 )
-from layered_segmentation.segmenter.preset_checks import CheckedTask
+from layered_segmentation.segmenter.preset_checks import CheckedTask, weights_in_memory
 from layered_segmentation.segmenter.unet import UNetBackbone, levels_for
 
 _BATCH = 64  # images per pass in prediction, if they are small
@@ -242,7 +236,7 @@ class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
                 takes seconds. Only students have one.
             **kwargs: For KerasHub.
         """
-        with _weights_in_memory():
+        with weights_in_memory():
             super().save_to_preset(preset_dir, *args, **kwargs)
         lite_file.remove(preset_dir)  # of other weights
         if tflite and type(self) is LayeredSegmenter:
@@ -424,29 +418,6 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise UserError(f"an image has the shape {image.shape}; it must be [H, W, 3]")
     return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
-
-
-class _Store(saving_lib.H5IOStore):
-    """An HDF5 file that is made in memory and written to its path when it is closed."""
-
-    def __init__(self, path: Any, archive: Any = None, mode: str = "r"):
-        self._path = None
-        if mode == "w" and archive is None and isinstance(path, str | os.PathLike):
-            self._path, path = os.fspath(path), io.BytesIO()
-        super().__init__(path, archive=archive, mode=mode)
-
-    def close(self) -> None:
-        super().close()
-        if self._path is not None:
-            files.write_bytes(self._path, self.path_or_io.getvalue())
-            self._path = None
-
-
-@contextlib.contextmanager
-def _weights_in_memory() -> Iterator[None]:
-    """Lets Keras make weight files in memory: HDF5 crashes the process where the disk is full."""
-    with mock.patch.object(saving_lib, "H5IOStore", _Store):
-        yield
 
 
 def _photos_of(dataset: Any) -> Iterator[Any]:
