@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_runs
 from ai_edge_litert.interpreter import Interpreter
 from tiny_networks import random_student, scenes
 
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import compare, saved_model, tflite
+from layered_segmentation.segmenter.encoder import EncoderGeneratorBackbone
+from layered_segmentation.segmenter.segmenter import create_encoder_segmenter
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +70,15 @@ def test_a_tflite_file_gives_the_keras_models_masks(segmenter, tmp_path):
     np.testing.assert_allclose(outputs["object_masks"][0], expected, atol=compare.TOLERANCE)
     union = segmenter.predict_masks(image)
     np.testing.assert_allclose(outputs["masks"][0, ..., 0], union, atol=compare.TOLERANCE)
+
+
+@pytest.mark.slow
+def test_an_encoders_saved_model_has_all_layers(shallow_resnet, tmp_path):
+    generator = tiny_runs.generator(foreground_layers=2)
+    segmenter = create_encoder_segmenter(EncoderGeneratorBackbone.around(generator, 8, 64))
+    # The export itself compares every output with the Keras model's.
+    done = saved_model.export_saved_model(segmenter, str(tmp_path / "models"))
+    assert done.signatures == ["image_bytes", "layers", "serving_default"]
+    layers = tf.saved_model.load(done.path).signatures["layers"].structured_outputs
+    channels = {name: output.shape[-1] for name, output in layers.items()}
+    assert channels == {"background": 3, "foreground": 6, "mask": 2, "composite": 3}
