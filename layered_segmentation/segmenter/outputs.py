@@ -19,7 +19,7 @@ from layered_segmentation.segmenter import cut_out, pipeline
 
 STREAM = "-"  # as input, stdin; as --out, stdout
 MASK, CUTOUT = ".mask.png", ".cutout"
-PIXELS = 1 << 24  # of the photos in memory at once; each pixel takes about 30 bytes
+PIXELS = 1 << 24  # of the photos in memory at once; each pixel takes about 50 bytes
 
 _KINDS = tuple(CUTOUT + "." + kind for kind in photo.FORMATS)
 
