@@ -135,22 +135,22 @@ def _photo_names(images: str, out: str) -> list[str]:
 
 
 def _scene_names() -> list[str]:
-    from layered_segmentation.evaluation import scoring
+    from layered_segmentation.evaluation import test_sets
 
-    count = min(_LIMIT.value or scoring.HELD_OUT, scoring.HELD_OUT)
+    count = min(_LIMIT.value or test_sets.HELD_OUT, test_sets.HELD_OUT)
     return [f"test_{index:05d}.png" for index in range(count)]
 
 
 def _write_scenes(out: str, count: int, config: configs.Config) -> None:
     """Writes held-out scenes and their true masks, which do not depend on the run's seed."""
     from layered_segmentation import images as photos
-    from layered_segmentation.evaluation import scoring
+    from layered_segmentation.evaluation import test_sets
     from layered_segmentation.segmenter import chunks
 
     for name in (chunks.SCENES, chunks.TRUTH):
         os.makedirs(os.path.join(out, name), exist_ok=True)
     side, objects = config.gan.resolution, config.data.objects
-    for pair in scoring.held_out_scenes(side, count, objects):
+    for pair in test_sets.held_out_scenes(side, count, objects):
         photos.write(os.path.join(out, chunks.SCENES, f"{pair.name}.png"), pair.image)
         photos.write_mask(os.path.join(out, chunks.TRUTH, f"{pair.name}.png"), pair.mask)
 

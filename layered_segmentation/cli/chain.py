@@ -20,7 +20,7 @@ from layered_segmentation.cli import chain_page, tries
 from layered_segmentation.data import folder, tfds
 from layered_segmentation.data.source import Pair, note_few, open_source
 from layered_segmentation.errors import UserError
-from layered_segmentation.evaluation import examples, report, scoring
+from layered_segmentation.evaluation import examples, report, scoring, test_sets
 from layered_segmentation.progress import Bar
 from layered_segmentation.run_directory import RunDirectory
 
@@ -192,7 +192,7 @@ def test_pairs(chain: Chain) -> Sequence[Pair] | None:
         return None
     if chain.config.data.name == configs.SourceName.shapes:
         config = chain.config
-        return scoring.held_out_scenes(config.gan.resolution, objects=config.data.objects)
+        return test_sets.held_out_scenes(config.gan.resolution, objects=config.data.objects)
     return None
 
 
@@ -263,7 +263,7 @@ def _score(chain: Chain, directory: RunDirectory, pairs: Sequence[Pair] | None) 
     if not chain.test.masks:
         side = chain.config.gan.resolution
         results["protocol"] = (
-            f"{scoring.HELD_OUT} held-out scenes at {side} px. {results['protocol']}"
+            f"{test_sets.HELD_OUT} held-out scenes at {side} px. {results['protocol']}"
         )
     print(f"mIoU {scores.miou:.3f} ± {scores.miou_std:.3f} on {scores.images} images", flush=True)
     if chain.test.masks:

@@ -142,9 +142,9 @@ def default_out(segmenter: str, predictions: str = "") -> str:
 def _open_pairs() -> "tuple[Sequence[Pair], str]":
     """Opens photos with their true masks; also returns a sentence that describes them."""
     if not (_IMAGES.value or _MASKS.value or _DETECTOR.path):
-        from layered_segmentation.evaluation import scoring
+        from layered_segmentation.evaluation import test_sets
 
-        pairs, about = scoring.test_set_of(_segmenter(), _LIMIT.value)
+        pairs, about = test_sets.of_run(_segmenter(), _LIMIT.value)
         if pairs:
             return pairs, about
     if not _IMAGES.value:

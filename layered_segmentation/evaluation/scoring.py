@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -13,22 +12,17 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from layered_segmentation import files
-from layered_segmentation.config import SourceName
-from layered_segmentation.data import folder
-from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import baselines
 from layered_segmentation.evaluation.baselines import DEFAULT_GRABCUT, GrabCutSettings
-from layered_segmentation.run_directory import RunDirectory
 from layered_segmentation.segmenter.outputs import PIXELS
 from layered_segmentation.segmenter.refine import refine as refine_mask
 
 REFERENCES = ("full_mask", "centre_box", "grabcut")
 OTHER_SCENE = "other_scene"  # for generated masks only, see `generated.score`
 THRESHOLD = 0.5
-HELD_OUT = 500  # procedural scenes that no run trains on
-_HELD_OUT_SEED = 0  # the same scenes whatever a run's seed, so that seeds can be compared
+_LEAST = 0.005  # share of the pixels: a mask that covers less is as good as empty
 PROTOCOL = (
     "Predictions resized bilinearly to the photo's own size, refined there if asked for, threshold "
     f"{THRESHOLD}; IoU per image over the pixels that are not ignored, 1 where prediction and "
@@ -45,9 +39,6 @@ SPLIT_PROTOCOL = (
 
 Predict = Callable[[list[np.ndarray]], Sequence[np.ndarray]]
 PredictPairs = Callable[[list[Pair]], Sequence[np.ndarray]]
-
-
-_LEAST = 0.005  # share of the pixels: a mask that covers less is as good as empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -352,41 +343,6 @@ def _batches(pairs: Iterable[Pair], most: int) -> Iterator[list[Pair]]:
             batch, pixels = [], 0
     if batch:
         yield batch
-
-
-def held_out_scenes(resolution: int, limit: int = 0, objects: int = 1) -> list[Pair]:
-    """Draws the first `limit` held-out scenes (0: all `HELD_OUT`) at `resolution` pixels."""
-    count = min(limit or HELD_OUT, HELD_OUT)
-    return list(Scenes(_HELD_OUT_SEED, count, "test", objects).pairs(resolution))
-
-
-def test_set_of(segmenter: str, limit: int = 0) -> tuple[Sequence[Pair], str]:
-    """Returns the test set of a segmenter's run.
-
-    A run on procedural scenes is tested on the held-out ones; a run on photos, on
-    `data.test_path` and `data.test_masks`.
-
-    Args:
-        segmenter: A run, or a preset in it.
-        limit: How many scenes to draw; 0 draws all. Photos are only read when they are scored.
-
-    Returns:
-        The pairs and a sentence that describes them; both empty if the run has no test set.
-    """
-    is_local = os.path.isdir(segmenter)  # not the name of a packaged preset, nor a URL
-    places = (segmenter, os.path.dirname(os.path.abspath(segmenter))) if is_local else ()
-    for run in map(RunDirectory, places):
-        if not os.path.isfile(run.config_path):
-            continue
-        config = run.config()
-        if config.data.name == SourceName.shapes:
-            pairs = held_out_scenes(config.gan.resolution, limit, config.data.objects)
-            part = f"{len(pairs):,} of " if len(pairs) < HELD_OUT else ""
-            return pairs, f"{part}{HELD_OUT:,} held-out scenes at {config.gan.resolution} px. "
-        if config.data.test_path and config.data.test_masks:
-            photos = folder.PairFolder(config.data.test_path, config.data.test_masks)
-            return photos, f"The run's test photos, {config.data.test_path}. "
-    return [], ""
 
 
 def binary(image: np.ndarray, mask: np.ndarray, refine: str = "none") -> np.ndarray:

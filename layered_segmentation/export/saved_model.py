@@ -23,11 +23,11 @@ from tensorflow.core.protobuf import saved_model_pb2
 from layered_segmentation import files
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import compare, serving, signatures
+from layered_segmentation.segmenter.preprocessing import resize_masks
 from layered_segmentation.segmenter.segmenter import (
     OBJECT_MASKS,
     EncoderSegmenter,
     LayeredSegmenter,
-    resize_masks,
 )
 
 # Registered with TensorFlow, but not for a server: these call back into the Python process that

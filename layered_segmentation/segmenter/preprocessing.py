@@ -13,6 +13,7 @@ from keras import ops
 from keras_hub.src.utils.tensor_utils import preprocessing_function
 
 from layered_segmentation.config import Aspect
+from layered_segmentation.errors import UserError
 from layered_segmentation.gan.keras_settings import DATA_FORMAT
 from layered_segmentation.segmenter.encoder import EncoderGeneratorBackbone
 from layered_segmentation.segmenter.unet import UNetBackbone
@@ -152,3 +153,45 @@ def _larger(height: Any, width: Any) -> Any:
     if isinstance(height, int) and isinstance(width, int):
         return max(height, width)
     return ops.maximum(height, width)  # tensors in a graph
+
+
+def union(masks: Any) -> Any:
+    """Returns the union of a segmenter's masks, float [..., K] -> float [..., 1].
+
+    They are visible parts, of which each pixel belongs to one; so the union is their sum.
+    """
+    if masks.shape[-1] == 1:
+        return masks
+    if isinstance(masks, np.ndarray):
+        return np.minimum(masks.sum(axis=-1, keepdims=True), 1.0)
+    return ops.minimum(ops.sum(masks, axis=-1, keepdims=True), 1.0)
+
+
+def resize_masks(masks: Any, height: Any, width: Any) -> Any:
+    """Resizes masks bilinearly, float [B, h, w, K] -> float [B, height, width, K]."""
+    resized = ops.image.resize(
+        masks, (height, width), interpolation="bilinear", antialias=True, data_format=DATA_FORMAT
+    )
+    return ops.clip(resized, 0.0, 1.0)
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Converts a uint8 image to RGB: grey is repeated, alpha is dropped.
+
+    Raises:
+        UserError: It is not a uint8 image.
+    """
+    image = np.asarray(image)
+    if image.dtype != np.uint8:
+        low, high = (float(image.min()), float(image.max())) if image.size else (0.0, 0.0)
+        levels = "255 * image" if high <= 1 else "image"
+        levels = "127.5 * (image + 1)" if low < 0 else levels
+        raise UserError(
+            f"an image has values of type {image.dtype}, from {low:g} to {high:g}; the segmenter "
+            f"takes uint8, 0 to 255. Convert it with `np.rint({levels}).astype(np.uint8)`"
+        )
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
+        raise UserError(f"an image has the shape {image.shape}; it must be [H, W, 3]")
+    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]

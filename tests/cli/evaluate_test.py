@@ -197,11 +197,11 @@ def test_a_run_on_scenes_is_scored_on_the_held_out_ones(layerseg, tmp_path, monk
     import dataclasses
 
     from layered_segmentation import config as configs
-    from layered_segmentation.evaluation import scoring
+    from layered_segmentation.evaluation import test_sets
     from layered_segmentation.segmenter import presets
     from layered_segmentation.segmenter.segmenter import create_segmenter
 
-    monkeypatch.setattr(scoring, "HELD_OUT", 5)
+    monkeypatch.setattr(test_sets, "HELD_OUT", 5)
     config = configs.Config()
     config.data = dataclasses.replace(config.data, name="shapes")
     config.gan = dataclasses.replace(config.gan, resolution=16)

@@ -12,7 +12,7 @@ from layered_segmentation import config as configs
 from layered_segmentation.cli import chain as chains
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
-from layered_segmentation.evaluation import scoring
+from layered_segmentation.evaluation import test_sets
 
 TINY = [
     "--set=gan.resolution=8",
@@ -56,7 +56,7 @@ def stamps(out):
 
 
 def test_the_chain_on_scenes_then_again_then_resumed(layerseg, tmp_path, monkeypatch):
-    monkeypatch.setattr(scoring, "HELD_OUT", 8)
+    monkeypatch.setattr(test_sets, "HELD_OUT", 8)
     out = tmp_path / "out"
     command = ["quickstart", f"--out={out}", *TINY, "--set=data.limit=80"]
     result = layerseg(*command)

@@ -8,7 +8,7 @@ from layered_segmentation import config as configs
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
-from layered_segmentation.evaluation import scoring
+from layered_segmentation.evaluation import scoring, test_sets
 from layered_segmentation.evaluation.baselines import GrabCutSettings
 from layered_segmentation.evaluation.scoring import iou, score
 
@@ -226,8 +226,8 @@ def test_a_packaged_preset_has_no_test_set_of_the_run_it_is_called_in(tmp_path, 
     configs.save(config, str(tmp_path / "config.yaml"))
     (tmp_path / "segmenter").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert scoring.test_set_of("layered_unet_flowers_64") == ([], "")
-    assert len(scoring.test_set_of("segmenter", limit=2)[0]) == 2
+    assert test_sets.of_run("layered_unet_flowers_64") == ([], "")
+    assert len(test_sets.of_run("segmenter", limit=2)[0]) == 2
 
 
 def test_large_photos_are_scored_a_few_at_a_time(monkeypatch):

@@ -20,7 +20,7 @@ from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import client, saved_model
 from layered_segmentation.segmenter import cut_out
-from layered_segmentation.segmenter.segmenter import resize_masks
+from layered_segmentation.segmenter.preprocessing import resize_masks
 
 
 @pytest.fixture(scope="module")

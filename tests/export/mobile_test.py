@@ -17,7 +17,8 @@ from PIL import Image
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.export import tflite
 from layered_segmentation.images import to_square
-from layered_segmentation.segmenter.segmenter import create_segmenter, resize_masks
+from layered_segmentation.segmenter.preprocessing import resize_masks
+from layered_segmentation.segmenter.segmenter import create_segmenter
 
 MOBILE = os.path.join(os.path.dirname(__file__), "..", "..", "export", "mobile")
 WEB = os.path.join(MOBILE, "web")
