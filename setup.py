@@ -76,6 +76,7 @@ setuptools.setup(
         "test": [
             "pytest>=8.4,<10",
             "pytest-xdist>=3.6,<4",
+            "hypothesis>=6.130,<7",
             "setuptools>=78.1.1",  # a test builds the wheel
             "wheel>=0.43",
             "ruff>=0.14,<0.18",

@@ -10,6 +10,7 @@ from tiny_networks import tiny_config, tiny_networks
 
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
+from layered_segmentation.files import write_json
 from layered_segmentation.gan import losses, networks, sampling
 from layered_segmentation.gan.composite import compose
 from layered_segmentation.gan.generator import LayeredGenerator
@@ -325,7 +326,9 @@ def test_overwriting_removes_chunks(tmp_path):
     assert [len(part) for part in job.chunks()] == [2, 2, 1]
     chunks.begin(job, {"seed": 0})
     os.makedirs(tmp_path / "chunks")
-    open(job.record(0), "w").close()
+    record = dict.fromkeys(("first_loss", "loss", "pixel_loss", "coverage", "seconds"), 0.5)
+    record |= {"photos": 2, "unreadable": [], "images_per_second": 1.0}
+    write_json(job.record(0), record)
     chunks.begin(job, {"seed": 0})
     assert job.is_finished(0)
     with pytest.raises(UserError, match="made with other seed"):
@@ -349,7 +352,7 @@ def test_the_command_refuses_what_it_cannot_do(trained_run, layerseg, tmp_path):
         ({"set": "encoder.max_channels=8"}, "encoder.max_channels"),
         ({"set": "encoder.input_resolution=4"}, "encoder.input_resolution"),
         ({"run_dir": tmp_path / "none"}, "no such directory"),
-        ({"devices": "GPU:7"}, "--devices=GPU:7: there is no such device"),
+        ({"devices": "GPU:7", "overwrite": True}, "--devices=GPU:7: there is no such device"),
         ({"out": tmp_path / "out", "verb": "autoencode"}, "unknown flag --out"),
         ({**good, "out": ""}, "--out is needed"),
         ({**good, "images": tmp_path / "none"}, "there is no such directory"),

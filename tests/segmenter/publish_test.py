@@ -107,7 +107,7 @@ def test_a_packaged_preset_arrives_whole(layerseg, hub, address):
 
 def test_a_draft_says_what_is_known_and_what_is_missing(layerseg, hub, run):
     card = (run / "segmenter" / preset_files.CARD).read_text()
-    assert "gan.mask_size=0.2" in card and "student.resolution=64" in card
+    assert "gan.mask_size=0.1" in card and "student.resolution=64" in card
     assert "steps 300, seed 0" in card and "secret" not in card
     flags = [f"--preset={run}", f"--to={HF}"]
     done = layerseg("publish", *flags)
