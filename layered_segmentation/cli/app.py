@@ -3,11 +3,12 @@
 A verb is a module `cli/<verb>.py`. The first line of its docstring says what it does, and the
 docstring ends with an `Example:`. The module defines absl flags at import, has `main(argv)`,
 imports heavy modules inside `main`, and ends with `if __name__ == "__main__": app.run(main)`. It
-may set `RESUME`: how to go on after an interruption or a full disk; and `ARGUMENTS`: what else
-than flags it takes, for the help.
+may set `RESUME`, which tells how to continue after an interruption or a full disk, and
+`ARGUMENTS`, the positional arguments that the help shows.
 
 Exit statuses: 0 success; 1 the machine failed (no disk space, no permission); 2 the user can fix it
-(flags, settings, input); 130 interrupted by Ctrl-C, 143 by SIGTERM; 141 nobody reads the output.
+(flags, settings, input); 130 interrupted by Ctrl-C, 143 by SIGTERM; 141 the reader of the
+output is gone.
 """
 
 import contextlib

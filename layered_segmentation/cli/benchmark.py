@@ -1,10 +1,10 @@
 """Measures the speed of training, stage by stage.
 
 Each row is a full step: discriminator with gradient penalty, generator, moving average. All
-variants are timed in turn in one run, several times over, so that a machine that slows down slows
+variants are timed in turn in one run, several times, so that a slowdown of the machine affects
 all of them; compare the ratios. `plain` is the unfused graph with TensorFlow's own threads and
-kernels; the others run as in `layerseg train`. The last column relates the operations per second of
-the step to the peak of the machine's matrix multiplication, measured in the same run.
+kernels; the others run as in `layerseg train`. The last column relates the operations per second
+of the step to the peak of the machine's matrix multiplication, measured in the same run.
 
 Example:
   layerseg benchmark --resolutions=8,16,32 --max_channels=64 --batch=32 --out=benchmark.json

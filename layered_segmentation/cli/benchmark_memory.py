@@ -1,8 +1,8 @@
-"""Measures memory over time: of a training, or of an exported SavedModel.
+"""Measures the memory of a training run or an exported SavedModel over time.
 
 With --run_dir, a second process trains and is stopped after --minutes; the run can be resumed. With
---saved_model, this process predicts --masks. Either way the memory is sampled, and a line is fitted
-to the samples after the warm-up: it should be flat.
+--saved_model, this process predicts --masks masks. Either way the memory is sampled, and a line is
+fitted to the samples after the warm-up: it should be flat.
 
 Example:
   layerseg benchmark_memory --config=quickstart_photos --set=data.path=PHOTOS --run_dir=RUN

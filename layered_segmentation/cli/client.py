@@ -1,6 +1,6 @@
 """Segments photos on a model server and writes masks and cut-outs.
 
-The server is TensorFlow Serving, asked over gRPC or REST for a SavedModel of `layerseg export`. For
+The server is TensorFlow Serving with a SavedModel of `layerseg export`, over gRPC or REST. For
 every photo NAME.jpg: NAME.mask.png (0 and 255) and NAME.cutout.png (the object with a soft edge,
 transparent around it), as `layerseg segment --refine=none --edges=mask` writes them without a
 server. JPEG and PNG files are sent unchanged; photos that the server could not read or would not

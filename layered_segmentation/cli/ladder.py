@@ -1,9 +1,9 @@
 r"""Compares students of several sizes as TFLite files: mIoU, time, size.
 
 Each segmenter is converted to float32 and to int8. All files are timed in turn, one image at a
-time on one thread with XNNPACK, several rounds over, so that a machine that slows down slows all;
-the median round is reported. The mIoU is that of the file's masks, scored as by `layerseg
-evaluate`. Writes OUT/ladder.md and OUT/ladder.json.
+time on one thread with XNNPACK, in several rounds, so that a slowdown of the machine
+affects all; the median round is reported. The mIoU is that of the file's masks, scored as by
+`layerseg evaluate`. Writes OUT/ladder.md and OUT/ladder.json.
 
 Example:
   layerseg ladder --segmenters=STUDENTS/w8_64,STUDENTS/w24_64 --out=LADDER \

@@ -1,12 +1,12 @@
 """Measures the quality of a run and of its student without true masks.
 
-It prints, and writes to RUN/quality.json:
+Prints, and writes to RUN/quality.json:
 
 - the IoU of the student's masks of generated scenes with the generated masks, and with those of
   other scenes,
 - the IoU of its masks of two overlapping crops of a training photo, and of crops of two photos,
 - how much of the frame and of its edge the generated masks cover,
-- a score: the mean of the two differences, less the coverage of the edge. It compares runs on the
+- a score: the mean of the two differences minus the coverage of the edge. It ranks runs on the
   same photos; docs/photos.md shows how well.
 
 `layerseg distill` and `layerseg quickstart` measure this too.

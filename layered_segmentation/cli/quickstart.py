@@ -1,6 +1,6 @@
 """Trains, scores and exports a segmenter with one command.
 
-Without --images, it learns from an embedded dataset of procedural scenes and is scored on 500
+Without --images, it learns from built-in procedural scenes and is scored on 500
 held-out ones. With --images, it learns from your own photos of one kind of object; masks are only
 ever used for scoring. OUT/report.html shows the outcome, OUT/results.json holds the scores,
 OUT/run/ is the trained run, OUT/export/ has the exported files. Run the same command again to

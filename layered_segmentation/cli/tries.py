@@ -1,4 +1,4 @@
-"""Several runs of the quickstart that differ in their seed; the best one becomes its run.
+"""Trains several runs of the quickstart with different seeds and keeps the best as its run.
 
 Which is best is decided without true masks, by `quality.Quality.score`, with a student that learns
 from generated pairs alone. The other runs stay in OUT/tries.
