@@ -35,7 +35,7 @@ _MODES = {
 
 _EXAMPLES = """\
 Examples:
-  layerseg quickstart --out=quickstart                    an embedded dataset, end to end
+  layerseg quickstart --out=quickstart                    built-in scenes, end to end
   layerseg quickstart --images=PHOTOS --out=OUT           the same on your own photos
   layerseg VERB --help                                    a verb's flags, with an example"""
 

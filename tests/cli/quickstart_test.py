@@ -55,10 +55,16 @@ def stamps(out):
     }
 
 
-def test_the_chain_on_scenes_then_again_then_resumed(layerseg, tmp_path, monkeypatch):
+@pytest.fixture
+def on_scenes(tmp_path, monkeypatch):
+    """The command of a tiny chain on scenes, and its directory."""
     monkeypatch.setattr(test_sets, "HELD_OUT", 8)
     out = tmp_path / "out"
-    command = ["quickstart", f"--out={out}", *TINY, "--set=data.limit=80"]
+    return ["quickstart", f"--out={out}", *TINY, "--set=data.limit=80"], out
+
+
+def test_the_chain_on_scenes(layerseg, on_scenes):
+    command, out = on_scenes
     result = layerseg(*command)
     assert result.status == 0, result.stderr
     assert "images/s" in result.stdout
@@ -87,6 +93,13 @@ def test_the_chain_on_scenes_then_again_then_resumed(layerseg, tmp_path, monkeyp
     assert page.count("data:image/png") == 3 + 2  # best, median, worst, and the sheets
     assert len((out / "scores.csv").read_text().splitlines()) == 1 + 8
     assert os.path.exists(out / "run" / "report.html")
+
+
+@pytest.mark.slow
+def test_the_chain_on_scenes_again_then_resumed(layerseg, on_scenes):
+    command, out = on_scenes
+    assert layerseg(*command).status == 0
+    results = read(out / "results.json")
 
     before = stamps(out)
     result = layerseg(*command)

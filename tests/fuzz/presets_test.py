@@ -8,7 +8,7 @@ import fuzzing
 import tiny_networks
 from hypothesis import strategies as st
 
-from layered_segmentation.segmenter import preset_checks, preset_files, presets
+from layered_segmentation.segmenter import preset_files, presets
 
 
 def _preset():
@@ -60,7 +60,7 @@ def test_checks(data):
             path = os.path.join(found, name)
             return path if os.path.isfile(path) else None
 
-        preset_checks.require_sane("a preset", get)
+        preset_files.require_sane("a preset", get)
         if not signed and get(preset_files.CHECKSUMS):
             names = {name for name, content in dict(changes).items() if content != FILES[name]}
             assert not names - {preset_files.CARD, preset_files.CHECKSUMS}

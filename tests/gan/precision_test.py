@@ -7,7 +7,10 @@ from layered_segmentation.gan.layered_gan import LayeredGAN
 from layered_segmentation.gan.sampling import sample_layers
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "precision",
+    ["float32", "mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)],
+)
 def test_a_fading_step_and_truncation_in_every_precision(precision):
     config = tiny_run_config(
         "gan.contrast_jitter=0.3",

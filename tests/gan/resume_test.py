@@ -119,6 +119,7 @@ def test_another_config_is_refused_with_its_differences(uninterrupted):
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_a_signal_after_the_last_step_loses_no_step(tmp_path, monkeypatch):
     config = tmp_path / "tiny.yaml"
     config.write_text(CONFIG.replace("resolution: 16", "resolution: 8"))
