@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from layered_segmentation import files, paths
-from layered_segmentation.config import Aspect
+from layered_segmentation.choices import Aspect
 from layered_segmentation.errors import UserError
 
 # Pillow knows the files of these formats but does not decode them; for EPS it runs a program that

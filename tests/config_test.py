@@ -5,8 +5,8 @@ import zipfile
 import pytest
 from omegaconf import OmegaConf
 
+from layered_segmentation import choices, config_files
 from layered_segmentation import config as configs
-from layered_segmentation import config_files
 from layered_segmentation.errors import UserError
 
 
@@ -101,7 +101,7 @@ def test_a_saved_config_of_version_0_1_0_keeps_what_that_version_did(tmp_path):
 
 def test_choices_are_saved_and_read_by_their_names(tmp_path):
     config = configs.load("", ["gan.variant=one_generator", "student.self_training_refine=none"])
-    assert config.gan.variant is configs.Variant.one_generator
+    assert config.gan.variant is choices.Variant.one_generator
     path = tmp_path / "config.yaml"
     configs.save(config, str(path))
     lines = path.read_text().splitlines()

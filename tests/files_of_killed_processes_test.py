@@ -59,6 +59,15 @@ def start():
         process.wait()
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """A directory with one file."""
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").write_text("old")
+    return path
+
+
 def kill(process):
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -74,26 +83,20 @@ def test_a_killed_writer_leaves_the_old_file_and_the_next_one_its_own(tmp_path, 
     assert os.listdir(tmp_path) == ["file.txt"]
 
 
-def test_a_killed_writer_of_a_directory_leaves_the_old_one(tmp_path, start):
-    path = tmp_path / "folder"
-    path.mkdir()
-    (path / "old").write_text("old")
-    kill(start("directory", path))
-    assert os.listdir(path) == ["old"]
-    with files.replacing_directory(str(path)) as partial:
+def test_a_killed_writer_of_a_directory_leaves_the_old_one(tmp_path, folder, start):
+    kill(start("directory", folder))
+    assert os.listdir(folder) == ["old"]
+    with files.replacing_directory(str(folder)) as partial:
         pathlib.Path(partial, "new").write_text("new")
-    assert os.listdir(path) == ["new"]
+    assert os.listdir(folder) == ["new"]
     assert os.listdir(tmp_path) == ["folder"]
 
 
-def test_what_a_killed_process_had_set_aside_comes_back(tmp_path, start):
-    path = tmp_path / "folder"
-    path.mkdir()
-    (path / "old").write_text("old")
-    kill(start("aside", path))
-    assert not path.exists()
-    files.restore_replaced(str(path))
-    assert os.listdir(path) == ["old"]
+def test_what_a_killed_process_had_set_aside_comes_back(tmp_path, folder, start):
+    kill(start("aside", folder))
+    assert not folder.exists()
+    files.restore_replaced(str(folder))
+    assert os.listdir(folder) == ["old"]
     assert os.listdir(tmp_path) == ["folder"]
 
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from layered_segmentation import files
-from layered_segmentation.config import Quantization
+from layered_segmentation.choices import Quantization
 from layered_segmentation.data.source import Pair
 from layered_segmentation.export import compare, metadata, tflite
 from layered_segmentation.images import to_square

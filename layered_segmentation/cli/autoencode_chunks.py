@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from layered_segmentation import choices, files, quiet
 from layered_segmentation import config as configs
-from layered_segmentation import files, quiet
 from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 
@@ -59,7 +59,7 @@ def main(_: list[str]) -> int:
     config = run.config_with("encoder", _SET.value)
     if _IMAGES.value and not os.path.isdir(_IMAGES.value):
         raise UserError(f"--images={_IMAGES.value}: there is no such directory")
-    if not _IMAGES.value and config.data.name != configs.SourceName.shapes:
+    if not _IMAGES.value and config.data.name != choices.SourceName.shapes:
         raise UserError("--images is needed: name a directory of photos to segment")
     quiet.import_tensorflow(_LOGICAL_CPUS.value)
     from layered_segmentation.segmenter import autoencoder, chunks
@@ -166,7 +166,7 @@ def _inputs(run: "RunDirectory", config: configs.Config, names: list[str]) -> di
         photos = files.digest("\n".join(names))[:12]
     encoder = dataclasses.asdict(config.encoder)
     del encoder["together"]  # results do not depend on it
-    if encoder["feature_term"] == configs.FeatureTerm.mean:
+    if encoder["feature_term"] == choices.FeatureTerm.mean:
         del encoder["feature_term"]  # version 0.1.0 knew no other and did not record it
     return {
         "networks": files.digest_of_files(run.generator_file, run.discriminator_file)[:12],

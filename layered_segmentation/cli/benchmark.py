@@ -15,8 +15,8 @@ import dataclasses
 from absl import flags
 
 from layered_segmentation import files, quiet
+from layered_segmentation.choices import Precision
 from layered_segmentation.cli import app, shared
-from layered_segmentation.config import Precision
 
 _RESOLUTIONS = flags.DEFINE_list("resolutions", ["8", "16", "32"], "Stages to time, pixels.")
 _CHANNELS = flags.DEFINE_integer("max_channels", 64, "Cap on channels.", lower_bound=1)

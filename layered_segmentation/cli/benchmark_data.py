@@ -97,7 +97,8 @@ def main(_: list[str]) -> None:
 @contextlib.contextmanager
 def _photos() -> "Iterator[DataConfig]":
     """Yields the dataset to read, drawn if none is named; its caches are removed afterwards."""
-    from layered_segmentation.config import DataConfig, SourceName
+    from layered_segmentation.choices import SourceName
+    from layered_segmentation.config import DataConfig
 
     with tempfile.TemporaryDirectory(prefix="layerseg-") as directory:
         dataset, data_dir = _DATASET.value, _DATA_DIR.value

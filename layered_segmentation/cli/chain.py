@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from layered_segmentation import choices, files, records, sheets, versions
 from layered_segmentation import config as configs
-from layered_segmentation import files, records, sheets, versions
 from layered_segmentation.cli import chain_page, tries
 from layered_segmentation.data import folder, tfds
 from layered_segmentation.data.source import Pair, note_few, open_source
@@ -25,7 +25,7 @@ from layered_segmentation.progress import Bar
 from layered_segmentation.run_directory import RunDirectory
 
 # Photos are larger than the student's masks, so they are scored with refinement too.
-REFINE = configs.RECOMMENDED_REFINEMENT
+REFINE = choices.RECOMMENDED_REFINEMENT
 EXAMPLES = 6  # photos in a band of a sheet
 
 PHASES = {
@@ -119,7 +119,7 @@ def run(chain: Chain, devices: Sequence[str] = (), count: int = 1) -> dict[str, 
         UserError: The directory is taken, there are no usable photos, settings or test photos do
             not fit, or an export differs from the model.
     """
-    if chain.config.train.strategy == configs.Strategy.multi_worker:
+    if chain.config.train.strategy == choices.Strategy.multi_worker:
         raise UserError(
             "train.strategy=multi_worker: quickstart runs on one machine; use layerseg train on "
             "each worker, then layerseg distill"
@@ -190,7 +190,7 @@ def test_pairs(chain: Chain) -> Sequence[Pair] | None:
     if test.images:
         folder.find_photos(test.images, "--test_images")
         return None
-    if chain.config.data.name == configs.SourceName.shapes:
+    if chain.config.data.name == choices.SourceName.shapes:
         config = chain.config
         return test_sets.held_out_scenes(config.gan.resolution, objects=config.data.objects)
     return None
@@ -242,7 +242,7 @@ def _score(chain: Chain, directory: RunDirectory, pairs: Sequence[Pair] | None) 
     os.makedirs(chain.path("examples"))
     if pairs is None:
         folder_path = chain.test.images or chain.config.data.path
-        if chain.config.data.name == configs.SourceName.tfds and not chain.test.images:
+        if chain.config.data.name == choices.SourceName.tfds and not chain.test.images:
             sheet = _dataset_sheet(chain, segmenter.predict_masks)
         else:
             names = folder.find_photos(folder_path, "--images")

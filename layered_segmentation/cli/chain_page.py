@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layered_segmentation import paths
-from layered_segmentation.config import SourceName
+from layered_segmentation.choices import SourceName
 from layered_segmentation.evaluation import report
 
 if TYPE_CHECKING:

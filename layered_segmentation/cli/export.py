@@ -32,8 +32,8 @@ import sys
 from absl import flags
 
 from layered_segmentation import quiet
+from layered_segmentation.choices import Quantization
 from layered_segmentation.cli import app, shared
-from layered_segmentation.config import Quantization
 
 _FORMAT = flags.DEFINE_enum(
     "format", None, ["saved_model", "tflite"], "What to export.", required=True

@@ -17,8 +17,8 @@ import os
 
 from absl import flags
 
+from layered_segmentation import choices, quiet
 from layered_segmentation import config as configs
-from layered_segmentation import quiet
 from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 
@@ -76,7 +76,7 @@ def main(_: list[str]) -> None:
 def _load_config() -> configs.Config:
     if not _IMAGES.value:
         config = configs.load(_CONFIG.value or "quickstart", _SET.value)
-        if config.data.name == configs.SourceName.folder and not config.data.path:
+        if config.data.name == choices.SourceName.folder and not config.data.path:
             raise UserError(f"--config={_CONFIG.value}: it needs photos; name them with --images")
         return config
     overrides = ["data.name=folder", *_SET.value]

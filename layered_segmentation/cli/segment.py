@@ -21,8 +21,8 @@ import numpy as np
 from absl import flags
 
 from layered_segmentation import photo, quiet
+from layered_segmentation.choices import RECOMMENDED_REFINEMENT
 from layered_segmentation.cli import app, shared
-from layered_segmentation.config import RECOMMENDED_REFINEMENT
 from layered_segmentation.errors import UserError
 from layered_segmentation.photo import Photo
 from layered_segmentation.progress import Bar

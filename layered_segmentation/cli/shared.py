@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from layered_segmentation import files
+from layered_segmentation.choices import RECOMMENDED_REFINEMENT, Instances, Refinement
 from layered_segmentation.cli import app
-from layered_segmentation.config import RECOMMENDED_REFINEMENT, Config, Instances, Refinement
+from layered_segmentation.config import Config
 from layered_segmentation.config_files import is_power_of_two
 from layered_segmentation.errors import UserError
 

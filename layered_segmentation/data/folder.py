@@ -11,7 +11,8 @@ from typing import Any, Self
 import numpy as np
 
 from layered_segmentation import images, masks
-from layered_segmentation.config import Aspect, DataConfig, SourceName
+from layered_segmentation.choices import Aspect, SourceName
+from layered_segmentation.config import DataConfig
 from layered_segmentation.data.source import (
     THREADS,
     Encoded,

@@ -20,7 +20,8 @@ import numpy as np
 from PIL.Image import Resampling
 
 from layered_segmentation import versions
-from layered_segmentation.config import DataConfig, SourceName
+from layered_segmentation.choices import SourceName
+from layered_segmentation.config import DataConfig
 from layered_segmentation.data.source import Pair, Source, register
 from layered_segmentation.errors import UserError
 from layered_segmentation.images import BICUBIC

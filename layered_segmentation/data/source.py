@@ -16,7 +16,8 @@ import numpy as np
 from PIL.Image import Resampling
 
 from layered_segmentation import images, paths
-from layered_segmentation.config import Aspect, DataConfig
+from layered_segmentation.choices import Aspect
+from layered_segmentation.config import DataConfig
 from layered_segmentation.errors import UserError
 from layered_segmentation.progress import Bar
 

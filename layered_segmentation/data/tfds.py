@@ -24,7 +24,8 @@ from absl import logging
 from google.protobuf import json_format
 
 from layered_segmentation import files, images
-from layered_segmentation.config import Aspect, DataConfig, SourceName
+from layered_segmentation.choices import Aspect, SourceName
+from layered_segmentation.config import DataConfig
 from layered_segmentation.data.source import Encoded, PhotoSource, register
 from layered_segmentation.errors import UserError
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from layered_segmentation import paths
-from layered_segmentation.config import Instances
+from layered_segmentation.choices import Instances
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import operators
 

@@ -9,7 +9,8 @@ import numpy as np
 import scipy.linalg
 
 from layered_segmentation import sheets
-from layered_segmentation.config import Config, SourceName
+from layered_segmentation.choices import SourceName
+from layered_segmentation.config import Config
 from layered_segmentation.data import batches as pipeline
 from layered_segmentation.data import folder
 from layered_segmentation.data.source import open_source

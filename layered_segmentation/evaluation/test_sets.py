@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from layered_segmentation.config import SourceName
+from layered_segmentation.choices import SourceName
 from layered_segmentation.data import folder
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.data.source import Pair

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from layered_segmentation import images as photos
-from layered_segmentation.config import Quantization
+from layered_segmentation.choices import Quantization
 from layered_segmentation.data import folder
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.data.source import Pair

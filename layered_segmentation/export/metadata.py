@@ -11,7 +11,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from layered_segmentation.config import Aspect
+from layered_segmentation.choices import Aspect
 from layered_segmentation.segmenter import lite
 
 BUFFER = "TFLITE_METADATA"

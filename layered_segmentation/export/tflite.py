@@ -18,7 +18,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from layered_segmentation import files
-from layered_segmentation.config import Quantization
+from layered_segmentation.choices import Quantization
 from layered_segmentation.data import folder
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import compare, metadata

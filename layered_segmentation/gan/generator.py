@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from layered_segmentation.config import Variant
+from layered_segmentation.choices import Variant
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.keras_settings import policy
 from layered_segmentation.gan.layers import copy_layers

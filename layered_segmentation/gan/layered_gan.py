@@ -8,7 +8,8 @@ import keras
 import tensorflow as tf
 
 from layered_segmentation import schedule
-from layered_segmentation.config import Config, MaskLosses
+from layered_segmentation.choices import MaskLosses
+from layered_segmentation.config import Config
 from layered_segmentation.gan import inputs, losses, sampling
 from layered_segmentation.gan.adam import ProgressiveAdam
 from layered_segmentation.gan.adversarial_model import AdversarialModel

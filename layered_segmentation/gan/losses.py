@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from layered_segmentation.config import FeatureTerm
+from layered_segmentation.choices import FeatureTerm
 from layered_segmentation.gan.composite import Layers
 
 

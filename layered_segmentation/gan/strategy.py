@@ -11,7 +11,8 @@ from typing import Any
 import tensorflow as tf
 
 from layered_segmentation import files
-from layered_segmentation.config import Config, Strategy
+from layered_segmentation.choices import Strategy
+from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
 from layered_segmentation.run_directory import RunDirectory
 from layered_segmentation.schedule import stages

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from layered_segmentation import choices, config_files, files
 from layered_segmentation import config as configs
-from layered_segmentation import config_files, files
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import networks
 from layered_segmentation.gan.discriminator import Discriminator
@@ -137,7 +137,7 @@ def run_config(
     sizes = {name: getattr(generator, name) for name in _SIZES if name != "minibatch_std"}
     sizes["minibatch_std"] = discriminator is None or discriminator.minibatch_std
     fixed = [f"gan.{name}={value}" for name, value in sizes.items()]
-    fixed.append(f"gan.mask_losses_on={configs.MaskLosses.shifted}")  # as the authors' script
+    fixed.append(f"gan.mask_losses_on={choices.MaskLosses.shifted}")  # as the authors' script
     config = configs.load(overrides=[*fixed, *overrides])
     for name, value in sizes.items():
         configured = getattr(config.gan, name)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from layered_segmentation.config import Aspect, FeatureTerm, Variant
+from layered_segmentation.choices import Aspect, FeatureTerm, Variant
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import inputs, losses
 from layered_segmentation.gan.composite import Layers, compose
@@ -40,7 +40,7 @@ class Autoencoder(DistributedModel):
         generator: The generator, usually a run's averaged one.
         discriminator: The discriminator it was trained with.
         encoder: The encoder; None for a new one of the paper's size.
-        feature_term: How eq. 7 weights features against pixels; see `config.FeatureTerm`.
+        feature_term: How eq. 7 weights features against pixels; see `choices.FeatureTerm`.
         seed: Seed of the initial weights of a new encoder.
         **kwargs: `name`, `dtype` and `trainable`, as of `keras.Model`.
 

@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from layered_segmentation.config import Config, StudentMasks
+from layered_segmentation.choices import StudentMasks
+from layered_segmentation.config import Config
 from layered_segmentation.gan import networks, strategy
 from layered_segmentation.gan.composite import Layers, union_mask, visible_masks
 from layered_segmentation.gan.generator import LayeredGenerator

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from layered_segmentation.config import Config, SourceName
+from layered_segmentation.choices import SourceName
+from layered_segmentation.config import Config
 from layered_segmentation.data.batches import PhotoCache, batches
 from layered_segmentation.data.source import open_source
 from layered_segmentation.errors import UserError

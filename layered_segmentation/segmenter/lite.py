@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from layered_segmentation import files, quiet
-from layered_segmentation.config import Aspect
+from layered_segmentation.choices import Aspect
 from layered_segmentation.errors import UserError
 from layered_segmentation.images import TRIANGLE, to_square
 from layered_segmentation.segmenter import preset_files

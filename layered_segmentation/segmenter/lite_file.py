@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from layered_segmentation import files
-from layered_segmentation.config import Quantization
+from layered_segmentation.choices import Quantization
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.segmenter import lite, preset_files
 

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 from keras_hub.src.utils.tensor_utils import preprocessing_function
 
-from layered_segmentation.config import Aspect
+from layered_segmentation.choices import Aspect
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan.keras_settings import DATA_FORMAT
 from layered_segmentation.segmenter.encoder import EncoderGeneratorBackbone

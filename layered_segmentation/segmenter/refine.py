@@ -5,7 +5,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from layered_segmentation.config import RECOMMENDED_REFINEMENT, Refinement
+from layered_segmentation.choices import RECOMMENDED_REFINEMENT, Refinement
 from layered_segmentation.images import to_square
 from layered_segmentation.segmenter import iem
 

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 from keras_hub.src.utils.preset_utils import register_presets
 
-from layered_segmentation.config import Aspect
+from layered_segmentation.choices import Aspect
 from layered_segmentation.gan.composite import Layers, compose, visible_masks
 from layered_segmentation.gan.keras_settings import DATA_FORMAT, policy, standard
 from layered_segmentation.segmenter import lite_file, preset_files

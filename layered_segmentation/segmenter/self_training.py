@@ -18,7 +18,8 @@ import tensorflow as tf
 from PIL.Image import Resampling
 
 from layered_segmentation import images
-from layered_segmentation.config import Config, Refinement, SourceName, StudentConfig
+from layered_segmentation.choices import Refinement, SourceName
+from layered_segmentation.config import Config, StudentConfig
 from layered_segmentation.data.folder import Folder
 from layered_segmentation.data.source import open_source
 from layered_segmentation.errors import UserError

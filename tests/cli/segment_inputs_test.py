@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layered_segmentation.config import RECOMMENDED_REFINEMENT
+from layered_segmentation.choices import RECOMMENDED_REFINEMENT
 from layered_segmentation.data import folder
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.segmenter import outputs, preset_files, presets

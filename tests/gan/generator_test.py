@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from layered_segmentation.config import Variant
+from layered_segmentation.choices import Variant
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.gan.layers import upsample
 from layered_segmentation.gan.synthesis import block_channels

@@ -14,6 +14,7 @@ import pytest
 from comparison import LEARNING_RATE, TOLERANCE, assert_outputs_agree, assert_weights_agree
 from keras.ops import convert_to_numpy as to_numpy
 
+from layered_segmentation import choices
 from layered_segmentation.gan import composite, losses
 from layered_segmentation.port.weights import (
     discriminator_from_state_dict,
@@ -146,7 +147,7 @@ def trajectory(path):
         setattr(config.gan, name, getattr(first, name))
     config.gan.resolution = config.gan.initial_resolution = side
     config.gan.minibatch_std = judge.minibatch_std
-    config.gan.mask_losses_on = configs.MaskLosses.shifted
+    config.gan.mask_losses_on = choices.MaskLosses.shifted
     jitters = golden.cases(r"(trajectory/it\d+/\w/.*(?:contrast|factor).*)")
     config.gan.contrast_jitter = 0.3 if jitters else 0.0
     config.schedule.learning_rate = {"default": LEARNING_RATE}

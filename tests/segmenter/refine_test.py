@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from layered_segmentation.config import Refinement
+from layered_segmentation.choices import Refinement
 from layered_segmentation.evaluation.scoring import iou
 from layered_segmentation.segmenter import iem
 from layered_segmentation.segmenter.refine import refine, votes
