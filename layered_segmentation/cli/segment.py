@@ -168,14 +168,14 @@ def _segment_files(
     start = time.perf_counter()
     unreadable = []
     sizes = ((name, outputs.pixels_of(path)) for name, path in photos.items())
-    work = pipeline.batches(sizes, _BATCH, outputs.PIXELS // 2)
+    work = pipeline.batches(sizes, _BATCH, pipeline.PIXELS // 2)
 
     def write(name: str, source: Photo, mask: np.ndarray) -> None:
         outputs.write(paths[name], source, _refined(source, mask), style)
 
     with Bar(len(photos), "segmenting", "photo") as bar:
         for _, error in pipeline.run(
-            work, lambda name: _read(photos[name], name), predict, write, outputs.PIXELS
+            work, lambda name: _read(photos[name], name), predict, write, pipeline.PIXELS
         ):
             if error is not None:
                 unreadable.append(str(error))

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import cv2
@@ -16,7 +16,7 @@ from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import baselines
 from layered_segmentation.evaluation.baselines import DEFAULT_GRABCUT, GrabCutSettings
-from layered_segmentation.segmenter.outputs import PIXELS
+from layered_segmentation.segmenter import pipeline
 from layered_segmentation.segmenter.refine import refine as refine_mask
 
 REFERENCES = ("full_mask", "centre_box", "grabcut")
@@ -309,7 +309,8 @@ def score_pairs(
     predict_seconds = 0.0
     rows: list[Row] = []
     wanted = (REFERENCES if references else ()) if isinstance(references, bool) else references
-    for chunk in _batches(pairs, batch):
+    sized = ((pair, pair.mask.size) for pair in pairs)
+    for chunk, _ in pipeline.batches(sized, batch, pipeline.PIXELS):
         before = time.perf_counter()
         masks = list(predict(chunk))
         if len(masks) != len(chunk):
@@ -326,23 +327,6 @@ def score_pairs(
     if not rows:
         raise UserError("there is nothing to score: no photo with a mask")
     return Scores(rows, time.perf_counter() - started, predict_seconds, refine, grabcut)
-
-
-def _batches(pairs: Iterable[Pair], most: int) -> Iterator[list[Pair]]:
-    """Yields batches of at most `most` pairs and, unless one alone has more, `PIXELS` pixels."""
-    batch: list[Pair] = []
-    pixels = 0
-    for pair in pairs:
-        if batch and pixels + pair.mask.size > PIXELS:
-            yield batch
-            batch, pixels = [], 0
-        batch.append(pair)
-        pixels += pair.mask.size
-        if len(batch) == most:  # before the next one is read
-            yield batch
-            batch, pixels = [], 0
-    if batch:
-        yield batch
 
 
 def binary(image: np.ndarray, mask: np.ndarray, refine: str = "none") -> np.ndarray:

@@ -19,7 +19,6 @@ from layered_segmentation.segmenter import cut_out, pipeline
 
 STREAM = "-"  # as input, stdin; as --out, stdout
 MASK, CUTOUT = ".mask.png", ".cutout"
-PIXELS = 1 << 24  # of the photos in memory at once; each pixel takes about 50 bytes
 
 _KINDS = tuple(CUTOUT + "." + kind for kind in photo.FORMATS)
 
@@ -117,13 +116,13 @@ def batches(root: str, names: Sequence[str], most: int) -> Iterator[list[str]]:
     Args:
         root: The directory that the names are relative to.
         names: The photos.
-        most: Photos in a batch. They have at most `PIXELS` in all, unless one alone has more.
+        most: Photos in a batch, of at most `pipeline.PIXELS` in all, unless one has more.
 
     Yields:
         The names of each batch, in order.
     """
     sizes = ((name, pixels_of(os.path.join(root, name))) for name in names)
-    for batch in pipeline.batches(sizes, most, PIXELS):
+    for batch in pipeline.batches(sizes, most, pipeline.PIXELS):
         yield batch.photos
 
 

@@ -13,6 +13,7 @@ T = TypeVar("T")  # what a photo is known by
 P = TypeVar("P")  # a photo that was read
 
 _MOST_THREADS = 4  # GrabCut and the guided filter have threads of their own
+PIXELS = 1 << 24  # of the photos in memory at once; each pixel takes about 50 bytes
 _AHEAD = 2  # batches that are read before they are segmented
 
 
@@ -34,11 +35,14 @@ def batches(photos: Iterable[tuple[T, int]], most: int, pixels: int) -> Iterator
     batch: list[T] = []
     total = 0
     for photo, size in photos:
-        if batch and (len(batch) == most or total + size > pixels):
+        if batch and total + size > pixels:
             yield Batch(batch, total)
             batch, total = [], 0
         batch.append(photo)
         total += size
+        if len(batch) == most:  # before the next photo is read
+            yield Batch(batch, total)
+            batch, total = [], 0
     if batch:
         yield Batch(batch, total)
 

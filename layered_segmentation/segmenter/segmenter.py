@@ -13,7 +13,7 @@ from keras_hub.src.utils.preset_utils import register_presets
 from layered_segmentation.choices import Aspect
 from layered_segmentation.gan.composite import Layers, compose, visible_masks
 from layered_segmentation.gan.keras_settings import DATA_FORMAT, policy, standard
-from layered_segmentation.segmenter import lite_file, preset_files
+from layered_segmentation.segmenter import lite_file, pipeline, preset_files
 from layered_segmentation.segmenter.encoder import EncoderGeneratorBackbone
 from layered_segmentation.segmenter.preprocessing import (
     EncoderSegmenterImageConverter,
@@ -31,7 +31,6 @@ from layered_segmentation.segmenter.unet import UNetBackbone, levels_for
 
 _BATCH = 64  # images per pass in prediction, if they are small
 OBJECT_MASKS = "object_masks"  # comes after `masks` also in alphabetical order
-_PIXELS = 1 << 24  # of the images of a pass, unless one alone has more
 
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
@@ -269,16 +268,8 @@ class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
 
     def _batches(self, images: Any) -> Iterator[tuple[list[np.ndarray], Any]]:
         """Yields batches of photos, each with the network's input for it."""
-        batch: list[np.ndarray] = []
-        pixels = 0
-        for image in images:
-            size = int(np.prod(np.shape(image)[:2]))
-            if batch and (len(batch) == _BATCH or pixels + size > _PIXELS):
-                yield batch, ops.concatenate([self.prepare(image[None]) for image in batch])
-                batch, pixels = [], 0
-            batch.append(as_rgb(image))
-            pixels += size
-        if batch:
+        sized = ((as_rgb(image), int(np.prod(np.shape(image)[:2]))) for image in images)
+        for batch, _ in pipeline.batches(sized, _BATCH, pipeline.PIXELS):
             yield batch, ops.concatenate([self.prepare(image[None]) for image in batch])
 
 

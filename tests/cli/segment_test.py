@@ -10,7 +10,7 @@ from PIL import Image
 
 from layered_segmentation.data import folder
 from layered_segmentation.data.scenes import Scenes
-from layered_segmentation.segmenter import cut_out, outputs, presets
+from layered_segmentation.segmenter import cut_out, outputs, pipeline, presets
 from layered_segmentation.segmenter.segmenter import create_segmenter
 
 
@@ -259,19 +259,17 @@ def test_batches_have_a_bounded_number_of_pixels(tmp_path, monkeypatch):
     for name, side in zip(names, sides, strict=True):
         Image.new("L", (side, side)).save(tmp_path / name)
     (tmp_path / "4.png").write_bytes(b"no image")  # found out when it is read
-    monkeypatch.setattr(outputs, "PIXELS", 1000)
+    monkeypatch.setattr(pipeline, "PIXELS", 1000)
     batches = list(outputs.batches(str(tmp_path), names, 2))
     assert batches == [["0.png", "1.png"], ["2.png", "3.png"], ["4.png", "5.png"], ["6.png"],
                        ["7.png"]]  # fmt: skip
 
 
 def test_predictions_have_a_bounded_number_of_pixels_at_once(preset, monkeypatch):
-    from layered_segmentation.segmenter import segmenter as module
-
     photos = [np.full((side, side, 3), side, np.uint8) for side in (10, 20, 30, 40, 10)]
     segmenter = presets.load(preset)
     expected = segmenter.predict_masks(photos)
-    monkeypatch.setattr(module, "_PIXELS", 1000)
+    monkeypatch.setattr(pipeline, "PIXELS", 1000)
     passes = [len(batch) for batch, _ in segmenter._batches(photos)]
     assert passes == [2, 1, 1, 1]
     for mask, other in zip(segmenter.predict_masks(photos), expected, strict=True):

@@ -11,6 +11,7 @@ from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import scoring, test_sets
 from layered_segmentation.evaluation.baselines import GrabCutSettings
 from layered_segmentation.evaluation.scoring import iou, score
+from layered_segmentation.segmenter import pipeline
 
 
 def pair(name, truth, ignore=None):
@@ -231,7 +232,7 @@ def test_a_packaged_preset_has_no_test_set_of_the_run_it_is_called_in(tmp_path, 
 
 
 def test_large_photos_are_scored_a_few_at_a_time(monkeypatch):
-    monkeypatch.setattr(scoring, "PIXELS", 200)  # three photos of 64 pixels
+    monkeypatch.setattr(pipeline, "PIXELS", 200)  # three photos of 64 pixels
     chunks = []
 
     def predict(images):
