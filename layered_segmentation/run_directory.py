@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -320,6 +321,12 @@ class RunDirectory:
             self.require_same(config)
             self._mend_config(config)
         return finished
+
+    def drawn_sheets(self) -> dict[int, str]:
+        """Returns the paths of the sheets by images seen, in order."""
+        names = os.listdir(self.sheets) if os.path.isdir(self.sheets) else []
+        numbers = {int(name[:-4]): name for name in names if re.fullmatch(r"\d+\.png", name)}
+        return {seen: os.path.join(self.sheets, numbers[seen]) for seen in sorted(numbers)}
 
     def traces(self) -> list[str]:
         """Returns what shows that the run has trained: its log, event files, sheets."""

@@ -73,6 +73,18 @@ def deferred() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets a signal raise `Stopped` inside `deferred`, in a block that can take long."""
+    check()
+    before, _State.is_deferred = _State.is_deferred, False
+    try:
+        yield
+    finally:
+        _State.is_deferred = before
+    check()
+
+
+@contextlib.contextmanager
 def saving() -> Iterator[None]:
     """Gives the block up to a minute more before the watchdog ends the process."""
     _State.is_saving = True

@@ -7,7 +7,6 @@ import base64
 import dataclasses
 import io
 import os
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -177,16 +176,14 @@ def write_run_report(run: "RunDirectory") -> str:
 
 def sheets_of(run: "RunDirectory") -> list[Picture]:
     """Returns at most `_MOST_SHEETS` of a run's sheets, evenly spaced, the latest first."""
-    if not os.path.isdir(run.sheets):
-        return []
-    names = sorted(name for name in os.listdir(run.sheets) if re.fullmatch(r"\d+\.png", name))
-    if len(names) > _MOST_SHEETS:
-        spacing = (len(names) - 1) / (_MOST_SHEETS - 1)
-        names = [names[round(index * spacing)] for index in range(_MOST_SHEETS)]
+    drawn = list(run.drawn_sheets().items())
+    if len(drawn) > _MOST_SHEETS:
+        spacing = (len(drawn) - 1) / (_MOST_SHEETS - 1)
+        drawn = [drawn[round(index * spacing)] for index in range(_MOST_SHEETS)]
     pictures = []
-    for name in reversed(names):
-        with open(os.path.join(run.sheets, name), "rb") as file:
-            pictures.append(Picture(f"after {int(name[:-4]):,} images", file.read()))
+    for seen, path in reversed(drawn):
+        with open(path, "rb") as file:
+            pictures.append(Picture(f"after {seen:,} images", file.read()))
     return pictures
 
 

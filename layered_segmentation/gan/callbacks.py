@@ -20,7 +20,7 @@ import tensorflow as tf
 import tqdm
 from google.protobuf.message import DecodeError
 
-from layered_segmentation import files, sheets
+from layered_segmentation import files, sheets, stopping
 from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import collapse
@@ -172,7 +172,9 @@ class Sheets(_RunCallback):
         super().__init__(run, progress)
         self.events = events
         self.draw = draw
-        self._due = Every(progress, every)
+        # A sheet that a signal interrupted is drawn after the next step.
+        before = [seen for seen in run.drawn_sheets() if seen <= progress.images_seen]
+        self._due = Every(progress, every, max(before, default=0))
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Writes a sheet when one is due, and one at the end of the run."""
@@ -182,7 +184,8 @@ class Sheets(_RunCallback):
     def write(self) -> str:
         """Writes a sheet now and returns its path."""
         images_seen = self.progress.images_seen
-        sheet = sheets.layers_sheet(self.draw())
+        with stopping.interruptible():
+            sheet = sheets.layers_sheet(self.draw())
         os.makedirs(self.run.sheets, exist_ok=True)
         path = os.path.join(self.run.sheets, f"{images_seen:08d}.png")
         sheets.save_png(sheet, path)
@@ -220,15 +223,17 @@ class CollapseWarning(_RunCallback):
         self.draw_masks = draw_masks
         self.events = events
         self.may_restart = may_restart
-        self._due = Every(progress, collapse.LOOK_EVERY)
         layers = config.gan.layers
         names = ["coverage"] if layers == 1 else [f"coverage_{k + 1}" for k in range(layers)]
         self._recent = {name: collections.deque[float](maxlen=_WINDOW) for name in names}
         # A resumed run does not repeat its warnings, and continues its looks.
         records = run.read_log()
         self._warned = {record["collapse"] for record in records if "collapse" in record}
-        looks = [record["look"] for record in records if "look" in record]
-        self._kinds: collections.deque[str] = collections.deque(looks, maxlen=collapse.LOOKS)
+        looks = [record for record in records if "look" in record]
+        self._kinds = collections.deque[str]((one["look"] for one in looks), maxlen=collapse.LOOKS)
+        # A look that a signal interrupted is taken after the next step.
+        last = looks[-1]["images_seen"] if looks else 0
+        self._due = Every(progress, collapse.LOOK_EVERY, last)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Checks the recent coverage, and the masks of fixed latents when that is due."""
@@ -236,7 +241,9 @@ class CollapseWarning(_RunCallback):
             is_last = self.progress.resolution in (0, self.config.gan.resolution)
             is_faded_in = float((logs or {}).get("alpha", 1.0)) == 1.0
             is_large = is_last or self.progress.resolution >= 16
-            self._look(self.draw_masks(), is_large and is_faded_in)
+            with stopping.interruptible():
+                masks = self.draw_masks()
+            self._look(masks, is_large and is_faded_in)
         for name, recent in self._recent.items():
             if not logs or name not in logs:
                 continue

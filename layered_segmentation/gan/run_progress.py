@@ -185,12 +185,13 @@ class Every:
     Args:
         progress: Where the run is.
         every: Images.
+        last: Images seen at the last time; by default now.
     """
 
-    def __init__(self, progress: RunProgress, every: int):
+    def __init__(self, progress: RunProgress, every: int, last: int | None = None):
         self._progress = progress
         self._every = every
-        self._last = progress.images_seen
+        self._last = progress.images_seen if last is None else last
 
     def passed(self) -> bool:
         """Returns whether a multiple has been passed since the last call."""

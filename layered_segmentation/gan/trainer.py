@@ -178,9 +178,12 @@ def _run(
                         shuffle=False,
                         callbacks=watchers,
                     )
+                keeper.save()  # before what takes long, so that a signal does not lose a step
                 if is_chief:
                     _keep_stage(run, config, gan, seconds())
-            keeper.save()  # in here: a signal after the last step must not lose that step
+    except stopping.Stopped:
+        keeper.save()  # a signal while a sheet was drawn, after a whole step
+        raise
     except collapse.Collapsed:
         drawn.write()
         raise

@@ -11,7 +11,7 @@ import pytest
 
 from layered_segmentation import config as configs
 from layered_segmentation import stopping
-from layered_segmentation.gan import trainer
+from layered_segmentation.gan import collapse, trainer
 from layered_segmentation.gan.callbacks import Events
 from layered_segmentation.run_directory import RunDirectory
 
@@ -134,6 +134,40 @@ def test_a_signal_after_the_last_step_loses_no_step(tmp_path, monkeypatch):
     with pytest.raises(stopping.Stopped):
         trainer.train(configs.load(str(config), sets), RunDirectory(tmp_path / "run"))
     assert (tmp_path / "run" / "checkpoints" / "ckpt-48.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drawn", ["sheet", "look"])
+def test_a_signal_while_scenes_are_drawn_loses_no_step(tmp_path, monkeypatch, drawn):
+    monkeypatch.setattr(collapse, "LOOK_EVERY", 32 if drawn == "look" else 10_000)
+    config = tmp_path / "tiny.yaml"
+    config.write_text(CONFIG.replace("resolution: 16", "resolution: 8"))
+    every = 32 if drawn == "sheet" else 10_000
+    sets = ["schedule.images_at={8: 80}", "train.checkpoint_every=10000"]
+    run = RunDirectory(tmp_path / "run")
+    sample_layers = trainer.sample_layers
+
+    def stop(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    def train():
+        trainer.train(configs.load(str(config), [*sets, f"train.sheet_every={every}"]), run)
+
+    monkeypatch.setattr(trainer, "sample_layers", stop)
+    begin = time.monotonic()
+    with pytest.raises(stopping.Stopped):
+        train()
+    assert time.monotonic() - begin < 60
+    assert (tmp_path / "run" / "checkpoints" / "ckpt-32.json").exists()
+    assert list(run.drawn_sheets()) == []
+    # What was not drawn is drawn after the next step, and the rhythm stays.
+    monkeypatch.setattr(trainer, "sample_layers", sample_layers)
+    train()
+    if drawn == "sheet":
+        assert list(run.drawn_sheets()) == [48, 64, 80]
+    else:
+        assert [one["images_seen"] for one in run.read_log() if "look" in one] == [48, 64]
 
 
 def test_going_back_to_a_checkpoint_keeps_the_time_of_all_sessions(tmp_path):

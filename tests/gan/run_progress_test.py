@@ -128,3 +128,13 @@ def test_every_keeps_its_rhythm_after_a_resume():
         progress.images_seen += 100
         passed.append(every.passed())
     assert passed == [True, False, True, False]
+
+
+def test_every_catches_up_on_what_was_missed():
+    progress = progress_at(500)
+    every = Every(progress, 200, last=300)
+    passed = []
+    for _ in range(3):
+        progress.images_seen += 50
+        passed.append(every.passed())
+    assert passed == [True, True, False]  # of 400 and of 600
