@@ -92,6 +92,14 @@ setuptools.setup(
         "torch": ["torch>=2.6,<3"],  # only to read the authors' checkpoints
         "tfds": DATASETS,
         "heic": ["pillow-heif>=1.0,<2"],  # photos of phones; Pillow itself reads AVIF
+        "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],  # NVIDIA GPUs on Linux
+        "docs": [
+            "mkdocs>=1.6,<2",
+            "mkdocs-material>=9.7,<10",
+            "mkdocstrings[python]>=1,<2",
+            "latex2mathml>=3.78,<4",
+            "ruff>=0.14,<0.18",  # wraps the signatures
+        ],
         "dev": ["build>=1.2,<2"],
     },
     entry_points={"console_scripts": ["layerseg=layered_segmentation.cli.main:main"]},

@@ -2,15 +2,18 @@
 
 import ast
 import dataclasses
+import importlib.util
 import pathlib
 import re
 import shlex
 
 import pytest
 
+import layered_segmentation
 from layered_segmentation import config_files
 from layered_segmentation.cli import main
 from layered_segmentation.config import Config
+from layered_segmentation.config_files import with_defaults
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -135,6 +138,84 @@ def test_every_page_of_docs_is_linked_from_the_index():
         (index.parent / link).resolve() for link in re.findall(r"\]\(([^)#]+)", index.read_text())
     }
     assert {path.resolve() for path in (ROOT / "docs").glob("**/*.md")} - {index} <= links
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    """docs/hooks.py, which generates the site's reference; MkDocs itself is not needed here."""
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_has_every_verb_and_flag(hooks, layerseg):
+    pages = hooks.reference()
+    text = "".join(text for path, text in pages.items() if path.startswith("reference/commands/"))
+    assert re.findall("^## layerseg (.+)$", text, re.MULTILINE) == list(main.VERBS)
+    for verb in ("segment", "train"):
+        part = text.partition(f"## layerseg {verb}\n")[2].partition("\n## ")[0]
+        rows = re.findall(r"^\| `--(?:\[no\])?(\w+)[^`]*` \| (.+) \|$", part, re.MULTILINE)
+        named = {name for name in flags_of(layerseg, verb) if not name.startswith("no")}
+        assert {name for name, _ in rows} == named
+        assert all(meaning for _, meaning in rows)
+
+
+def test_the_reference_has_every_field_with_its_comment(hooks):
+    rows = re.findall(r"^\| `(\w+\.\w+)` \| (.+) \| (.+) \|$", hooks.settings_page(), re.MULTILINE)
+    assert [name for name, _, _ in rows] == [name for name, _, _ in with_defaults(Config())]
+    meaning = {name: text for name, _, text in rows}
+    assert meaning["gan.mask_size_weight"] == "γ1 of eq. 5. Must be at least 0."
+    assert meaning["gan.max_channels"].startswith("Cap on the channels of every layer; 512 is")
+    assert meaning["data.aspect"] == "[One of](#aspect) `squash`, `centre_crop`, `pad`."
+    assert {name: default for name, default, _ in rows}["gan.shift"] == "`0.125`"
+
+
+def test_the_reference_has_every_public_name(hooks, monkeypatch):
+    names = re.findall(r"^::: layered_segmentation\.(\w+)$", hooks.python_page(), re.MULTILINE)
+    assert sorted(names) == sorted(layered_segmentation.__all__)
+    monkeypatch.setattr(layered_segmentation, "__all__", [*names, "New"])
+    with pytest.raises(ValueError, match="PUBLIC"):
+        hooks.python_page()
+
+
+def test_links_out_of_docs_lead_to_pages_of_the_site(hooks):
+    text = (
+        "[a](../../export/README.md#x) [b](../method.md) [c](../../LICENSE) [d](https://a.b/c.md)"
+    )
+    expected = "[a](../export/README.md#x) [b](../method.md) c [d](https://a.b/c.md)"
+    assert hooks.with_links(text, "docs/how-to/keras.md") == expected
+    text = "[a](docs/how-to/keras.md) ![b](docs/layers.png)\n```\n[c](LICENSE)\n```\n"
+    expected = "[a](how-to/keras.md) ![b](layers.png)\n```\n[c](LICENSE)\n```\n"
+    assert hooks.with_links(text, "CHANGELOG.md") == expected
+
+
+def test_code_next_to_an_equation_is_that_of_the_package(hooks):
+    shown = hooks.with_code("<!-- code: gan/losses.py mask_binary -->")
+    assert "def mask_binary(mask: Any) -> Any:\n    return ops.mean(ops.minimum(" in shown
+    with pytest.raises(ValueError, match="no function mask_binari"):
+        hooks.with_code("<!-- code: gan/losses.py mask_binari -->")
+
+
+def test_a_page_that_needs_the_network_is_found(hooks, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(
+        '<link rel="stylesheet" href="a.css"><a href="https://example.com">a link</a>'
+        '<img src="data:image/png;base64,AAAA"><script src="b.js"></script>'
+    )
+    (tmp_path / "a.css").write_text("a { background: url(c.svg) }")
+    assert not list(hooks.fetched_from_elsewhere(tmp_path))
+    for tag in (
+        '<script src="https://example.com/a.js">',
+        '<link rel="preconnect" href="//example.com">',
+        '<img src="http://example.com/a.png">',
+        '<pre class="mermaid">',
+    ):
+        page.write_text(tag)
+        assert len(list(hooks.fetched_from_elsewhere(tmp_path))) == 1
+    page.write_text("")
+    (tmp_path / "a.css").write_text("@import 'https://example.com/a.css'; a { src: url(//b.c/d) }")
+    assert len(list(hooks.fetched_from_elsewhere(tmp_path))) == 2
 
 
 def test_the_readme_is_short_and_has_its_two_commands():

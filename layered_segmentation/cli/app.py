@@ -129,12 +129,42 @@ def verb_help(module: types.ModuleType) -> str:
     lines = [f"{command_of(module)}: {first}", "", "Flags:"]
     if arguments := getattr(module, "ARGUMENTS", ""):
         lines[1:2] = ["", f"Usage: {command_of(module)} [--flag=value …] {arguments}", ""]
-    for flag in _own_flags(module):
-        lines.extend(_flag_help(flag))
+    wrap = textwrap.TextWrapper(_WIDTH, initial_indent="      ", subsequent_indent="      ")
+    for flag in own_flags(module):
+        head, meaning = describe_flag(flag)
+        lines.extend([f"  {head}", *wrap.wrap(meaning)])
     if rest.strip():
         lines.extend(["", rest.strip()])
     lines.extend(["", "--helpfull lists the flags of the libraries too."])
     return "\n".join(lines)
+
+
+def own_flags(module: types.ModuleType) -> list[flags.Flag]:
+    """Returns the flags that a verb defines, the needed ones first."""
+    own = flags.FLAGS.get_key_flags_for_module(module)
+    return sorted(own, key=lambda flag: (not _is_required(flag), flag.name))
+
+
+def describe_flag(flag: flags.Flag) -> tuple[str, str]:
+    """Returns how a flag is given, `--name=value`, and what it means, with its default."""
+    help_text = " ".join(str(flag.help).split()).partition("; repeat this option")[0]
+    if isinstance(flag, flags.EnumFlag):
+        help_text = help_text.partition(">: ")[2]
+    if isinstance(flag.parser, flags.ListParser):
+        help_text = help_text.partition(" (a comma separated list)")[0]
+    is_many = isinstance(flag, flags.MultiFlag)
+    if flag.boolean:
+        head = f"--[no]{flag.name}"
+    else:
+        value = "|".join(getattr(flag.parser, "enum_values", None) or []) or "…"
+        head = f"--{flag.name}={value}" + (" (any number)" if is_many else "")
+    if hasattr(flag, "goes_with"):
+        help_text += f" With {flag.goes_with[2]}."
+    if _is_required(flag):
+        help_text += " (needed)"
+    elif flag.default not in (None, "", []):
+        help_text += f" (default: {flag.default_as_str.strip(chr(39))})"
+    return head, help_text
 
 
 def fail(command: str, message: str, status: int) -> int:
@@ -183,7 +213,7 @@ def _parse(module: types.ModuleType, command: str, arguments: Sequence[str]) -> 
         print_help(f"{verb_help(module)}\n\n{flags.FLAGS.get_help()}")
     try:
         rest: list[str] = flags.FLAGS(list(arguments))
-        for flag in _own_flags(module):
+        for flag in own_flags(module):
             if _is_required(flag) and flag.value == "":
                 raise UserError(f"--{flag.name} is needed ({command} --help)")
             _expand_home(flag)
@@ -349,7 +379,7 @@ def _choose_kernels() -> None:
 def _flag_error(module: types.ModuleType, command: str, error: flags.Error) -> str:
     more = f"({command} --help lists the flags)"
     if isinstance(error, flags.UnrecognizedFlagError):
-        names = [str(flag.name) for flag in _own_flags(module)]
+        names = [str(flag.name) for flag in own_flags(module)]
         close = difflib.get_close_matches(error.flagname, names, n=1, cutoff=0.5)
         hint = f"; did you mean --{close[0]}?" if close else ""
         return f"unknown flag --{error.flagname}{hint} {more}"
@@ -359,36 +389,9 @@ def _flag_error(module: types.ModuleType, command: str, error: flags.Error) -> s
     return f"{' '.join(str(error).split())} {more}"
 
 
-def _own_flags(module: types.ModuleType) -> list[flags.Flag]:
-    own = flags.FLAGS.get_key_flags_for_module(module)
-    return sorted(own, key=lambda flag: (not _is_required(flag), flag.name))
-
-
 def _is_required(flag: flags.Flag) -> bool:
     return any(
         getattr(validator, "flag_name", None) == flag.name
         and "other than None" in str(getattr(validator, "message", ""))
         for validator in flag.validators
     )
-
-
-def _flag_help(flag: flags.Flag) -> list[str]:
-    help_text = " ".join(str(flag.help).split()).partition("; repeat this option")[0]
-    if isinstance(flag, flags.EnumFlag):
-        help_text = help_text.partition(">: ")[2]
-    if isinstance(flag.parser, flags.ListParser):
-        help_text = help_text.partition(" (a comma separated list)")[0]
-    is_many = isinstance(flag, flags.MultiFlag)
-    if flag.boolean:
-        head = f"  --[no]{flag.name}"
-    else:
-        value = "|".join(getattr(flag.parser, "enum_values", None) or []) or "…"
-        head = f"  --{flag.name}={value}" + (" (any number)" if is_many else "")
-    if hasattr(flag, "goes_with"):
-        help_text += f" With {flag.goes_with[2]}."
-    if _is_required(flag):
-        help_text += " (needed)"
-    elif flag.default not in (None, "", []):
-        help_text += f" (default: {flag.default_as_str.strip(chr(39))})"
-    wrap = textwrap.TextWrapper(_WIDTH, initial_indent="      ", subsequent_indent="      ")
-    return [head, *wrap.wrap(help_text)]
