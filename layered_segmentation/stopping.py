@@ -6,6 +6,7 @@ once, and so does a watchdog if the first one has no effect within `GRACE` secon
 thread traces a graph or waits for data in C++.
 """
 
+import _thread
 import contextlib
 import os
 import signal
@@ -44,6 +45,8 @@ class _State:
     is_deferred = False
     is_saving = False
     is_watched = False
+    is_lost = False  # Python has only printed a `Stopped`
+    is_repeated = False  # the watchdog sends the signal again
 
 
 def is_requested() -> bool:
@@ -112,12 +115,14 @@ def watched(message: str) -> Iterator[None]:
     theirs.setblocking(False)
     with _handling(), ours, theirs:
         before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        hook, sys.unraisablehook = sys.unraisablehook, _note_lost
         _State.is_watched = True
         threading.Thread(target=_watch, args=(ours, message), daemon=True).start()
         try:
             yield
         finally:
             _State.is_watched = False
+            sys.unraisablehook = hook
             signal.set_wakeup_fd(before)
 
 
@@ -153,9 +158,18 @@ def _handle(number: int, frame: types.FrameType | None) -> None:
     if is_first:
         _State.received = number
         _set_alarm(GRACE + (_SAVING if _State.is_saving else 0))
+    is_repeated, _State.is_repeated = _State.is_repeated, False
     # The watchdog sees a second one, even where this handler does not run.
-    if not (_State.is_deferred if is_first else _State.is_watched):
+    if not (_State.is_deferred if is_first or is_repeated else _State.is_watched):
         raise Stopped(number)
+
+
+def _note_lost(unraisable: Any) -> None:
+    """Takes the place of `sys.unraisablehook`, for a signal in a destructor or a GC callback."""
+    if isinstance(unraisable.exc_value, Stopped):
+        _State.is_lost = True
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _set_alarm(seconds: float) -> None:
@@ -170,6 +184,7 @@ def _set_alarm(seconds: float) -> None:
 def _watch(wakeups: socket.socket, message: str) -> None:
     first: int | None = None
     start = 0.0
+    repeated = 0
     while True:
         try:
             received = wakeups.recv(1)
@@ -188,6 +203,14 @@ def _watch(wakeups: socket.socket, message: str) -> None:
                 print(f"\nstopping: {note}", file=sys.stderr, flush=True)
             continue
         if first is None:
+            continue
+        if number in _SIGNALS and repeated:
+            repeated -= 1
+            continue
+        if _State.is_lost:
+            _State.is_lost, _State.is_repeated = False, True
+            repeated += 1
+            _thread.interrupt_main(signal.Signals(first))
             continue
         is_second = number in _SIGNALS and waited > _REPEATED
         if is_second or waited > GRACE + (_SAVING if _State.is_saving else 0):

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.posix("signals for other processes")
 HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
 
 PROGRAM = """
-import ctypes, sys, time
+import ctypes, gc, sys, time
 from layered_segmentation import stopping
 stopping.GRACE = 2.0
 
@@ -31,6 +31,12 @@ def deaf():  # as code that is called from C++, where the exception is lost
 
 def waits():
     ctypes.CDLL(None).sleep(60)
+
+def collects():  # Python only prints what a callback of its garbage collector raises
+    gc.callbacks.append(lambda phase, info: gc.callbacks.clear() or time.sleep(1))
+    gc.collect()
+    for _ in range(600):
+        step()
 
 def keeps_the_lock():
     while ctypes.PyDLL(None).sleep(60):
@@ -51,6 +57,8 @@ with stopping.watched("train: interrupted; again"):
         elif kind == "deferred deaf":
             with stopping.deferred():
                 deaf()
+        elif kind == "collector":
+            collects()
         elif kind == "destructor":
             try:
                 while True:
@@ -99,6 +107,15 @@ def test_one_signal_is_enough(start, kind, most, number):
     process.send_signal(number)
     assert seconds_until_end(process) < most
     assert process.returncode == 128 + number
+
+
+@pytest.mark.slow
+def test_a_signal_that_python_only_prints_is_sent_again(start):
+    process = start("collector")
+    process.send_signal(signal.SIGTERM)
+    assert seconds_until_end(process) < 1.5  # sooner than by the watchdog
+    assert process.returncode == 143
+    assert process.stderr.read() == ""
 
 
 @pytest.mark.slow
