@@ -101,6 +101,19 @@ class Instances(Choice):
     largest = enum.auto()
 
 
+class Grid(Choice):
+    """What the rows of a grid of generated scenes change.
+
+    `interpolation` moves from each scene to the next, `truncation` to the mean style, `mixing`
+    takes the coarse styles of each scene in turn, `shift` moves foreground and mask (eq. 2).
+    """
+
+    interpolation = enum.auto()
+    truncation = enum.auto()
+    mixing = enum.auto()
+    shift = enum.auto()
+
+
 class Precision(Choice):
     """Keras dtype policies."""
 

@@ -1,12 +1,13 @@
 """Sheets: grids of arrays for a person to look at. Pure NumPy and Pillow; no networks."""
 
+import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from layered_segmentation import images
+from layered_segmentation import files, images
 
 # Background, foreground and mask, each [B, R, R, C]; images in about [-1, 1], masks in [0, 1]. With
 # K foreground layers, foreground has 3·K channels and mask K. `gan.composite.Layers` is one.
@@ -19,6 +20,7 @@ _GAP = 3
 _SIDE = 144  # of the square that a photo is fitted into, pixels
 _TARGET_SIDE = 96  # small images are enlarged to about this side
 _CHECKS = (200, 232)
+_COLOURS = 255  # of a GIF, besides the one that stands for an unchanged pixel
 
 
 def layers_sheet(layers: LayerArrays, columns: int = 10) -> Sheet:
@@ -31,9 +33,7 @@ def layers_sheet(layers: LayerArrays, columns: int = 10) -> Sheet:
         columns: Scenes in a band; others go below, in further bands.
     """
     background, drawn = _arrays(layers)
-    composite = background
-    for _, foreground, mask in drawn:
-        composite = composite * (1 - mask) + foreground * mask
+    composite = _composite(layers)
     scale = _scale(background)
 
     def rows(part: slice) -> dict[str, np.ndarray]:
@@ -48,6 +48,13 @@ def layers_sheet(layers: LayerArrays, columns: int = 10) -> Sheet:
         return {**shown, "composite": enlarge(to_uint8(composite[part]), scale)}
 
     return _bands(rows, len(background), columns)
+
+
+def composites_sheet(rows: Sequence[tuple[str, LayerArrays]]) -> Sheet:
+    """Shows composites only: rows of scenes, each with a label."""
+    images = [_composite(layers) for _, layers in rows]
+    shown = [enlarge(to_uint8(part), _scale(part)) for part in images]
+    return grid([list(row) for row in shown], [label for label, _ in rows], len(shown[0]))
 
 
 def reconstruction_sheet(photos: np.ndarray, layers: LayerArrays, columns: int = 10) -> Sheet:
@@ -202,6 +209,34 @@ def save_png(image: np.ndarray, path: str) -> None:
     images.write(path, image, mark=True, optimize=True)
 
 
+def save_animation(frames: Sequence[Sheet], path: str, milliseconds: int = 80) -> None:
+    """Writes sheets of one size as an animation that repeats for ever, a GIF or WebP file.
+
+    Args:
+        frames: The sheets, one after the other.
+        path: Ends with .gif or .webp.
+        milliseconds: Duration of a frame.
+    """
+    pictures = [Image.fromarray(frame) for frame in frames]
+    if path.lower().endswith(".gif"):
+        # One palette for all frames, so that what stands still keeps its colours.
+        palette = Image.fromarray(np.concatenate(frames)).quantize(_COLOURS)
+        pictures = [one.quantize(palette=palette, dither=Image.Dither.NONE) for one in pictures]
+    file = io.BytesIO()
+    pictures[0].save(
+        file,
+        "GIF" if path.lower().endswith(".gif") else "WEBP",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=milliseconds,
+        loop=0,
+        lossless=True,
+        method=6,  # half the size
+        minimize_size=True,
+    )
+    files.write_bytes(path, file.getvalue())
+
+
 def _arrays(layers: LayerArrays) -> tuple[np.ndarray, list[tuple[str, np.ndarray, np.ndarray]]]:
     """Returns the background, and of each foreground layer the end of its label, image and mask."""
     background, foreground, mask = (np.asarray(layer) for layer in layers)
@@ -212,6 +247,13 @@ def _arrays(layers: LayerArrays) -> tuple[np.ndarray, list[tuple[str, np.ndarray
         for k in range(count)
     ]
     return background, drawn
+
+
+def _composite(layers: LayerArrays) -> np.ndarray:
+    composite, drawn = _arrays(layers)
+    for _, foreground, mask in drawn:
+        composite = composite * (1 - mask) + foreground * mask
+    return composite
 
 
 def _scale(images: np.ndarray) -> int:

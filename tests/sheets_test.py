@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
 from layered_segmentation import sheets
 from layered_segmentation.gan.composite import Layers
@@ -123,3 +124,33 @@ def test_every_layer_and_mask_has_its_row():
         (255, 128, 255, 0),
     ]
     assert sheet.shape[0] == 3 + 8 * (96 + 3)
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_an_animation_has_its_frames_and_repeats(tmp_path, kind):
+    frames = np.zeros((3, 40, 60, 3), np.uint8)
+    frames[:, :, 30:] = np.random.default_rng(0).integers(0, 256, (40, 30, 3))  # stands still
+    for number, frame in enumerate(frames):
+        frame[10 * number : 10 * number + 10, :30] = (250, 30, 30)
+    path = str(tmp_path / f"frames.{kind}")
+    sheets.save_animation(list(frames), path, milliseconds=120)
+    with Image.open(path) as animation:
+        assert (animation.format, animation.n_frames) == (kind.upper(), 3)
+        assert animation.info["loop"] == 0
+        shown = [
+            np.asarray(frame.convert("RGB"), int) for frame in ImageSequence.Iterator(animation)
+        ]
+        assert animation.info["duration"] == 120
+    assert np.abs(np.stack(shown)[:, :, :30] - frames[:, :, :30]).max() <= 8
+    assert (np.stack(shown)[:, :, 30:] == shown[0][:, 30:]).all()
+    if kind == "webp":
+        np.testing.assert_array_equal(shown, frames)
+
+
+def test_a_sheet_of_composites_has_a_row_for_each_label():
+    layers = grey_layers(3)
+    sheet = sheets.composites_sheet([("a", layers), ("b", layers._replace(mask=0 * layers.mask))])
+    assert sheet.shape[0] == 2 * (96 + 3) + 3
+    expected = sheets.to_uint8(layers.background[1])[0, 0]
+    np.testing.assert_array_equal(cell(sheet, 1, 1)[0, 0], expected)
+    assert (cell(sheet, 0, 1) != cell(sheet, 1, 1)).any()

@@ -1,13 +1,19 @@
-"""Draws scenes of a trained run: a sheet of their layers, or image files.
+"""Draws scenes of a trained run: a sheet of their layers, grids, animations, or image files.
 
 On the sheet (--out), columns are scenes; rows are background, foreground, mask, masked foreground
-and composite. --images_out writes composites to images/000001.png … and their masks at 0.5 to
-masks/, as input to any detector. The same seed draws the same scenes. The file scenes.json next to
-them identifies the scenes: copy it to a detector's masks, and `layerseg evaluate_generated` refuses
-masks of other scenes. examples/mask_rcnn.py runs Mask R-CNN on them.
+and composite. With --grid, the rows are composites that change step by step: from each scene to the
+next (interpolation), to the mean style (truncation), with the coarse styles of each scene in turn
+(mixing), or with the foreground and its mask shifted over the background (shift). If --out ends
+with .gif or .webp, the steps are an animation of the whole sheet.
+
+--images_out writes composites to images/000001.png … and their masks at 0.5 to masks/, as input to
+any detector. The same seed draws the same scenes. The file scenes.json next to them identifies the
+scenes: copy it to a detector's masks, and `layerseg evaluate_generated` refuses masks of other
+scenes. examples/mask_rcnn.py runs Mask R-CNN on them.
 
 Example:
   layerseg sample --run_dir=RUN --out=sheet.png --seed=1 --truncation=0.7
+  layerseg sample --run_dir=RUN --out=shift.webp --grid=shift --count=5
   layerseg sample --run_dir=RUN --count=10000 --images_out=SCENES
   layerseg evaluate --predictions=SCENES/masks --images=SCENES/images --masks=DETECTED
 """
@@ -20,6 +26,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from layered_segmentation import files, quiet
+from layered_segmentation.choices import Grid
 from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 
@@ -28,7 +35,10 @@ if TYPE_CHECKING:
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
 _STAGE = shared.define_stage_flag()
-_OUT = flags.DEFINE_string("out", "", "PNG file to write the sheet to.")
+_OUT = flags.DEFINE_string(
+    "out", "", "File to write the sheet to, .png; .gif or .webp for an animation of a grid."
+)
+_GRID = flags.DEFINE_enum("grid", None, list(Grid), "What the rows of the sheet change.")
 _IMAGES_OUT = flags.DEFINE_string(
     "images_out", "", "Directory to write images/, masks/ (one PNG per scene) and scenes.json to."
 )
@@ -41,11 +51,16 @@ _TRUNCATION = flags.DEFINE_float(
 )
 _COUNT = flags.DEFINE_integer("count", 8, "Number of scenes.", lower_bound=1, upper_bound=999_999)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing files.")
+app.goes_with(_GRID, _OUT)
 
 RESUME = "the files written so far are complete; run it again with --overwrite"
 
 _COLUMNS = 10
 _MOST_ON_SHEET = 10_000
+_MOST_ON_GRID = 20
+_ROWS = 8
+_FRAMES = 24
+_ANIMATIONS = (".gif", ".webp")
 _FOLDERS = ("images", "masks")
 _NUMBERED = re.compile(r"\d{6}\.png")
 
@@ -72,13 +87,44 @@ def main(_: list[str]) -> None:
         networks.load_generator(run), _SEED.value, _TRUNCATION.value, _SIZE.value
     )
     if _OUT.value:
-        layers = generated.layers(_COUNT.value)
-        sheets.save_png(sheets.layers_sheet(layers, columns=_COLUMNS), _OUT.value)
+        if _GRID.value:
+            _write_grid(generated, run.config().gan.shift, _OUT.value)
+        else:
+            layers = generated.layers(_COUNT.value)
+            sheets.save_png(sheets.layers_sheet(layers, columns=_COLUMNS), _OUT.value)
         print(f"{_COUNT.value} scenes of {run.path}, seed {_SEED.value}: {_OUT.value}")
     if _IMAGES_OUT.value:
         _write_scenes(generated, _IMAGES_OUT.value, run.path)
         folders = " and ".join(os.path.join(_IMAGES_OUT.value, name) for name in _FOLDERS)
         print(f"{_COUNT.value:,} scenes of {run.path}, seed {_SEED.value}: {folders}")
+
+
+def _write_grid(generated: "GeneratedScenes", shift: float, out: str) -> None:
+    """Writes the grid, or a sheet of layers for each of its rows as the frames of an animation."""
+    from layered_segmentation import sheets
+    from layered_segmentation.gan import gallery
+
+    is_animation = _is_animation(out)
+    rows = gallery.rows_of(
+        _GRID.value,
+        generated.generator,
+        generated.seed,
+        _COUNT.value,
+        _FRAMES if is_animation else _ROWS,
+        generated.truncation,
+        shift,
+    )
+    if not is_animation:
+        sheets.save_png(sheets.composites_sheet(rows), out)
+        return
+    frames = [sheets.layers_sheet(row.layers, columns=_COUNT.value) for row in rows]
+    if _GRID.value in (Grid.interpolation, Grid.truncation):
+        frames += frames[-2:0:-1]  # and back
+    sheets.save_animation(frames, out, milliseconds=500 if _GRID.value == Grid.mixing else 80)
+
+
+def _is_animation(out: str) -> bool:
+    return out.lower().endswith(_ANIMATIONS)
 
 
 def _write_scenes(generated: "GeneratedScenes", directory: str, run: str) -> None:
@@ -101,8 +147,16 @@ def _write_scenes(generated: "GeneratedScenes", directory: str, run: str) -> Non
 def _check_sheet(out: str) -> None:
     if _COUNT.value > _MOST_ON_SHEET:
         raise UserError(f"--count={_COUNT.value}: a sheet shows at most {_MOST_ON_SHEET:,} scenes")
-    if not out.lower().endswith(".png"):
-        raise UserError(f"--out={out}: the sheet is a PNG file; end its name with .png")
+    if _GRID.value and _COUNT.value > _MOST_ON_GRID:
+        raise UserError(f"--count={_COUNT.value}: a grid shows at most {_MOST_ON_GRID} scenes")
+    if _is_animation(out) and not _GRID.value:
+        grids = "|".join(Grid)
+        raise UserError(
+            f"--out={out}: an animation shows a grid; add --grid={grids}, or name a .png file"
+        )
+    if not out.lower().endswith((".png", *_ANIMATIONS)):
+        also = ", or .gif or .webp for an animation" if _GRID.value else ""
+        raise UserError(f"--out={out}: the sheet is a PNG file; end its name with .png{also}")
     if os.path.isdir(out):
         raise UserError(f"--out={out}: a directory has this name; name a file")
     if os.path.exists(out) and not _OVERWRITE.value:

@@ -1,10 +1,13 @@
 """`layerseg train` and `layerseg sample` at a tiny size."""
 
+import itertools
 import os
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
+from layered_segmentation.choices import Grid
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.run_directory import RunDirectory
 
@@ -86,6 +89,9 @@ def test_sample_draws_the_same_scenes_from_the_same_seed(layerseg, run, tmp_path
         (["--truncation=1.5"], ("--truncation=1.5", "[0, 1]")),
         (["--count=0"], ("count",)),
         (["--out={tmp}/sheet.jpg"], ("sheet.jpg", ".png")),
+        (["--grid=shift", "--out={tmp}/sheet.jpg"], ("sheet.jpg", ".gif or .webp")),
+        (["--out={tmp}/sheet.gif"], ("sheet.gif", "--grid=interpolation|truncation|mixing|shift")),
+        (["--grid=mixing", "--count=21"], ("--count=21", "at most 20")),
         (["--out={tmp}/none/sheet.png"], ("none",)),
         (["--out={tmp}/there.png"], ("there.png", "--overwrite")),
         (["--run_dir={tmp}/nothing"], ("nothing", "no such directory")),
@@ -103,6 +109,31 @@ def test_sample_refuses_bad_input(layerseg, run, tmp_path, flags, words):
     assert len(result.stderr.splitlines()) == 1
     assert os.listdir(tmp_path) == ["there.png"]
     assert (tmp_path / "there.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("grid", list(Grid))
+def test_sample_draws_grids(layerseg, run, tmp_path, grid):
+    run, _ = run
+    out = tmp_path / "grid.png"
+    flags = [f"--run_dir={run.path}", f"--out={out}", f"--grid={grid}", "--count=2"]
+    assert layerseg("sample", *flags).status == 0
+    with Image.open(out) as image:
+        rows = 2 if grid == Grid.mixing else 8
+        assert image.height == rows * (96 + 3) + 3
+        assert image.width > 2 * 96
+
+
+def test_sample_draws_the_shift_as_an_animation(layerseg, run, tmp_path):
+    run, _ = run
+    out = tmp_path / "shift.webp"
+    flags = [f"--run_dir={run.path}", f"--out={out}", "--grid=shift", "--count=1"]
+    assert layerseg("sample", *flags).status == 0
+    with Image.open(out) as animation:
+        frames = [np.asarray(one.convert("RGB")) for one in ImageSequence.Iterator(animation)]
+    assert len(frames) == 24
+    assert all((frame[:99] == frames[0][:99]).all() for frame in frames)  # the background
+    for frame, following in itertools.pairwise(frames):
+        assert (frame[198:297] != following[198:297]).any()  # the mask
 
 
 def test_a_directory_that_holds_something_else_is_refused(layerseg, tmp_path):
