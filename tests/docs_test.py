@@ -6,8 +6,10 @@ import importlib.util
 import pathlib
 import re
 import shlex
+import urllib.parse
 
 import pytest
+import yaml
 
 import layered_segmentation
 from layered_segmentation import config_files
@@ -21,6 +23,7 @@ PAGES = sorted(
     for path in (
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("examples/**/*.md"),
         *ROOT.glob("export/**/*.md"),
         *ROOT.glob("layered_segmentation/presets/*/README.md"),
         *ROOT.glob("tests/*/README.md"),
@@ -223,6 +226,33 @@ def test_the_readme_is_short_and_has_its_two_commands():
     assert len(readme.splitlines()) <= 100
     assert "pip install . && layerseg quickstart --out=quickstart" in readme
     assert "pip install '.[test]' && pytest" in readme
+
+
+def test_badges_and_citation_are_true():
+    readme, setup = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "setup.py")
+    )
+    badges = re.findall(r"!\[([^\]]+)\]\(https://img.shields.io/badge/([^)]+)-\w+\)", readme)
+    assert len(badges) == readme.count("shields.io") == 4
+    for text, address in badges:
+        shown = urllib.parse.unquote(address).replace("_", " ").replace("-", " ")
+        assert text == shown
+    versions = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', setup)
+    assert f"Python {' | '.join(versions)}" in readme
+    for name, package in (("TensorFlow", "tensorflow"), ("Keras", "keras")):
+        least = re.search(rf'"{package}>=(\d+\.\d+)', setup).group(1)
+        assert f"![{name} {least}]" in readme
+    assert 'license="Apache-2.0"' in setup
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert str(citation["version"]) == layered_segmentation.__version__
+    assert citation["preferred-citation"]["title"] in readme
+
+
+def test_the_pictures_of_the_readme_are_small():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[[^\]]*\]\((docs/[^)]+)\)", readme)
+    assert "docs/hero.jpg" in pictures and "docs/shift.webp" in pictures
+    assert all((ROOT / picture).stat().st_size < 400_000 for picture in pictures)
 
 
 def test_a_wrong_command_is_found(layerseg):
