@@ -153,7 +153,7 @@ def prepare_drawn(count: int, data_dir: str) -> str:
         for number in range(count):
             with open(os.path.join(directory, f"{number:06}.jpg"), "wb") as file:
                 file.write(draw_photo(number))
-        return prepare.prepare("folder/drawn", directory, data_dir).dataset
+        return prepare.prepare("photo_folder/drawn", directory, data_dir).dataset
 
 
 def draw_photo(number: int) -> bytes:

@@ -7,10 +7,12 @@ much disk space again; a directory that was unpacked from it is read in place.
 
 --dataset is lsun_objects/CATEGORY (a zip of http://dl.yf.io/lsun/objects/, or the directory in it),
 cub200_segmentation or cub200_segmentation/redo (a directory with CUB_200_2011.tgz and
-segmentations.tgz, or with both unpacked), folder or folder/NAME (a directory of photos).
+segmentations.tgz, or with both unpacked), or photo_folder/NAME (a directory of photos). `extract`,
+`tfds.load` and the setting data.dataset know it by the same name.
 
 Example:
   layerseg prepare --dataset=lsun_objects/car --source=car.zip --data_dir=DATA --limit=100000
+  layerseg prepare --dataset=photo_folder/flowers --source=PHOTOS --data_dir=DATA
 """
 
 import os
@@ -22,7 +24,7 @@ from layered_segmentation.cli import app, shared
 from layered_segmentation.errors import UserError
 
 _DATASET = flags.DEFINE_string(
-    "dataset", None, "lsun_objects/CATEGORY, cub200_segmentation[/redo] or folder[/NAME].",
+    "dataset", None, "lsun_objects/CATEGORY, cub200_segmentation[/redo] or photo_folder[/NAME].",
     required=True,
 )  # fmt: skip
 _SOURCE = flags.DEFINE_string("source", None, "Archive or directory to read.", required=True)
@@ -69,7 +71,8 @@ def main(_: list[str]) -> None:
     settings = ["data.name=tfds", f"data.dataset={done.dataset}"]
     if data_dir:
         settings.append(f"data.data_dir={data_dir}")
-    print(app.next_step("train", set=settings, run_dir="RUN"))
+    config = prepare.config_of(done.dataset)
+    print(app.next_step("train", config=config, set=settings, run_dir="RUN"))
 
 
 if __name__ == "__main__":

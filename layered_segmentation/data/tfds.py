@@ -34,8 +34,9 @@ SPLIT = "train"
 # What TFDS raises for files of a dataset that are truncated, empty or missing.
 DAMAGED = (ValueError, KeyError, OSError, json_format.ParseError)
 
-# By builder, the name under which `layerseg prepare` makes it, where that is another.
-_PREPARED = {"lsun_objects": "", "cub200_segmentation": "", "photo_folder": "folder"}
+# The builders of `layerseg prepare`.
+_FOLDER = "photo_folder"
+_PREPARED = ("lsun_objects", "cub200_segmentation", _FOLDER)
 _PART = re.compile(r"(?P<name>[\w./-]+(:[\d.*]+)?)(@(?P<split>[\w-]+))?(\[(?P<slice>[^\[\]]*)\])?")
 _SLICE = re.compile(r"-?\d*(%|shard)?:-?\d*(%|shard)?")
 
@@ -268,12 +269,13 @@ def _open(origin: str, name: str, data_dir: str) -> Any:
 def _not_prepared(name: str, where: str) -> str:
     tfds = _import_tfds()
     base = name.partition(":")[0]
-    builder = base.partition("/")[0]
+    builder, _, config = base.partition("/")
+    if builder == "folder" and config:  # `prepare --dataset=folder/NAME` of version 0.1.0
+        return f"unknown dataset {name!r}; `layerseg prepare` writes folders as {_FOLDER}/{config}"
     missing = f"{name} is not prepared in {where}"
     if builder in _PREPARED:
-        dataset = _PREPARED[builder] or base
         return (
-            f"{missing}; prepare it with `layerseg prepare --dataset={dataset} --source=… "
+            f"{missing}; prepare it with `layerseg prepare --dataset={base} --source=… "
             f"--data_dir={where}`, or name its directory with data.data_dir"
         )
     try:

@@ -178,7 +178,14 @@ def test_inventory_and_identity_depend_on_the_images_in_use(data_dir):
     ("dataset", "reason"),
     [
         ("lsun_objects/car", "is not prepared in .*layerseg prepare --dataset=lsun_objects/car "),
-        ("photo_folder", "layerseg prepare --dataset=folder --source"),
+        (
+            "photo_folder/a",
+            "is not prepared in .*layerseg prepare --dataset=photo_folder/a --source",
+        ),
+        (
+            "folder/a",
+            "unknown dataset 'folder/a'; `layerseg prepare` writes folders as photo_folder/a",
+        ),
         ("mnist", "mnist is not prepared in .*tfds build mnist --data_dir="),
         ("numbered_photo", "unknown dataset: .*'numbered_photo'"),
         ("numbered_photos/whole:3.0.0", "numbered_photos/whole:3.0.0"),

@@ -11,14 +11,17 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder
 
-from layered_segmentation import files
+from layered_segmentation import config_files, files
 from layered_segmentation.data.prepare import archives, cub, folder, lsun
 from layered_segmentation.data.prepare.builder import PhotoBuilder
 from layered_segmentation.data.tfds import DAMAGED, reason_of
 from layered_segmentation.errors import UserError
 
-FOLDER = "folder"
-DATASETS = ("lsun_objects/CATEGORY", "cub200_segmentation", "cub200_segmentation/redo", FOLDER)
+DATASETS = (
+    "lsun_objects/CATEGORY", "cub200_segmentation", "cub200_segmentation/redo",
+    f"{folder.NAME}/NAME",
+)  # fmt: skip
+EARLIER = "folder"  # what version 0.1.0 called `folder.NAME` here, and only here
 
 _LOCK = ".prepare.lock"
 _UNFINISHED = "incomplete."  # TFDS's prefix of a directory that it has not renamed yet
@@ -45,7 +48,7 @@ def prepare(
     run continues after the last complete shard, and reuses archives that were unpacked completely.
 
     Args:
-        dataset: One of `DATASETS`; `folder/NAME` gives a folder's dataset a name.
+        dataset: One of `DATASETS`; without /NAME, a folder's dataset has the folder's name.
         source: Archive or directory.
         data_dir: Where datasets lie; TFDS's own place if empty.
         limit: Take only the first so many of each split; 0 takes all.
@@ -95,10 +98,18 @@ def prepare(
     )
 
 
+def config_of(dataset: str) -> str:
+    """Returns the packaged config to train with: the paper's, or that for one's own photos."""
+    name, _, category = dataset.partition("[")[0].partition("/")
+    paper = {lsun.LsunObjects.name: f"lsun_{category}", cub.Cub200Segmentation.name: "cub"}
+    config = paper.get(name, "")
+    return config if config in config_files.packaged_names() else "quickstart_photos"
+
+
 def _kind(dataset: str, source: str) -> tuple[type[PhotoBuilder], str, str]:
     """Returns a builder, which of its configs, and the argument that takes it."""
     name, _, config = dataset.partition("/")
-    if name in (FOLDER, folder.NAME):
+    if name in (folder.NAME, EARLIER):
         config = config or folder.safe_name(os.path.basename(os.path.realpath(source))) or "photos"
         if config != folder.safe_name(config):
             raise UserError(f"--dataset={dataset}: a name has letters, digits, _, - and . only")
@@ -114,7 +125,7 @@ def _kind(dataset: str, source: str) -> tuple[type[PhotoBuilder], str, str]:
                     f"it has {', '.join(configs)}"
                 )
             return builder, config, "config"
-    names = ["lsun_objects", "cub200_segmentation", FOLDER]
+    names = ["lsun_objects", "cub200_segmentation", folder.NAME]
     raise UserError(
         f"--dataset={dataset}: is unknown{_hint(name, names)}; there are {', '.join(DATASETS)}"
     )
@@ -165,7 +176,7 @@ def _require_same(builder: PhotoBuilder, source: str, limit: int) -> None:
         raise UserError(
             f"{builder.data_dir}: holds other photos than --source={source} now has (files were "
             "changed, added or removed); add --overwrite, or name another --data_dir"
-            + (" or --dataset=folder/NAME" if builder.name == folder.NAME else "")
+            + (f" or --dataset={folder.NAME}/NAME" if builder.name == folder.NAME else "")
         )
 
 

@@ -164,7 +164,10 @@ def test_a_prepared_folder_is_extracted_unchanged(extract, layerseg, tmp_path):
         (source / name).write_bytes(lmdb_files.photo(len(name), format=format))
     (source / os.fsdecode(b"caf\xe9.tif")).write_bytes(lmdb_files.photo(9, format="TIFF"))
     prepared = layerseg(
-        "prepare", "--dataset=folder/mine", f"--source={source}", f"--data_dir={tmp_path / 'data'}"
+        "prepare",
+        "--dataset=photo_folder/mine",
+        f"--source={source}",
+        f"--data_dir={tmp_path / 'data'}",
     )
     assert prepared.status == 0, prepared.stderr
     assert extract("photo_folder/mine", tmp_path / "data").status == 0

@@ -145,7 +145,7 @@ def test_changed_photos_of_the_same_sizes_are_noticed(layerseg, tmp_path):
     assert "is finished" in run("one").stdout
     result = run("two")
     assert result.status == 2
-    assert "or name another --data_dir or --dataset=folder/NAME" in result.stderr
+    assert "or name another --data_dir or --dataset=photo_folder/NAME" in result.stderr
 
 
 def test_a_mask_that_was_added_is_noticed(layerseg, tmp_path):

@@ -3,6 +3,8 @@
 import functools
 import io
 import os
+import re
+import shlex
 import shutil
 import zipfile
 
@@ -13,6 +15,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+
+from layered_segmentation import config as configs
+from layered_segmentation.data.prepare import prepare as preparing
+from layered_segmentation.data.source import open_source
 
 COUNT = 12
 
@@ -75,7 +81,8 @@ def test_a_zip_becomes_a_dataset(car, tmp_path):
     )
     assert f"train: {COUNT} images\n" in result.stdout
     assert (
-        "next: layerseg train --set=data.name=tfds --set=data.dataset=lsun_objects/car "
+        "next: layerseg train --config=lsun_car --set=data.name=tfds "
+        "--set=data.dataset=lsun_objects/car "
         f"--set=data.data_dir={data_dir} --run_dir=RUN\n"
     ) in result.stdout
     values = lmdb_files.photos(COUNT)
@@ -189,12 +196,12 @@ def test_a_corrupt_page_is_a_one_line_error(layerseg, tmp_path):
     assert is_clean(data_dir)
 
 
-def test_a_folder_becomes_a_dataset(folder, tmp_path):
+def test_a_folder_becomes_a_dataset_of_the_name_that_was_given(folder, tmp_path):
     files = fill(tmp_path / "photos", 5)
     fill(tmp_path / "photos", 5)
     (tmp_path / "photos" / "masks").mkdir()
     (tmp_path / "photos" / "masks" / "000.png").write_bytes(b"no photo")
-    result = folder(dataset="folder/flowers-1")
+    result = folder(dataset="photo_folder/flowers-1")
     assert result.status == 0, result.stderr
     assert result.stderr == f"{tmp_path / 'photos'}: left out 1 for masks: masks\n"
     assert "--set=data.dataset=photo_folder/flowers-1 " in result.stdout
@@ -215,6 +222,37 @@ def test_datasets_of_earlier_versions_are_read(folder, tmp_path, module):
     assert name in text
     features.write_text(text.replace(name, f"layered_segmentation.data.{module}.Photo"))
     assert stored("photo_folder/photos", tmp_path / "data") == list(files.values())
+
+
+def test_the_earlier_name_of_a_folder_still_works(folder, tmp_path):
+    fill(tmp_path / "photos", 3)
+    assert folder(dataset="photo_folder/flowers").status == 0
+    result = folder(dataset="folder/flowers")
+    assert "is finished; nothing to do." in result.stdout
+    assert "--set=data.dataset=photo_folder/flowers " in result.stdout
+
+
+def test_the_next_command_is_the_recipe_for_own_photos(folder, tmp_path):
+    fill(tmp_path / "photos", 3)
+    (line,) = re.findall("^next: layerseg train (.+)$", folder().stdout, re.MULTILINE)
+    flags = [flag.removeprefix("--").partition("=") for flag in shlex.split(line)]
+    (name,) = [value for flag, _, value in flags if flag == "config"]
+    config = configs.load(name, [value for flag, _, value in flags if flag == "set"])
+    assert config.gan == configs.load("quickstart_photos").gan
+    assert len(open_source(config.data, seed=0)) == 3
+
+
+@pytest.mark.parametrize(
+    ("dataset", "config"),
+    [
+        ("lsun_objects/car[:10]", "lsun_car"),
+        ("lsun_objects/airplane", "quickstart_photos"),
+        ("cub200_segmentation/redo", "cub"),
+        ("photo_folder/lsun_car", "quickstart_photos"),
+    ],
+)
+def test_the_next_command_has_the_config_of_the_dataset(dataset, config):
+    assert preparing.config_of(dataset) == config
 
 
 def test_a_folder_that_has_changed_is_noticed(folder, tmp_path):
