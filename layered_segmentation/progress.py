@@ -1,11 +1,13 @@
 """A progress bar with the time left; without a terminal, one line per minute."""
 
 import math
+import os
 import sys
 import time
 
 from tqdm import tqdm
 
+_WIDE = 80  # columns; on narrower terminals text replaces the bar
 _INTERVAL = 60.0  # seconds between lines without a terminal
 
 
@@ -21,6 +23,7 @@ class Bar:
     """
 
     bar_format: str | None = None  # tqdm's own
+    narrow_format = "{desc}: {percentage:.0f}%, {remaining} left{postfix}"
     line_format = (
         "{desc}: {percentage:.0f}% ({n_fmt}/{total_fmt}), {remaining} left, {rate_fmt}{postfix}"
     )
@@ -51,8 +54,16 @@ class Bar:
                 file=self._stream,
                 dynamic_ncols=True,
                 miniters=0,
-                bar_format=self.bar_format,
+                bar_format=self._format(),
             )
+
+    def _format(self) -> str | None:
+        """Returns the format that shows the time left at the terminal's present width."""
+        try:
+            columns = os.get_terminal_size(self._stream.fileno()).columns
+        except (OSError, ValueError):  # a stream of a notebook or a test
+            return self.bar_format
+        return self.narrow_format if 0 < columns < _WIDE else self.bar_format
 
     @property
     def is_drawn(self) -> bool:
@@ -77,6 +88,7 @@ class Bar:
         self._count += count
         self._note = note or self._note
         if self._bar is not None:
+            self._bar.bar_format = self._format()
             self._bar.set_postfix_str(self._note, refresh=False)
             self._bar.update(count)
             return

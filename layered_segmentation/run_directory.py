@@ -19,6 +19,8 @@ from layered_segmentation.errors import UserError
 
 # Names that a directory may hold and still become a run.
 _NEGLIGIBLE = {"lock", "config.yaml.partial", files.partial_path("config.yaml"), ".DS_Store"}
+# What lies next to the preset of a student, after its name: results, and its masks by phase.
+STUDENT_RESULTS, STUDENT_MASKS = "_results.json", "_masks.png"
 _SECTIONS = ("data", "gan", "schedule", "train")  # of every config.yaml that a run has written
 _METRICS = (
     "resolution", "images_per_second", "wasserstein", "gradient_penalty", "coverage",

@@ -48,7 +48,8 @@ def page(
         title="Objects cut out, learned without labels",
         verdict=verdict(results, is_shapes),
         facts=facts,
-        warnings=report.warnings_of(records),
+        warnings=[*report.warnings_of(run), *_warnings(results)],
+        **report.student_of(run),
         examples=examples,
         examples_title="Unseen images" if _is_unseen(results) else "Photos",
         examples_note=_examples_note(results, is_shapes),
@@ -108,6 +109,12 @@ def _scores(results: Mapping[str, Any]) -> list[report.Score]:
         name = f"student, --refine={refined['refine']}"
         student.append(report.Score(name, refined["miou"], refined["miou_std"]))
     return [*student, *sorted(references, key=lambda score: -score.miou)]
+
+
+def _warnings(results: Mapping[str, Any]) -> list[str]:
+    """Returns the warnings in the verdict on the scored masks."""
+    lines = [str(line) for line in results.get("verdict") or []]
+    return [line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")]
 
 
 def _is_unseen(results: Mapping[str, Any]) -> bool:

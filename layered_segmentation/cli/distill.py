@@ -9,7 +9,6 @@ Example:
   layerseg distill --run_dir=RUN --config=students/w8_64 --out=STUDENTS/w8_64
 """
 
-import dataclasses
 import os
 
 from absl import flags
@@ -32,13 +31,13 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing segmente
 shared.define_max_pixels_flag()
 
 RESUME = "no segmenter was written; run it again"
-RESULTS = "_results.json"
 
 
 def main(_: list[str]) -> None:
     """Trains one student."""
     from layered_segmentation import config as configs
     from layered_segmentation import files
+    from layered_segmentation.run_directory import STUDENT_MASKS, STUDENT_RESULTS
 
     run = shared.open_run(_RUN_DIR.value, _STAGE.value)
     sized = configs.section_overrides(_CONFIG.value, "student") if _CONFIG.value else []
@@ -55,22 +54,15 @@ def main(_: list[str]) -> None:
             "replace it, or name another --out"
         )
     files.require_directory(out)
+    written = out, out + STUDENT_RESULTS, out + STUDENT_MASKS
     quiet.import_tensorflow(_LOGICAL_CPUS.value)
-    from layered_segmentation.evaluation import quality
+    from layered_segmentation.evaluation import quality, report
     from layered_segmentation.segmenter import distill
 
     if config.student.self_training:
         shared.note_changed_photos(run)
-    with run.lock(), files.undoing(out, out + RESULTS):
+    with run.lock(), files.undoing(*written):
         segmenter, summary = distill.distill_run(run, config, out, _OVERWRITE.value, _DEVICES.value)
-        results = {
-            **dataclasses.asdict(summary),
-            "parameters": segmenter.count_params(),
-            "resolution": segmenter.resolution,
-            "seed": config.train.seed,
-            "student": dataclasses.asdict(config.student),
-        }
-        files.write_json(out + RESULTS, results)
     print(
         f"distilled {summary.steps:,} steps in {summary.seconds:,.0f} s, "
         f"{summary.images_per_second:,.1f} images/s; loss {summary.loss:.3f}, agreement with the "
@@ -78,6 +70,7 @@ def main(_: list[str]) -> None:
     )
     if not _OUT.value:
         quality.measure_if_possible(run, config, segmenter)
+        print(f"report: {report.write_run_report(run)}")
     print(f"segmenter: {out}")
     segmenter_name = out if _OUT.value else run.path
     print(app.next_step("segment", segmenter=segmenter_name, input="PHOTOS", out="MASKS"))

@@ -7,6 +7,8 @@ Example:
   layerseg train --config=quickstart_photos --set=data.path=PHOTOS --run_dir=RUN
 """
 
+import sys
+
 from absl import flags
 
 from layered_segmentation import config as configs
@@ -29,6 +31,7 @@ def main(_: list[str]) -> None:
     from layered_segmentation import run_directory
     from layered_segmentation.evaluation import report
     from layered_segmentation.gan import trainer
+    from layered_segmentation.segmenter import sanity
 
     shared.note_few_photos(config)
     run = run_directory.RunDirectory(_RUN_DIR.value)
@@ -43,6 +46,9 @@ def main(_: list[str]) -> None:
     if not summary.is_chief:  # the first worker writes the report
         return
     path = report.write_run_report(run)
+    if run.finished():
+        for line in sanity.of_training(run.read_log(), config):
+            print(f"warning: {line}", file=sys.stderr)
     print(f"report: {path}")
     if config.gan.variant.has_mask:
         print(app.next_step("distill", run_dir=run.path))

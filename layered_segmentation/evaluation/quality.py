@@ -6,6 +6,7 @@ therefore given next to its value for two different scenes or photos, and the ma
 
 import dataclasses
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from layered_segmentation import files, images, records
 from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import scoring
-from layered_segmentation.segmenter import self_training
+from layered_segmentation.segmenter import sanity, self_training
 
 if TYPE_CHECKING:
     from layered_segmentation.run_directory import RunDirectory
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 COUNT = 256  # scenes, and photos
 FILE = "quality.json"
 _SEED = 4242  # of the scenes; no training draws them
+_ADVICE = (
+    "look at the generated scenes in report.html: if their masks are right, raise student.steps, "
+    "else train the GAN again with another train.seed or gan.mask_size"
+)
 _OFFSET = 4  # two crops of a photo are 1 / _OFFSET of the side apart
 
 
@@ -105,6 +110,8 @@ def measure(generator: Any, segmenter: Any, photos: np.ndarray, shift: float) ->
 def measure_run(run: "RunDirectory", config: Config, segmenter: Any) -> Quality:
     """Measures a run and its student, and keeps the result in RUN/quality.json.
 
+    The file also has what `sanity.of_masks` finds in the student's masks of photos.
+
     Raises:
         UserError: The run has no generator, or its photos cannot be read.
     """
@@ -113,7 +120,10 @@ def measure_run(run: "RunDirectory", config: Config, segmenter: Any) -> Quality:
     side = photo_side(segmenter.resolution)
     photos = self_training.load_photos(config, side, COUNT, images.TRIANGLE)
     quality = measure(networks.load_generator(run), segmenter, photos, config.gan.shift)
-    files.write_json(os.path.join(run.path, FILE), dataclasses.asdict(quality))
+    whole = np.stack([images.to_square(photo, segmenter.resolution) for photo in photos])
+    warnings = sanity.of_masks(list(map(sanity.small, _found(segmenter, whole))), _ADVICE)
+    kept = {**dataclasses.asdict(quality), "warnings": warnings}
+    files.write_json(os.path.join(run.path, FILE), kept)
     return quality
 
 
@@ -125,6 +135,8 @@ def measure_if_possible(run: "RunDirectory", config: Config, segmenter: Any) -> 
         print(f"quality not measured: {error}", flush=True)
         return None
     print("\n".join(f"{name}: {value}" for name, value in quality.lines()), flush=True)
+    for line in read_warnings(run):
+        print(f"warning: {line}", file=sys.stderr)
     return quality
 
 
@@ -134,6 +146,13 @@ def read(run: "RunDirectory") -> Quality | None:
     shape = {name: records.is_number for name in names}
     found = records.read(os.path.join(run.path, FILE), shape)
     return None if found is None else Quality(**{name: found[name] for name in names})
+
+
+def read_warnings(run: "RunDirectory") -> list[str]:
+    """Returns what `measure_run` has found wrong with the student's masks; empty if unknown."""
+    shape = {"warnings": [records.is_text]}
+    found = records.read(os.path.join(run.path, FILE), shape)
+    return found["warnings"] if found else []
 
 
 def _found(segmenter: Any, photos: np.ndarray) -> np.ndarray:

@@ -5,37 +5,20 @@ Pictures and styles are inside the file, nothing is fetched, and it is readable 
 
 import base64
 import dataclasses
-import io
 import os
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layered_segmentation import config as configs
-from layered_segmentation import config_files, files, paths
+from layered_segmentation import config_files, files, paths, records
+from layered_segmentation.evaluation import curves
+from layered_segmentation.run_directory import STUDENT_MASKS, STUDENT_RESULTS
 
 if TYPE_CHECKING:
     from layered_segmentation.run_directory import RunDirectory
 
 _MOST_SHEETS = 6
-_AXIS = "#8a8f98"  # readable on a white and on a dark page
-_COLOURS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#6b7280")
-
-_PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
-    (
-        "Losses",
-        (("wasserstein", "Wasserstein distance"), ("gradient_penalty", "gradient penalty")),
-    ),
-    (
-        "Masks",
-        (
-            ("coverage", "mean coverage"),
-            ("binarisation", "binarisation, eq. 4"),
-            *((f"coverage_{number}", f"layer {number}") for number in range(1, 5)),
-        ),
-    ),
-    ("Speed", (("images_per_second", "images/s"),)),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +87,8 @@ class Page:
     verdict: str  # the outcome in a sentence
     facts: Sequence[tuple[str, str]] = ()  # short (name, value) pairs under the verdict
     warnings: Sequence[str] = ()
+    student_phases: Sequence[Mapping[str, str]] = ()  # one row per phase, by column name
+    student: Sequence[Picture] = ()  # the student's curves, and its masks after each phase
     examples: Sequence[Picture] = ()  # segmented photos
     examples_title: str = "Unseen images"  # heading above the examples
     examples_note: str = ""  # a sentence on the examples
@@ -156,7 +141,8 @@ def write_run_report(run: "RunDirectory") -> str:
             "the averaged generator; each mask should fit one object."
         ),
         facts=facts,
-        warnings=warnings_of(records),
+        warnings=warnings_of(run),
+        **student_of(run),
         sheets=sheets_of(run),
         curves=draw_curves(records, config.gan.mask_size),
         settings=settings_of(config),
@@ -187,6 +173,46 @@ def sheets_of(run: "RunDirectory") -> list[Picture]:
     return pictures
 
 
+def student_of(run: "RunDirectory") -> dict[str, list[Any]]:
+    """Returns a page's `student_phases` and `student`, empty if the run has no student."""
+    phase = {
+        "curve": records.optional([[records.is_number]]),
+        **{name: records.is_number for name in ("pairs", "steps", "loss", "agreement", "seconds")},
+        **{name: records.optional(records.is_number) for name in ("judged", "kept", "weight")},
+    }
+    found = records.read(run.segmenter + STUDENT_RESULTS, {**phase, "rounds": [phase]})
+    if found is None:
+        return {}
+    phases = {"generated pairs": found}
+    phases |= {f"round {number}": one for number, one in enumerate(found["rounds"], 1)}
+    pictures = [Picture(title, data) for title, data in curves.of_student(phases).items()]
+    masks = run.segmenter + STUDENT_MASKS
+    if os.path.exists(masks):
+        with open(masks, "rb") as file:
+            pictures.append(Picture("Masks of some photos after each phase", file.read()))
+    return {"student_phases": [_phase_row(*item) for item in phases.items()], "student": pictures}
+
+
+def _phase_row(name: str, phase: Mapping[str, Any]) -> dict[str, str]:
+    judges = {
+        "agreed before": ("judged", "{:.3f}"),
+        "photos kept": ("kept", "{:.0%}"),
+        "weight of pixels": ("weight", "{:.2f}"),
+    }
+    is_round = phase.get("judged") is not None
+    return {
+        "phase": name,
+        "pairs": f"{phase['pairs']:,}",
+        "steps": f"{phase['steps']:,}",
+        "loss": f"{phase['loss']:.3f}",
+        "agreement": f"{phase['agreement']:.3f}",
+        **{
+            label: form.format(phase.get(key) or 0.0) if is_round else ""
+            for label, (key, form) in judges.items()
+        },
+    }
+
+
 def quality_of(run: "RunDirectory") -> list[tuple[str, str]]:
     """Returns facts on a run's quality that need no true masks, if they were measured."""
     from layered_segmentation.evaluation import quality
@@ -195,9 +221,16 @@ def quality_of(run: "RunDirectory") -> list[tuple[str, str]]:
     return measured.lines() if measured else []
 
 
-def warnings_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the warnings of a run's log, without the prefix `warning: `."""
+def warnings_of(run: "RunDirectory") -> list[str]:
+    """Returns the warnings of a run's log and of its sanity checks, without `warning: `."""
+    from layered_segmentation.evaluation import quality
+    from layered_segmentation.segmenter import sanity
+
+    records = run.read_log()
     found = [str(record["warning"]) for record in records if "warning" in record]
+    if run.finished():
+        found += sanity.of_training(records, run.config())
+    found += quality.read_warnings(run)
     return [text.removeprefix("warning: ") for text in found]
 
 
@@ -216,85 +249,6 @@ def seconds(value: float) -> str:
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], mask_size: float) -> list[Picture]:
-    """Draws the curves of a log as SVG, readable on light and dark pages.
-
-    Args:
-        records: Records of log.jsonl, with `images_seen`; those without metrics are ignored.
-        mask_size: η of eq. 3, drawn as a line in the panel of the masks.
-
-    Returns:
-        A picture for each panel that has data.
-    """
-    drawn = []
-    for title, series in _PANELS:
-        curves = {
-            label: [
-                (record["images_seen"], record[key])
-                for record in records
-                if record.get(key) is not None
-            ]
-            for key, label in series
-        }
-        curves = {label: points for label, points in curves.items() if points}
-        if curves:
-            line = mask_size if title == "Masks" else None
-            drawn.append(Picture(title, _panel(curves, _stage_starts(records), line)))
-    return drawn
-
-
-def _panel(
-    curves: Mapping[str, Sequence[tuple[float, float]]],
-    stages: Sequence[tuple[int, int]],
-    line: float | None,
-) -> bytes:
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
-
-    # Text stays text: the file is smaller, sharp at any size, and searchable.
-    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}):
-        figure = Figure(figsize=(4.4, 2.9), layout="constrained")
-        FigureCanvasSVG(figure)
-        figure.patch.set_alpha(0)
-        axes = figure.add_subplot()
-        axes.patch.set_alpha(0)
-        for colour, (label, points) in zip(_COLOURS, curves.items(), strict=False):
-            axes.plot(*zip(*points, strict=True), color=colour, label=label, linewidth=1.6)
-        if line is not None:
-            axes.axhline(line, color=_AXIS, linestyle="--", linewidth=1)
-            axes.annotate(
-                f"η {line:g}", (1, line), xycoords=("axes fraction", "data"), color=_AXIS,
-                ha="right", va="bottom", fontsize=9,
-            )  # fmt: skip
-        for first, resolution in stages:
-            axes.axvline(first, color=_AXIS, linewidth=0.8, linestyle=":")
-            axes.annotate(
-                f" {resolution} px", (first, 1), xycoords=("data", "axes fraction"), color=_AXIS,
-                va="top", fontsize=9,
-            )  # fmt: skip
-        axes.set_xlabel("images seen", color=_AXIS)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.tick_params(colors=_AXIS)
-        axes.margins(x=0.01, y=0.15)
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-        for side, spine in axes.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(_AXIS)
-        legend = axes.legend(
-            frameon=False, fontsize=9, labelcolor=_AXIS, ncols=2, loc="lower left",
-            bbox_to_anchor=(0, 1.0), borderaxespad=0,
-        )  # fmt: skip
-        legend.set_in_layout(True)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def _stage_starts(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-    """Returns (images seen, resolution) of the first record of each stage."""
-    starts: dict[int, int] = {}
-    for record in records:
-        if "resolution" in record:
-            starts.setdefault(record["resolution"], record["images_seen"])
-    return [(first, resolution) for resolution, first in starts.items()]
+    """Returns `curves.of_training` as pictures."""
+    drawn = curves.of_training(records, mask_size)
+    return [Picture(title, data) for title, data in drawn.items()]

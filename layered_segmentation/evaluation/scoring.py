@@ -16,12 +16,13 @@ from layered_segmentation.data.source import Pair
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation import baselines
 from layered_segmentation.evaluation.baselines import DEFAULT_GRABCUT, GrabCutSettings
-from layered_segmentation.segmenter import pipeline
+from layered_segmentation.segmenter import pipeline, sanity
 from layered_segmentation.segmenter.refine import refine as refine_mask
 
 REFERENCES = ("full_mask", "centre_box", "grabcut")
 OTHER_SCENE = "other_scene"  # for generated masks only, see `generated.score`
 THRESHOLD = 0.5
+_ADVICE = "look at the sheet: the photos may be unlike those of training, or training has failed"
 _LEAST = 0.005  # share of the pixels: a mask that covers less is as good as empty
 PROTOCOL = (
     "Predictions resized bilinearly to the photo's own size, refined there if asked for, threshold "
@@ -55,6 +56,8 @@ class Row:
     covered: float | None = None  # share of the pixels that the prediction covers
     inverted: float | None = None  # IoU of the inverted prediction
     objects: float | None = None  # mean IoU of the objects, of `object_iou`
+    # The prediction at a small side, for `sanity.of_masks`.
+    small: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +163,9 @@ class Scores:
                 f"warning: {constant} of {len(covered)} masks are empty or cover everything; the "
                 "photos may be unlike those of training"
             )
+        else:
+            masks = [row.small for row in self.rows if row.small is not None]
+            lines += [f"warning: {line}" for line in sanity.of_masks(masks, _ADVICE)]
         inverted = [row.inverted for row in self.rows if row.inverted is not None]
         if inverted and np.mean(inverted) > self.miou:
             lines.append(
@@ -188,12 +194,13 @@ class Scores:
             "seconds": round(self.seconds, 3),
             "predict_seconds_per_image": round(self.predict_seconds / self.images, 6),
             "protocol": PROTOCOL + (SPLIT_PROTOCOL if split else "") + "".join(references),
+            "verdict": self.verdict(),
         }
 
     def write_csv(self, path: str) -> None:
         """Writes one line per image."""
         names = [field.name for field in dataclasses.fields(Row)]
-        names = [name for name in names if name not in ("covered", "inverted")]
+        names = [name for name in names if name not in ("covered", "inverted", "small")]
         for name in (OTHER_SCENE, "objects"):
             if all(getattr(row, name) is None for row in self.rows):
                 names.remove(name)
@@ -371,6 +378,7 @@ def _row(pair: Pair, mask: np.ndarray, references: Sequence[str], grabcut: GrabC
         found=bool(counted.any()),
         covered=float(mask.mean()),
         inverted=iou(~mask, pair.mask, pair.ignore),
+        small=sanity.small(mask),
     )
 
 

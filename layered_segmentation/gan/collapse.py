@@ -14,6 +14,7 @@ from layered_segmentation.config import Config, GANConfig
 LOOK_EVERY = 3_000  # images
 LOOKS = 3  # that must agree: a collapse is reported within 10,000 images
 SCENES = 64
+KINDS = ("empty", "full", "background", "alike")
 SEED = 1  # of their latents, which are those of the sheets
 
 # Masks are compared at this side, so that the cost does not grow with the resolution.
@@ -27,7 +28,7 @@ _AT_EDGE = 0.5
 _ABOVE_LEAST = 0.3
 _BELOW_MOST = 0.01
 _ALIKE = 0.95
-_UNDECIDED = 0.1
+UNDECIDED = 0.1
 
 
 class Collapsed(Exception):
@@ -104,7 +105,7 @@ def kind(masks: MaskStatistics, gan: GANConfig, is_faded_in: bool) -> str:
     """
     least = gan.mask_size + _ABOVE_LEAST
     most = gan.mask_size_most - _BELOW_MOST if gan.mask_size_most < 1 and is_faded_in else 1.0
-    if masks.mask_undecided > _UNDECIDED:
+    if masks.mask_undecided > UNDECIDED:
         return "none"
     if masks.mask_coverage < _EMPTY:
         return "empty"

@@ -125,6 +125,7 @@ class _RunBar(Bar):
     """A bar of percents, with the whole text after it."""
 
     bar_format = "{percentage:3.0f}%|{bar:16}| {desc}{postfix}"
+    narrow_format = "{percentage:.0f}%{postfix}"
     line_format = "{percentage:3.0f}%  {desc}{postfix}"
     is_prompt = True
 

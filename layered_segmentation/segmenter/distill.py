@@ -5,6 +5,7 @@ A pool of scenes is drawn once, because drawing a scene costs more than learning
 
 import dataclasses
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,20 +14,28 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from layered_segmentation import files, paths, sheets
 from layered_segmentation.choices import StudentMasks
 from layered_segmentation.config import Config
-from layered_segmentation.gan import networks, strategy
+from layered_segmentation.gan import composite, networks, strategy
 from layered_segmentation.gan.composite import Layers, union_mask, visible_masks
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.gan.keras_settings import DATA_FORMAT
 from layered_segmentation.gan.sampling import sampler
 from layered_segmentation.images import to_uint8_mask
 from layered_segmentation.progress import Bar
-from layered_segmentation.run_directory import RunDirectory
-from layered_segmentation.segmenter import fit, model_card, presets, self_training
+from layered_segmentation.run_directory import STUDENT_MASKS, STUDENT_RESULTS, RunDirectory
+from layered_segmentation.segmenter import (
+    fit,
+    model_card,
+    presets,
+    self_training,
+    student_events,
+)
 from layered_segmentation.segmenter.fit import FitSummary, Pool
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter, create_segmenter
 from layered_segmentation.segmenter.self_training import RoundSummary
+from layered_segmentation.segmenter.student_events import StudentEvents
 
 POOL = 10_000  # scenes
 _POOL_BYTES = 500_000_000
@@ -42,11 +51,13 @@ class DistillSummary(FitSummary):
         draw_seconds: Time spent drawing the pool.
         self_training_rounds: Completed rounds of self-training.
         self_training_judged: `RoundSummary.judged` of each round.
+        rounds: The summaries of the rounds.
     """
 
     draw_seconds: float = 0.0
     self_training_rounds: int = 0
     self_training_judged: tuple[float, ...] = ()
+    rounds: tuple[RoundSummary, ...] = ()
 
 
 def distill(
@@ -54,6 +65,7 @@ def distill(
     config: Config,
     photos: np.ndarray | None = None,
     devices: Sequence[str] = (),
+    events: StudentEvents | None = None,
 ) -> tuple[LayeredSegmenter, DistillSummary]:
     """Trains a student on a generator's scenes, then on its own masks of unlabelled photos.
 
@@ -64,6 +76,7 @@ def distill(
         photos: The training photos for self-training, from `self_training.training_photos`; None
             for no self-training.
         devices: Devices to train on; all accelerators if empty, as of `strategy.on_devices`.
+        events: Where the phases are written. It shows masks of photos, of scenes without photos.
 
     Returns:
         The segmenter, with averaged weights, and the summary. Its loss and agreement are those on
@@ -78,18 +91,27 @@ def distill(
     pool = draw_pool(generator, config)
     drawn = time.perf_counter() - start
     side = pool.layers.mask.shape[1]
+    if events is not None:
+        events.show(_composites(pool) if photos is None else photos, side)
+    events = events or StudentEvents()
     rounds: list[RoundSummary] = []
     with engine.scope():
         masks = generator.foreground_layers if learns_each(config) else 1
         segmenter = create_segmenter(config.student.width, side, config.data.aspect, masks)
         fit.initialise(segmenter, seed)
-        summary = fit.fit(segmenter, pool, config.student, seed)
+        events.begin(student_events.FIRST)
+        summary = fit.fit(segmenter, pool, config.student, seed, events)
+        self_training.show_masks(segmenter, events, summary.steps)
         if photos is not None and config.student.self_training:
-            rounds = self_training.self_train(segmenter, photos, config.student, seed)
+            rounds = self_training.self_train(segmenter, photos, config.student, seed, events)
     fields = {**dataclasses.asdict(summary), "seconds": time.perf_counter() - start}
     judged = tuple(part.judged for part in rounds)
     return segmenter, DistillSummary(
-        **fields, draw_seconds=drawn, self_training_rounds=len(rounds), self_training_judged=judged
+        **fields,
+        draw_seconds=drawn,
+        self_training_rounds=len(rounds),
+        self_training_judged=judged,
+        rounds=tuple(rounds),
     )
 
 
@@ -101,6 +123,9 @@ def distill_run(
     devices: Sequence[str] = (),
 ) -> tuple[LayeredSegmenter, DistillSummary]:
     """Distils a run's generator and writes the student's preset with a drafted model card.
+
+    It also writes the results (`STUDENT_RESULTS`), a picture of the student's masks after each
+    phase (`STUDENT_MASKS`), and the phases for TensorBoard.
 
     Args:
         run: The run.
@@ -119,11 +144,25 @@ def distill_run(
     generator = networks.load_generator(run)
     side = config.student.resolution or generator.resolution
     photos = self_training.training_photos(config, side)
-    segmenter, summary = distill(generator, config, photos, devices)
+    name = paths.name_of(out)
+    events = StudentEvents(os.path.join(run.tensorboard, name))
+    shutil.rmtree(events.directory, ignore_errors=True)  # of the student that is replaced
+    segmenter, summary = distill(generator, config, photos, devices, events)
     facts = {"steps": summary.steps, "seed": config.train.seed}
     card = model_card.draft(config, side, segmenter.count_params(), facts)
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     presets.save(segmenter, out, overwrite, card, tflite=True)
+    sheet = events.sheet()
+    if sheet is not None:
+        sheets.save_png(sheet, out + STUDENT_MASKS)
+    results = {
+        **dataclasses.asdict(summary),
+        "parameters": segmenter.count_params(),
+        "resolution": segmenter.resolution,
+        "seed": config.train.seed,
+        "student": dataclasses.asdict(config.student),
+    }
+    files.write_json(out + STUDENT_RESULTS, results)
     return segmenter, summary
 
 
@@ -161,6 +200,13 @@ def draw_pool(generator: LayeredGenerator, config: Config) -> Pool:
         gan.scale,
         target=visible_masks if learns_each(config) else union_mask,
     )
+
+
+def _composites(pool: Pool) -> np.ndarray:
+    """Returns the first scenes of a pool as images, uint8 [N, R, R, 3]."""
+    scenes = Layers(*(part[: student_events.SHOWN].astype(np.float32) for part in pool.layers))
+    images: np.ndarray = composite.compose(scenes._replace(mask=scenes.mask / 255))
+    return np.rint(np.asarray(images)).astype(np.uint8)
 
 
 def learns_each(config: Config) -> bool:

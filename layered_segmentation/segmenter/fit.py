@@ -25,8 +25,10 @@ from layered_segmentation.gan.keras_settings import standard
 from layered_segmentation.images import to_uint8_mask
 from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
+from layered_segmentation.segmenter.student_events import EVERY, StudentEvents
 
 _WARM_UP = 50  # steps
+_POINTS = 40  # of a summary's curve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,8 @@ class FitSummary:
     agreement: float
     images_per_second: float  # training speed, without the first step, which compiles
     seconds: float  # duration
+    # Step, mean loss and mean agreement since the point before, at most `_POINTS` times.
+    curve: tuple[tuple[int, float, float], ...] = ()
 
 
 @standard()
@@ -91,6 +95,8 @@ def fit(
     pool: Pool,
     settings: StudentConfig,
     seed: int,
+    events: StudentEvents | None = None,
+    title: str = "distilling",
 ) -> FitSummary:
     """Trains a segmenter on pairs of a pool. It ends with averaged weights.
 
@@ -102,10 +108,13 @@ def fit(
         pool: The scenes.
         settings: Steps, batch, learning rate and strength of augmentation.
         seed: Seed of the order, the shifts and the augmentation.
+        events: Where loss and agreement are written during training.
+        title: Of the progress bar.
 
     Raises:
         UserError: The loss is not finite.
     """
+    events = events or StudentEvents()
     engine = tf.distribute.get_strategy()
     replicas = engine.num_replicas_in_sync
     optimizer = _optimizer(settings, replicas)
@@ -133,7 +142,7 @@ def fit(
     train_step = tf.function(step_of_all if tf.distribute.has_strategy() else replica_step)
     start = compiled = time.perf_counter()
     history = []
-    with Bar(settings.steps, "distilling", "step") as bar:
+    with Bar(settings.steps, title, "step") as bar:
         for step in range(settings.steps):
             history.append([float(value) for value in train_step(tf.constant(step))])
             if not math.isfinite(history[-1][0]):
@@ -145,6 +154,8 @@ def fit(
                 compiled = time.perf_counter()
             loss, agreement = np.mean(history[-20:], axis=0)
             bar.update(note=f"loss {loss:.3f}, agreement {agreement:.3f}")
+            if (step + 1) % EVERY == 0:
+                events.write(step + 1, loss=loss, agreement=agreement)
     end = time.perf_counter()
     optimizer.finalize_variable_values(variables)
     _synchronise_norms(segmenter, 1)
@@ -158,6 +169,7 @@ def fit(
         agreement=float(agreement),
         images_per_second=pairs_after_first / max(end - compiled, 1e-9),
         seconds=end - start,
+        curve=_curve(history),
     )
 
 
@@ -241,6 +253,14 @@ def _pairs(
     if drawn.augmentation is not None:
         images, masks = augment_pairs(images, masks, drawn.augmentation)
     return images, masks[..., :count], None if weighted is None else masks[..., count:]
+
+
+def _curve(history: list[list[float]]) -> tuple[tuple[int, float, float], ...]:
+    """Returns the means of equal parts of a history of (loss, agreement), after their steps."""
+    parts = np.array_split(np.array(history), min(_POINTS, len(history)))
+    steps = np.cumsum([len(part) for part in parts])
+    means = [part.mean(axis=0).round(5) for part in parts]
+    return tuple((int(step), *map(float, mean)) for step, mean in zip(steps, means, strict=True))
 
 
 def _optimizer(settings: StudentConfig, replicas: int) -> keras.optimizers.Optimizer:

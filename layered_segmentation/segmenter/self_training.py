@@ -28,6 +28,7 @@ from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter.fit import FitSummary, Pool, fit
 from layered_segmentation.segmenter.refine import refine, votes
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
+from layered_segmentation.segmenter.student_events import StudentEvents, round_name
 
 PHOTOS = 8_000  # at most this many photos are used
 REFINED = 4_000  # at most this many photos are refined per round
@@ -47,10 +48,16 @@ class RoundSummary(FitSummary):
     # Mean IoU of the student's masks before the round and their refined versions, over all photos
     # of the round; 1 without refinement. It needs no true masks.
     judged: float = 1.0
+    kept: float = 1.0  # share of the round's photos that it trained on
+    weight: float = 1.0  # mean weight of their pixels
 
 
 def self_train(
-    segmenter: LayeredSegmenter, photos: np.ndarray, settings: StudentConfig, seed: int
+    segmenter: LayeredSegmenter,
+    photos: np.ndarray,
+    settings: StudentConfig,
+    seed: int,
+    events: StudentEvents | None = None,
 ) -> list[RoundSummary]:
     """Trains a student on its own masks, in place.
 
@@ -60,6 +67,7 @@ def self_train(
         settings: `self_training` rounds of `self_training_steps` steps,
             `self_training_refine` and `self_training_early_stop`.
         seed: Seed of the choice of photos and of all draws.
+        events: Where the rounds are written, each a phase.
 
     Returns:
         A summary per round. Rounds end early if no mask shows an object and, with
@@ -68,6 +76,7 @@ def self_train(
     Raises:
         UserError: The loss is not finite.
     """
+    events = events or StudentEvents()
     method = settings.self_training_refine
     is_refined = method != Refinement.none
     most = REFINED if is_refined else PHOTOS
@@ -90,9 +99,23 @@ def self_train(
         if not len(pool) or (is_refined and settings.self_training_early_stop and not has_risen):
             break
         round_seed = seed + 1000 * (number + 1)
-        fitted = fit(segmenter, pool, round_settings, round_seed)
-        summaries.append(RoundSummary(**dataclasses.asdict(fitted), judged=judged))
+        events.begin(round_name(number + 1))
+        title = f"self-training, round {number + 1} of {settings.self_training}"
+        fitted = fit(segmenter, pool, round_settings, round_seed, events, title)
+        weight = 1.0 if pool.weights is None else float(pool.weights.mean() / 255)
+        facts = {"judged": judged, "kept": len(pool) / len(chosen), "weight": weight}
+        summaries.append(RoundSummary(**dataclasses.asdict(fitted), **facts))
+        events.write(fitted.steps, **facts, coverage=fitted.coverage)
+        show_masks(segmenter, events, fitted.steps)
     return summaries
+
+
+def show_masks(segmenter: LayeredSegmenter, events: StudentEvents, step: int) -> None:
+    """Writes the student's masks of the shown images, at the end of a phase."""
+    if len(events.shown):
+        masks = probabilities(segmenter, events.shown)
+        union = masks if masks.ndim == 3 else np.minimum(masks.sum(axis=-1), 1)
+        events.write_masks(step, union)
 
 
 def photo_side(settings: StudentConfig, resolution: int) -> int:

@@ -92,6 +92,19 @@ def test_reports_show_what_was_measured(tmp_path):
     assert stability.startswith("1.00, of two photos 0.")
 
 
+def test_masks_that_are_all_alike_are_kept_as_a_warning(tmp_path, monkeypatch, capsys):
+    photos = drawn(squares(20, quality.photo_side(SIDE), 4, seed=1))
+    monkeypatch.setattr("layered_segmentation.gan.networks.load_generator", lambda _: Generator())
+    monkeypatch.setattr(quality.self_training, "load_photos", lambda *_: photos)
+    config = configs.load("quickstart_photos", ["data.path=photos"])
+    run = RunDirectory(tmp_path)
+    quality.measure_if_possible(run, config, Student())
+    assert quality.read_warnings(run) == []
+    quality.measure_if_possible(run, config, Student(looks=False))
+    (line,) = quality.read_warnings(run)
+    assert "nearly the same mask" in line and f"warning: {line}" in capsys.readouterr().err
+
+
 def test_a_run_whose_photos_are_gone_keeps_its_student(tmp_path, capsys):
     config = configs.load("quickstart_photos", [f"data.path={tmp_path / 'gone'}"])
     run = RunDirectory(tmp_path / "run")

@@ -106,7 +106,7 @@ def full_page(run):
         title="Cut out without a label",
         verdict="It cuts objects out of scenes it has never seen with a mean IoU of 0.851.",
         facts=[("mIoU", "0.851"), ("Images", "500"), ("Resolution", "16 px")],
-        warnings=report.warnings_of(run.read_log()),
+        warnings=report.warnings_of(run),
         examples=[
             report.Picture(
                 "best", encode_png(sheets.segmentation_sheet(images, truths, truths, [0.9] * 16))
@@ -179,6 +179,36 @@ def test_a_page_names_no_folder_of_the_machine(run, tmp_path):
     with open(report.write_run_report(run), encoding="utf-8") as file:
         text = file.read()
     assert secret not in text and "layerseg distill --run_dir=." in text
+
+
+def student_results(rounds):
+    phase = {"pairs": 900, "steps": 60, "loss": 0.5, "agreement": 0.8, "seconds": 9.0}
+    phase["curve"] = [[20, 0.9, 0.5], [60, 0.5, 0.8]]
+    judged = {"judged": 0.712, "kept": 0.65, "weight": 0.9}
+    return {**phase, "rounds": [{**phase, **judged} for _ in range(rounds)]}
+
+
+def test_a_report_shows_the_students_phases_with_rounds_numbered(run):
+    assert "Agreed before" not in report.render(full_page(run))
+    files.write_json(run.segmenter + "_results.json", student_results(rounds=2))
+    sheets.save_png(np.zeros((8, 8, 3), np.uint8), run.segmenter + "_masks.png")
+    page = Reader(open(report.write_run_report(run), encoding="utf-8").read())
+    assert len(page.images) == 6 + 3 + 3
+    assert "generated pairs 900 60 0.500 0.800" in page.text
+    for words in ("round 1 900", "round 2 900", "0.712 65% 0.90", "Masks of some photos"):
+        assert words in page.text
+    assert "round 3" not in page.text
+    files.write_json(run.segmenter + "_results.json", {"pairs": 900})  # of an earlier version
+    assert report.student_of(run) == {}
+
+
+def test_a_report_has_what_the_sanity_checks_found(run):
+    look = {"images_seen": 240_000, "look": "background", "mask_undecided": 0.01}
+    run.append_log(look)
+    files.write_json(os.path.join(run.path, "quality.json"), {"warnings": ["one mask for all"]})
+    warnings = report.warnings_of(run)
+    assert warnings[0] == "masks <are> empty" and warnings[2] == "one mask for all"
+    assert warnings[1].startswith("at 240,000 images masks cover the background")
 
 
 def test_a_run_without_a_log_has_a_page_too(tmp_path):

@@ -277,6 +277,17 @@ def test_a_verdict_names_masks_that_are_constant_or_inverted():
     assert scores.rows[0].inverted == 1 and "inverted" in scores.verdict()[0]
 
 
+def test_a_verdict_names_one_mask_for_all_photos():
+    square = np.pad(np.ones((4, 3), bool), ((2, 2), (1, 4)))
+    masks = [np.roll(square, number % 4, axis=1) for number in range(8)]
+    pairs = [pair(str(number), mask) for number, mask in enumerate(masks)]
+    alike = score(lambda images: [square.astype(float)] * len(images), pairs, references=False)
+    (line,) = [line for line in alike.verdict() if "same mask" in line]
+    assert line.startswith("warning: all photos") and line in alike.to_results()["verdict"]
+    right = score(lambda images: [m.astype(float) for m in masks], pairs, references=False)
+    assert right.verdict() == []
+
+
 RIGHT, BOTTOM = ~LEFT, ~TOP
 QUARTERS = np.stack([LEFT & TOP, LEFT & BOTTOM])
 

@@ -93,7 +93,7 @@ def test_logs(data):
         before = len(run.read_log())
         assert run.logged_seconds() >= 0
         run.traces()
-        report.warnings_of(run.read_log())
+        report.warnings_of(run)
         run.truncate_log(1500)
         assert len(run.read_log()) <= before
         run.append_log({"images_seen": 1})
