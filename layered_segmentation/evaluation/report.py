@@ -173,7 +173,7 @@ def sheets_of(run: "RunDirectory") -> list[Picture]:
     return pictures
 
 
-def student_of(run: "RunDirectory") -> dict[str, list[Any]]:
+def student_of(run: "RunDirectory") -> dict[str, Any]:
     """Returns a page's `student_phases` and `student`, empty if the run has no student."""
     phase = {
         "curve": records.optional([[records.is_number]]),

@@ -205,8 +205,9 @@ def draw_pool(generator: LayeredGenerator, config: Config) -> Pool:
 def _composites(pool: Pool) -> np.ndarray:
     """Returns the first scenes of a pool as images, uint8 [N, R, R, 3]."""
     scenes = Layers(*(part[: student_events.SHOWN].astype(np.float32) for part in pool.layers))
-    images: np.ndarray = composite.compose(scenes._replace(mask=scenes.mask / 255))
-    return np.rint(np.asarray(images)).astype(np.uint8)
+    images = composite.compose(scenes._replace(mask=scenes.mask / 255))
+    levels: np.ndarray = np.rint(np.asarray(images)).astype(np.uint8)
+    return levels
 
 
 def learns_each(config: Config) -> bool:

@@ -260,7 +260,10 @@ def _curve(history: list[list[float]]) -> tuple[tuple[int, float, float], ...]:
     parts = np.array_split(np.array(history), min(_POINTS, len(history)))
     steps = np.cumsum([len(part) for part in parts])
     means = [part.mean(axis=0).round(5) for part in parts]
-    return tuple((int(step), *map(float, mean)) for step, mean in zip(steps, means, strict=True))
+    return tuple(
+        (int(step), float(loss), float(agreement))
+        for step, (loss, agreement) in zip(steps, means, strict=True)
+    )
 
 
 def _optimizer(settings: StudentConfig, replicas: int) -> keras.optimizers.Optimizer:

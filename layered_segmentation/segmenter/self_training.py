@@ -103,9 +103,17 @@ def self_train(
         title = f"self-training, round {number + 1} of {settings.self_training}"
         fitted = fit(segmenter, pool, round_settings, round_seed, events, title)
         weight = 1.0 if pool.weights is None else float(pool.weights.mean() / 255)
-        facts = {"judged": judged, "kept": len(pool) / len(chosen), "weight": weight}
-        summaries.append(RoundSummary(**dataclasses.asdict(fitted), **facts))
-        events.write(fitted.steps, **facts, coverage=fitted.coverage)
+        summary = RoundSummary(
+            **dataclasses.asdict(fitted),
+            judged=judged,
+            kept=len(pool) / len(chosen),
+            weight=weight,
+        )
+        summaries.append(summary)
+        written = {
+            name: getattr(summary, name) for name in ("judged", "kept", "weight", "coverage")
+        }
+        events.write(summary.steps, **written)
         show_masks(segmenter, events, fitted.steps)
     return summaries
 

@@ -68,5 +68,5 @@ class StudentEvents:
 def _sheet(shown: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
     scale = max(1, 96 // shown.shape[1])
     rows = {"image": shown, **{name: sheets.grey(one) for name, one in masks.items()}}
-    enlarged = [sheets.enlarge(row, scale) for row in rows.values()]
+    enlarged = [list(sheets.enlarge(row, scale)) for row in rows.values()]
     return sheets.grid(enlarged, list(rows), len(shown))
