@@ -114,6 +114,13 @@ class GANConfig:
     shared_noise: bool = added(False, was=True)
     # K, foreground layers, each with its own mask, shift and mask size loss.
     layers: int = added(1, was=1, possible="in [1, 4]")
+    # Steps from one gradient penalty (and R1) to the next, each with this times the weight and an
+    # update of its own, as in StyleGAN2; 1 is every step's loss, as in the paper.
+    penalty_every: int = added(1, was=1, possible="at least 1")
+    # Whether the discriminator learns from the generator step's composites; the paper draws others.
+    shared_pass: bool = added(False, was=False)
+    # Steps from one update of the average to the next, with that power of the decay.
+    average_every: int = added(1, was=1, possible="at least 1")
 
 
 @dataclasses.dataclass

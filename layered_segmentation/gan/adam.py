@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+BETA_2 = 0.99
+
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
 class ProgressiveAdam(keras.optimizers.Adam):
@@ -29,7 +31,7 @@ class ProgressiveAdam(keras.optimizers.Adam):
         rates: dict[int, float] | None = None,
         first_steps: dict[int, int] | None = None,
         beta_1: float = 0.0,
-        beta_2: float = 0.99,
+        beta_2: float = BETA_2,
         epsilon: float = 1e-8,
         **kwargs: Any,
     ):

@@ -129,20 +129,21 @@ class LogWriter(_RunCallback):
         self.seconds = seconds
         self._due = Every(progress, LOG_EVERY)
         self._sums: collections.Counter[str] = collections.Counter()
-        self._steps = 0
+        self._counts: collections.Counter[str] = collections.Counter()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Accumulates the means and writes them when they are due."""
         for key, value in (logs or {}).items():
             self._sums[key] += float(value)  # type: ignore[assignment]
-        self._steps += 1
+            self._counts[key] += 1
         if not self._due.passed():
             return
-        means = {key: value / self._steps for key, value in self._sums.items()}
+        # Not every step has a gradient penalty, with `gan.penalty_every`.
+        means = {key: value / self._counts[key] for key, value in self._sums.items()}
         if logs and "alpha" in logs:
             means["alpha"] = float(logs["alpha"])
         self._sums.clear()
-        self._steps = 0
+        self._counts.clear()
         progress = dataclasses.asdict(self.progress)
         del progress["total_images"]
         self.run.append_log({**progress, **means, "seconds": self.seconds()})

@@ -1,5 +1,6 @@
 """What a Keras model needs to train under any strategy as it trains on one device."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ class DistributedModel(keras.Model):
         super().__init__(**kwargs)
         self.wait_seconds = 0.0
         self._sums: dict[str, Any] = {}
+        self._counts: dict[str, int] = {}
         self._steps = 0
 
     def default_optimizers(self) -> Sequence[keras.optimizers.Optimizer]:
@@ -40,6 +42,14 @@ class DistributedModel(keras.Model):
     def check_batch(self, data: Any) -> None:
         """Raises UserError if one replica's data cannot be trained on."""
         raise NotImplementedError
+
+    def step_options(self, batch: int) -> dict[str, bool]:
+        """Returns keyword arguments of the next `train_step` of a global batch of this size.
+
+        Each combination is a graph of its own, so what a step leaves out costs nothing, and
+        replicas exchange values outside of conditions.
+        """
+        return {}
 
     def _compile(
         self,
@@ -107,7 +117,7 @@ class DistributedModel(keras.Model):
     def make_train_function(self, force: bool = False) -> Any:
         """Compiles the step; the time spent waiting for data is measured around the iterator."""
         if self.train_function is None or force:
-            self.train_function = self._loop_function(self.train_step)
+            self.train_function = self._loop_function(self.train_step, self.step_options)
         return self.train_function
 
     def make_test_function(self, force: bool = False) -> Any:
@@ -116,43 +126,53 @@ class DistributedModel(keras.Model):
             self.test_function = self._loop_function(self.test_step)
         return self.test_function
 
-    def _loop_function(self, take_step: Callable[[Any], dict[str, tf.Tensor]]) -> Any:
+    def _loop_function(
+        self,
+        take_step: Callable[..., dict[str, tf.Tensor]],
+        step_options: Callable[[int], dict[str, bool]] = lambda batch: {},
+    ) -> Any:
         """Returns a function (iterator) -> logs of one step on the global batch."""
         strategy = self.distribute_strategy
 
-        def step(data: Any) -> dict[str, tf.Tensor]:
-            run = tf.function(take_step, jit_compile=True) if self.jit_compile else take_step
-            logs = strategy.run(run, args=(data,))
-            return {
-                name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
-                for name, value in logs.items()
-            }
+        @functools.cache
+        def compiled(**options: bool) -> Any:
+            take = functools.partial(take_step, **options)
 
-        compiled = step if self.run_eagerly else tf.function(step, reduce_retracing=True)
+            def step(data: Any) -> dict[str, tf.Tensor]:
+                run = tf.function(take, jit_compile=True) if self.jit_compile else take
+                logs = strategy.run(run, args=(data,))
+                return {
+                    name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+                    for name, value in logs.items()
+                }
+
+            return step if self.run_eagerly else tf.function(step, reduce_retracing=True)
 
         def function(iterator: Any) -> dict[str, tf.Tensor]:
             start = time.perf_counter()
             data = next(iterator)
-            while not inputs.is_even(strategy.experimental_local_results(data)):
+            while not inputs.is_even(shares := strategy.experimental_local_results(data)):
                 data = next(iterator)
             self.wait_seconds += time.perf_counter() - start
             if not self._steps:
-                for share in strategy.experimental_local_results(data):
+                for share in shares:
                     self.check_batch(share)
-            logs: dict[str, tf.Tensor] = compiled(data)
+            options = step_options(inputs.count(shares[0]) * self._replicas)
+            logs: dict[str, tf.Tensor] = compiled(**options)(data)
             self._steps += 1
             for name, value in logs.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
+                self._counts[name] = self._counts.get(name, 0) + 1
             return logs
 
         return function
 
     def get_metrics_result(self) -> dict[str, float]:
-        """Returns each log's mean over the steps of the epoch, which Keras shows and records."""
-        return {name: float(value) / self._steps for name, value in self._sums.items()}
+        """Returns each log's mean over the epoch's steps that have it, which Keras shows."""
+        return {name: float(value) / self._counts[name] for name, value in self._sums.items()}
 
     def reset_metrics(self) -> None:
-        self._sums = {}
+        self._sums, self._counts = {}, {}
         self._steps = 0
 
     @property

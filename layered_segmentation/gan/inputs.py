@@ -88,7 +88,12 @@ def is_even(shares: Sequence[Any]) -> bool:
     """
     if len(shares) == 1:
         return True
-    return len({_images(share).shape[0] for share in shares}) == 1
+    return len({count(share) for share in shares}) == 1
+
+
+def count(data: Any) -> int:
+    """Returns the number of images of a batch, given as for `prepare`."""
+    return int(_images(data).shape[0])
 
 
 def _images(data: Any) -> Any:

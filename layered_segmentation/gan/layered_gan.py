@@ -8,37 +8,22 @@ import keras
 import tensorflow as tf
 
 from layered_segmentation import schedule
-from layered_segmentation.choices import MaskLosses
 from layered_segmentation.config import Config
-from layered_segmentation.gan import inputs, losses, sampling
-from layered_segmentation.gan.adam import ProgressiveAdam
-from layered_segmentation.gan.adversarial_model import AdversarialModel
-from layered_segmentation.gan.augment import augment
-from layered_segmentation.gan.composite import Layers, compose, perturb
+from layered_segmentation.gan import inputs, sampling
+from layered_segmentation.gan.adam import BETA_2, ProgressiveAdam
+from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.discriminator import Discriminator
-from layered_segmentation.gan.draws import (
-    AugmentationDraws,
-    Purpose,
-    StepDraws,
-    augmentation_draws,
-    initialise,
-    is_swapped,
-    mean_style_latents,
-    scales,
-    step_draws,
-)
+from layered_segmentation.gan.draws import Purpose, StepDraws, initialise, mean_style_latents
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.gan.keras_settings import policy
+from layered_segmentation.gan.steps import Augmentations, LayeredSteps
 from layered_segmentation.schedule import Stage
 
 MAPPING_RATE = 0.01
 
-# Of real and of generated images; None where nothing is augmented.
-Augmentations = tuple[AugmentationDraws, AugmentationDraws] | None
-
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
-class LayeredGAN(AdversarialModel):
+class LayeredGAN(LayeredSteps):
     """Generator, discriminator, the generator's average and both optimizers.
 
     It trains on images without labels: float [B, R, R, 3] in [-1, 1], or uint8. Every step draws
@@ -136,17 +121,33 @@ class LayeredGAN(AdversarialModel):
         return gan
 
     def default_optimizers(self) -> tuple[keras.optimizers.Optimizer, keras.optimizers.Optimizer]:
-        joins: dict[int, int] = {}
+        networks = (self.generator, self.discriminator)
+        joins: list[dict[int, int]] = [{}, {}]
+        updates = [0, 0]  # of each network before the stage
         for stage in self.stages:
-            for network in (self.generator, self.discriminator):
+            for network, first, before in zip(networks, joins, updates, strict=True):
                 for variable in network.stage_variables(stage.resolution):
-                    joins.setdefault(id(variable), stage.first_step)
+                    first.setdefault(id(variable), before)
+            penalties = 0 if self._lazy == 1 else -(-stage.steps // self.settings.penalty_every)
+            updates = [updates[0] + stage.steps, updates[1] + stage.steps + penalties]
         slow = {id(v): MAPPING_RATE for v in self.generator.mapping_variables()}
-        rate = self.stage.learning_rate
+        rate, lazy = self.stage.learning_rate, self._lazy
         return (
-            ProgressiveAdam(rate, slow, joins, name="generator_adam"),
-            ProgressiveAdam(rate, {}, joins, name="discriminator_adam"),
+            ProgressiveAdam(rate, slow, joins[0], name="generator_adam"),
+            ProgressiveAdam(
+                lazy * rate, {}, joins[1], beta_2=BETA_2**lazy, name="discriminator_adam"
+            ),
         )
+
+    @property
+    def _lazy(self) -> float:
+        """The share of the discriminator's updates that are not of penalties alone.
+
+        As in StyleGAN2, its Adam then has this times the rate, and its decays to this power, so
+        that k + 1 updates do what k did.
+        """
+        every = self.settings.penalty_every
+        return every / (every + 1) if every > 1 else 1.0
 
     def check_batch(self, data: Any) -> None:
         inputs.check(data, self.stage.resolution)
@@ -175,10 +176,12 @@ class LayeredGAN(AdversarialModel):
         Optimizers given to `compile` keep their learning rates.
         """
         self.stage = stage
-        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
+        rates = stage.learning_rate, self._lazy * stage.learning_rate
+        optimizers = self.generator_optimizer, self.discriminator_optimizer
+        for optimizer, rate in zip(optimizers, rates, strict=True):
             inner = getattr(optimizer, "inner_optimizer", optimizer)
             if isinstance(inner, ProgressiveAdam):
-                inner.learning_rate = stage.learning_rate
+                inner.learning_rate = rate
         self.train_function = self.test_function = None
 
     def call(self, latents: Any, training: bool = False) -> Layers:
@@ -218,12 +221,16 @@ class LayeredGAN(AdversarialModel):
             alpha=schedule.alpha(self.stage, int(self.images_seen.numpy())),
         )
 
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+    def train_step(
+        self, data: Any, penalise: bool = True, average: bool = True
+    ) -> dict[str, tf.Tensor]:
         """Takes a discriminator step, a generator step and updates the average.
 
         Args:
             data: This replica's images, float [B, R, R, 3] in [-1, 1] or uint8; the labels of a
                 pair `(images, labels)` are ignored.
+            penalise: Whether this is a step with penalties, of `gan.penalty_every` above 1.
+            average: Whether this is a step that updates the average.
 
         Returns:
             Scalars for the log, this replica's share of each mean: their sum over the replicas
@@ -232,13 +239,18 @@ class LayeredGAN(AdversarialModel):
         real = inputs.prepare(data)
         images_seen, batch = tf.convert_to_tensor(self.images_seen.value), self._global_batch(real)
         alpha = self._alpha(images_seen)
-        place = (images_seen, Purpose.DISCRIMINATOR, batch)
-        logs = self.discriminator_step(
-            real, self._draws(*place), alpha, self._augmentations(*place)
-        )
-        place = (images_seen, Purpose.GENERATOR, batch)
-        logs |= self.generator_step(self._draws(*place), alpha, self._augmentations(*place))
-        self.update_average()
+
+        def drawn(purpose: Purpose) -> tuple[StepDraws, tf.Tensor | float, Augmentations]:
+            place = (images_seen, purpose, batch)
+            return self._draws(*place), alpha, self._augmentations(*place)
+
+        if self.settings.shared_pass:
+            logs = self.shared_step(real, *drawn(Purpose.GENERATOR), penalise)
+        else:
+            logs = self.discriminator_step(real, *drawn(Purpose.DISCRIMINATOR), penalise)
+            logs |= self.generator_step(*drawn(Purpose.GENERATOR))
+        if average:
+            self.update_average()
         self.images_seen.assign(images_seen + tf.cast(batch, tf.int64))
         return {**logs, "alpha": tf.convert_to_tensor(alpha, tf.float32) / self._replicas}
 
@@ -263,111 +275,6 @@ class LayeredGAN(AdversarialModel):
             **generator_logs,
         }
 
-    def discriminator_step(
-        self,
-        real: tf.Tensor,
-        draws: StepDraws,
-        alpha: tf.Tensor | float,
-        augmentations: Augmentations = None,
-    ) -> dict[str, tf.Tensor]:
-        """Updates the discriminator (eq. 6)."""
-        fake, _ = self.composite(draws, alpha)
-        if augmentations:
-            real, fake = augment(real, augmentations[0]), augment(fake, augmentations[1])
-        loss, logs = self._minimise(
-            lambda: self._discriminator_loss(real, fake, draws.zeta, alpha),
-            self.discriminator.stage_variables(self.stage.resolution),
-            self.discriminator_optimizer,
-        )
-        return {"d_loss": loss, **logs}
-
-    def _discriminator_loss(
-        self, real: tf.Tensor, fake: tf.Tensor, zeta: tf.Tensor, alpha: tf.Tensor | float
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        gan = self.settings
-        both = tf.concat([real, fake], axis=0)  # one pass is faster than two
-        real_score, fake_score = tf.split(self.discriminator(both, alpha=alpha, batches=2), 2)
-        mixed = losses.interpolate(real, fake, zeta)
-        penalty = losses.gradient_penalty(self._score_gradients(mixed, alpha))
-        loss = losses.discriminator(
-            real_score, fake_score, penalty, gan.gradient_penalty, gan.drift
-        )
-        if gan.r1:
-            loss += gan.r1 * losses.r1(self._score_gradients(real, alpha))
-        distance = tf.reduce_mean(real_score) - tf.reduce_mean(fake_score)
-        return loss, {
-            "wasserstein": distance / self._replicas,
-            "gradient_penalty": gan.gradient_penalty * penalty / self._replicas,
-        }
-
-    def generator_step(
-        self, draws: StepDraws, alpha: tf.Tensor | float, augmentations: Augmentations = None
-    ) -> dict[str, tf.Tensor]:
-        """Updates the generator (eq. 5)."""
-        loss, logs = self._minimise(
-            lambda: self._generator_loss(draws, alpha, augmentations),
-            self.generator.stage_variables(self.stage.resolution),
-            self.generator_optimizer,
-        )
-        return {"g_loss": loss, **logs}
-
-    def _generator_loss(
-        self, draws: StepDraws, alpha: tf.Tensor | float, augmentations: Augmentations = None
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        gan = self.settings
-        layers = self._draw_layers(draws, alpha)
-        fake, mask = self._perturbed(layers, draws)
-        if augmentations:
-            fake = augment(fake, augmentations[1])
-        score = self.discriminator(fake, alpha=alpha)
-        masks = tf.split(mask, gan.layers, axis=-1)
-        size = sum(losses.mask_size(one, gan.mask_size, gan.mask_size_most) for one in masks)
-        binary = sum(losses.mask_binary(one) for one in masks)
-        if not self.generator.has_mask:
-            size, binary = 0.0 * size, 0.0 * binary
-        loss = losses.generator(score, size, binary, gan.mask_size_weight, gan.mask_binary_weight)
-        logs = {"coverage": tf.reduce_mean(mask), "binarisation": binary}
-        if gan.layers > 1:
-            logs |= {f"coverage_{k}": tf.reduce_mean(one) for k, one in enumerate(masks, 1)}
-        if gan.independence and self.generator.has_mask:
-            logs["independence"] = losses.independence(layers, self._roll)
-            loss += gan.independence * logs["independence"]
-        return loss, {name: value / self._replicas for name, value in logs.items()}
-
-    def composite(self, draws: StepDraws, alpha: tf.Tensor | float) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws layers, perturbs and composites them (eq. 2).
-
-        Returns:
-            The composite, float [B, R, R, 3], and the masks for the losses, float [B, R, R, K].
-        """
-        return self._perturbed(self._draw_layers(draws, alpha), draws)
-
-    def _draw_layers(self, draws: StepDraws, alpha: tf.Tensor | float) -> Any:
-        side = self.stage.resolution
-        return self.generator(**draws.generator._asdict(), alpha=alpha, resolution=side)
-
-    def _perturbed(self, layers: Layers, draws: StepDraws) -> tuple[tf.Tensor, tf.Tensor]:
-        gan = self.settings
-        if not self.generator.has_mask:
-            return layers.background, layers.mask
-        if gan.background_swap:
-            swapped = is_swapped(draws.swap, gan.background_swap)[:, None, None, None]
-            background = tf.where(swapped, self._roll(layers.background), layers.background)
-            layers = layers._replace(background=background)
-        contrast = draws.contrast if gan.contrast_jitter else None
-        factors = scales(draws.scale, gan.scale) if gan.scale > 1 else None
-        moved = perturb(layers, draws.shifts, contrast, factors)
-        is_shifted = gan.mask_losses_on == MaskLosses.shifted
-        return compose(moved), moved.mask if is_shifted else layers.mask
-
-    def update_average(self) -> None:
-        """Moves the average towards the generator's weights, in float32."""
-        side, rate = self.stage.resolution, 1.0 - self.settings.average_decay
-        index = {id(v): i for i, v in enumerate(self.generator.variables)}
-        variables = self.generator.stage_variables(side)
-        averages = [self.average.variables[index[id(v)]] for v in variables]
-        self._move(averages, variables, rate)
-
     def _alpha(self, images_seen: tf.Tensor) -> tf.Tensor | float:
         """`schedule.alpha` in the graph; a Python 1.0 where the stage does not fade."""
         stage = self.stage
@@ -375,21 +282,3 @@ class LayeredGAN(AdversarialModel):
             return 1.0
         progress = tf.cast(images_seen - stage.first_image, tf.float32) / stage.fade_images
         return tf.clip_by_value(progress, 0.0, 1.0)
-
-    def _draws(self, images_seen: tf.Tensor, purpose: Purpose, batch: Any) -> StepDraws:
-        side, noise_images = self.stage.resolution, self.generator.noise_images
-        draws = step_draws(
-            self.seed, images_seen, purpose, batch, side, self.settings, noise_images
-        )
-        share: StepDraws = self._share(draws)
-        return share
-
-    def _augmentations(self, images_seen: tf.Tensor, purpose: Purpose, batch: Any) -> Augmentations:
-        strength = self.settings.augment
-        if not strength:
-            return None
-        draws = augmentation_draws(
-            self.seed, images_seen, purpose, batch, self.stage.resolution, strength
-        )
-        share: Augmentations = self._share(draws)
-        return share

@@ -144,6 +144,7 @@ class ProgressBar(keras.callbacks.Callback):
         self.time_left = TimeLeft(stages)
         self._bar: Bar | None = None
         self._done = 0.0
+        self._logs: dict[str, Any] = {}  # the last of each, since not every step has all
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Opens the bar."""
@@ -151,12 +152,13 @@ class ProgressBar(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Updates the bar; lines begin with the first measurement."""
+        self._logs |= logs or {}
         seen = self.progress.images_seen
         self.time_left.update(self.progress.stage_index, seen)
         is_measured = self.time_left.seconds(seen) is not None
         if self._bar is not None and (is_measured or self._bar.is_drawn):
             before, self._done = self._done, 100 * self.time_left.share_done(seen)
-            self._bar.update(self._done - before, self.line(logs or {}))
+            self._bar.update(self._done - before, self.line(self._logs))
 
     def close(self) -> None:
         """Ends the bar, also when training stops early; it stays on the screen."""

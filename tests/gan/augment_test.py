@@ -102,7 +102,7 @@ def test_r1_is_added_to_the_discriminators_loss(eagerly):
 def test_real_and_generated_images_are_augmented_in_both_steps(eagerly, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "layered_segmentation.gan.layered_gan.augment",
+        "layered_segmentation.gan.steps.augment",
         lambda images, draws: seen.append(images.shape) or augment.augment(images, draws),
     )
     real = tf.random.stateless_normal([8, 8, 8, 3], (3, 4)) / 2

@@ -55,12 +55,14 @@ def test_log_writer_writes_means_at_multiples(often, run, events, read_events):
     writer = callbacks.LogWriter(run, progress, events, lambda: 7.5)
     for step in range(5):
         progress.images_seen += 100
-        writer.on_train_batch_end(step, {"coverage": 0.1 * step, "alpha": 0.1 * step})
+        some = {} if step % 2 else {"gradient_penalty": 0.5 * step}  # not in every step
+        writer.on_train_batch_end(step, {"coverage": 0.1 * step, "alpha": 0.1 * step, **some})
     records = run.read_log()
     assert [record["images_seen"] for record in records] == [200, 400]
     assert records[0]["coverage"] == pytest.approx(0.05)
     assert records[1]["coverage"] == pytest.approx(0.25)
     assert records[1]["alpha"] == pytest.approx(0.3)
+    assert [record["gradient_penalty"] for record in records] == [0.0, 1.0]
     assert records[1]["resolution"] == 8
     assert records[1]["seconds"] == 7.5
     assert read_events(run.tensorboard)["coverage"] == [

@@ -38,6 +38,16 @@ def test_two_replicas_take_the_steps_of_one_device(one_device, tmp_path):
     assert largest_difference(train(tmp_path, 2, "whole"), one_device) < 1e-5
 
 
+def test_two_replicas_leave_out_what_one_device_leaves_out(one_device, tmp_path):
+    alone = train(tmp_path, 1, "lazy")
+    assert largest_difference(train(tmp_path, 2, "lazy"), alone) < 1e-5
+    # Penalties in the first and the third step of each stage.
+    logged = [name for name in alone if name.endswith("gradient_penalty")]
+    assert logged == [f"log_{side}_{step}_gradient_penalty" for side in (8, 16) for step in (0, 2)]
+    weights = [name for name in one_device if name.startswith("discriminator_")]
+    assert max(float(np.abs(alone[n] - one_device[n]).max()) for n in weights) > 1e-3
+
+
 def test_without_the_loss_scaling_they_would_not(one_device, tmp_path):
     assert largest_difference(train(tmp_path, 2, "unscaled"), one_device) > 1e-3
 

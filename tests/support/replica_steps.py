@@ -1,6 +1,8 @@
 """Training steps on one or two logical CPU devices, across two stages; writes all weights.
 
-usage: replica_steps.py REPLICAS whole|unscaled|alone|float16 OUT.npz
+usage: replica_steps.py REPLICAS whole|unscaled|alone|lazy|float16 OUT.npz
+
+`lazy` leaves out what it can: penalties, updates of the average, a second pass of the generator.
 
 `float16` takes steps of one stage in mixed precision, one of which overflows on the last replica
 alone, and writes loss scales and weights of every replica after each step.
@@ -23,6 +25,7 @@ from layered_segmentation.gan.layered_gan import LayeredGAN  # noqa: E402
 
 BATCH = 8
 STEPS = 3  # of each stage
+LAZY = ["gan.penalty_every=2", "gan.average_every=3", "gan.shared_pass=true"]
 
 
 class Unscaled(LayeredGAN):
@@ -51,6 +54,7 @@ def main(replicas: int, how: str, path: str) -> None:
         f"schedule.images_per_stage={STEPS * BATCH}",
         "train.strategy=mirrored",
         *(["train.precision=mixed_float16"] if how == "float16" else []),
+        *(LAZY if how == "lazy" else []),
     )
     engine = strategy.open_strategy(config, ["CPU:0", "CPU:1"][:replicas])
     assert engine.num_replicas_in_sync == replicas

@@ -1,0 +1,256 @@
+"""The steps of the layered GAN: discriminator (eq. 6), generator (eq. 5), average."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from layered_segmentation.choices import MaskLosses
+from layered_segmentation.config import GANConfig
+from layered_segmentation.gan import losses
+from layered_segmentation.gan.adversarial_model import AdversarialModel
+from layered_segmentation.gan.augment import augment
+from layered_segmentation.gan.composite import Layers, compose, perturb
+from layered_segmentation.gan.draws import (
+    AugmentationDraws,
+    Purpose,
+    StepDraws,
+    augmentation_draws,
+    is_swapped,
+    scales,
+    step_draws,
+)
+from layered_segmentation.schedule import Stage
+
+# Of real and of generated images; None where nothing is augmented.
+Augmentations = tuple[AugmentationDraws, AugmentationDraws] | None
+
+
+class LayeredSteps(AdversarialModel):
+    """An `AdversarialModel` whose generator draws layers.
+
+    A subclass sets the attributes.
+    """
+
+    settings: GANConfig
+    seed: int
+    stage: Stage
+    average: Any
+    images_seen: Any
+
+    def step_options(self, batch: int) -> dict[str, bool]:
+        """Returns what the next step does, as keyword arguments of `train_step`.
+
+        A function of the images seen alone, so a resumed run does the same. If a setting is 1,
+        every step does it, and the argument keeps its default.
+
+        Args:
+            batch: Global batch size of the step.
+        """
+        intervals = {
+            "penalise": self.settings.penalty_every,
+            "average": self.settings.average_every,
+        }
+        intervals = {name: every for name, every in intervals.items() if every > 1}
+        if not intervals:
+            return {}
+        seen = int(self.images_seen.numpy()) - self.stage.first_image
+        # Whether a multiple of `every` batches lies within the step's images.
+        return {name: -seen % (every * batch) < batch for name, every in intervals.items()}
+
+    def discriminator_step(
+        self,
+        real: tf.Tensor,
+        draws: StepDraws,
+        alpha: tf.Tensor | float,
+        augmentations: Augmentations = None,
+        penalise: bool = True,
+    ) -> dict[str, tf.Tensor]:
+        """Updates the discriminator (eq. 6).
+
+        With `gan.penalty_every` above 1, the penalties have an update of their own, which
+        `penalise=False` leaves out.
+        """
+        fake, _ = self.composite(draws, alpha)
+        if augmentations:
+            fake = augment(fake, augmentations[1])
+        return self._update_discriminator(real, fake, draws, alpha, augmentations, penalise)
+
+    def generator_step(
+        self, draws: StepDraws, alpha: tf.Tensor | float, augmentations: Augmentations = None
+    ) -> dict[str, tf.Tensor]:
+        """Updates the generator (eq. 5)."""
+        return self._update_generator(lambda: self._generator_loss(draws, alpha, augmentations))
+
+    def shared_step(
+        self,
+        real: tf.Tensor,
+        draws: StepDraws,
+        alpha: tf.Tensor | float,
+        augmentations: Augmentations = None,
+        penalise: bool = True,
+    ) -> dict[str, tf.Tensor]:
+        """Updates the discriminator, then the generator, on the same composites."""
+        logs: dict[str, tf.Tensor] = {}
+
+        def judge(fake: tf.Tensor) -> None:
+            logs.update(
+                self._update_discriminator(real, fake, draws, alpha, augmentations, penalise)
+            )
+
+        generator_logs = self._update_generator(
+            lambda: self._generator_loss(draws, alpha, augmentations, judge)
+        )
+        return logs | generator_logs
+
+    def _update_discriminator(
+        self,
+        real: tf.Tensor,
+        fake: tf.Tensor,
+        draws: StepDraws,
+        alpha: tf.Tensor | float,
+        augmentations: Augmentations,
+        penalise: bool,
+    ) -> dict[str, tf.Tensor]:
+        """Updates the discriminator; `fake` are composites, already augmented."""
+        if augmentations:
+            real = augment(real, augmentations[0])
+        every = self.settings.penalty_every
+        variables = self.discriminator.stage_variables(self.stage.resolution)
+        loss, logs = self._minimise(
+            lambda: self._discriminator_loss(real, fake, draws.zeta, alpha, every == 1),
+            variables,
+            self.discriminator_optimizer,
+        )
+        logs = {"d_loss": loss, **logs}
+        if every > 1 and penalise:
+
+            def penalties() -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+                penalty, r1, logs = self._penalties(real, fake, draws.zeta, alpha)
+                return every * (self.settings.gradient_penalty * penalty + r1), logs
+
+            logs |= self._minimise(penalties, variables, self.discriminator_optimizer)[1]
+        return logs
+
+    def _discriminator_loss(
+        self,
+        real: tf.Tensor,
+        fake: tf.Tensor,
+        zeta: tf.Tensor,
+        alpha: tf.Tensor | float,
+        with_penalties: bool = True,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        gan = self.settings
+        both = tf.concat([real, fake], axis=0)  # one pass is faster than two
+        real_score, fake_score = tf.split(self.discriminator(both, alpha=alpha, batches=2), 2)
+        nothing: tuple[Any, Any, dict[str, tf.Tensor]] = 0.0, 0.0, {}
+        penalty, r1, logs = self._penalties(real, fake, zeta, alpha) if with_penalties else nothing
+        loss = losses.discriminator(
+            real_score, fake_score, penalty, gan.gradient_penalty, gan.drift
+        )
+        distance = tf.reduce_mean(real_score) - tf.reduce_mean(fake_score)
+        loss = loss + r1 if gan.r1 else loss
+        return loss, {"wasserstein": distance / self._replicas, **logs}
+
+    def _penalties(
+        self, real: tf.Tensor, fake: tf.Tensor, zeta: tf.Tensor, alpha: tf.Tensor | float
+    ) -> tuple[tf.Tensor, tf.Tensor | float, dict[str, tf.Tensor]]:
+        """Returns the gradient penalty without its weight, R1 with it, and logs."""
+        gan = self.settings
+        mixed = losses.interpolate(real, fake, zeta)
+        penalty = losses.gradient_penalty(self._score_gradients(mixed, alpha))
+        r1 = gan.r1 * losses.r1(self._score_gradients(real, alpha)) if gan.r1 else 0.0
+        return penalty, r1, {"gradient_penalty": gan.gradient_penalty * penalty / self._replicas}
+
+    def _update_generator(
+        self, compute: Callable[[], tuple[tf.Tensor, dict[str, tf.Tensor]]]
+    ) -> dict[str, tf.Tensor]:
+        loss, logs = self._minimise(
+            compute,
+            self.generator.stage_variables(self.stage.resolution),
+            self.generator_optimizer,
+        )
+        return {"g_loss": loss, **logs}
+
+    def _generator_loss(
+        self,
+        draws: StepDraws,
+        alpha: tf.Tensor | float,
+        augmentations: Augmentations = None,
+        before: Callable[[tf.Tensor], None] | None = None,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Returns the loss and logs; `before` is called with the composites to be scored."""
+        gan = self.settings
+        layers = self._draw_layers(draws, alpha)
+        fake, mask = self._perturbed(layers, draws)
+        if augmentations:
+            fake = augment(fake, augmentations[1])
+        if before:
+            before(tf.stop_gradient(fake))
+        score = self.discriminator(fake, alpha=alpha)
+        masks = tf.split(mask, gan.layers, axis=-1)
+        size = sum(losses.mask_size(one, gan.mask_size, gan.mask_size_most) for one in masks)
+        binary = sum(losses.mask_binary(one) for one in masks)
+        if not self.generator.has_mask:
+            size, binary = 0.0 * size, 0.0 * binary
+        loss = losses.generator(score, size, binary, gan.mask_size_weight, gan.mask_binary_weight)
+        logs = {"coverage": tf.reduce_mean(mask), "binarisation": binary}
+        if gan.layers > 1:
+            logs |= {f"coverage_{k}": tf.reduce_mean(one) for k, one in enumerate(masks, 1)}
+        if gan.independence and self.generator.has_mask:
+            logs["independence"] = losses.independence(layers, self._roll)
+            loss += gan.independence * logs["independence"]
+        return loss, {name: value / self._replicas for name, value in logs.items()}
+
+    def composite(self, draws: StepDraws, alpha: tf.Tensor | float) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draws layers, perturbs and composites them (eq. 2).
+
+        Returns:
+            The composite, float [B, R, R, 3], and the masks for the losses, float [B, R, R, K].
+        """
+        return self._perturbed(self._draw_layers(draws, alpha), draws)
+
+    def _draw_layers(self, draws: StepDraws, alpha: tf.Tensor | float) -> Any:
+        side = self.stage.resolution
+        return self.generator(**draws.generator._asdict(), alpha=alpha, resolution=side)
+
+    def _perturbed(self, layers: Layers, draws: StepDraws) -> tuple[tf.Tensor, tf.Tensor]:
+        gan = self.settings
+        if not self.generator.has_mask:
+            return layers.background, layers.mask
+        if gan.background_swap:
+            swapped = is_swapped(draws.swap, gan.background_swap)[:, None, None, None]
+            background = tf.where(swapped, self._roll(layers.background), layers.background)
+            layers = layers._replace(background=background)
+        contrast = draws.contrast if gan.contrast_jitter else None
+        factors = scales(draws.scale, gan.scale) if gan.scale > 1 else None
+        moved = perturb(layers, draws.shifts, contrast, factors)
+        is_shifted = gan.mask_losses_on == MaskLosses.shifted
+        return compose(moved), moved.mask if is_shifted else layers.mask
+
+    def update_average(self) -> None:
+        """Moves the average towards the generator's weights, in float32."""
+        gan, side = self.settings, self.stage.resolution
+        rate = 1.0 - gan.average_decay**gan.average_every
+        index = {id(v): i for i, v in enumerate(self.generator.variables)}
+        variables = self.generator.stage_variables(side)
+        averages = [self.average.variables[index[id(v)]] for v in variables]
+        self._move(averages, variables, rate)
+
+    def _draws(self, images_seen: tf.Tensor, purpose: Purpose, batch: Any) -> StepDraws:
+        side, noise_images = self.stage.resolution, self.generator.noise_images
+        draws = step_draws(
+            self.seed, images_seen, purpose, batch, side, self.settings, noise_images
+        )
+        share: StepDraws = self._share(draws)
+        return share
+
+    def _augmentations(self, images_seen: tf.Tensor, purpose: Purpose, batch: Any) -> Augmentations:
+        strength = self.settings.augment
+        if not strength:
+            return None
+        draws = augmentation_draws(
+            self.seed, images_seen, purpose, batch, self.stage.resolution, strength
+        )
+        share: Augmentations = self._share(draws)
+        return share
