@@ -139,7 +139,7 @@ def time_stage(
     read, trained = [], []
     for _ in range(rounds):
         read.append(reader.images_per_second(resolution, batch))
-        trained.append(trainer.run(1) if trainer else speed)
+        trained.append(trainer.run(1).images_per_second if trainer else speed)
     ratios = [reading / step for reading, step in zip(read, trained, strict=True)]
     median = statistics.median
     return Row(resolution, batch, median(read), median(trained), median(ratios))

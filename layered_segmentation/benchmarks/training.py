@@ -1,10 +1,11 @@
-"""The speed of a training step: plain TensorFlow, unfused, fused, mixed precision.
+"""The speed of a training step: plain TensorFlow, unfused, fused, mixed precision, settings.
 
 The plain variant is the unfused float32 graph with TensorFlow's own choice of threads and kernels.
 A process chooses these once, so this variant runs in a second process, in turn with the others.
 TensorFlow is imported inside functions: the second process silences its start-up notes first.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -15,6 +16,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,7 @@ from layered_segmentation import quiet
 
 HEADER = (
     f"{'stage':>6} {'convolutions':>12} {'precision':>15} {'images/s':>9} {'min–max':>15} "
-    f"{'ratio':>6} {'GFLOP/image':>12} {'of peak':>8}"
+    f"{'ratio':>6} {'cpu ms/image':>12} {'GFLOP/image':>12} {'of peak':>8}"
 )
 _PEAK_SIDE = 2048  # of the matrices
 # A variant slower than this share of the plain speed gets two turns of one step; it would take
@@ -41,9 +43,14 @@ class Row:
     slowest: float  # images per second of the slowest round
     fastest: float  # images per second of the fastest round
     ratio: float  # speed relative to the plain variant, median over the rounds
+    # processor milliseconds of an image, median over the rounds; unlike the speed, they hardly
+    # depend on what else the machine does
+    processor_milliseconds: float
     gflop_per_image: float  # floating-point operations of a step per image, in 1e9
     # operations per second relative to the machine's float32 matrix-multiply peak
     peak_share: float
+    operations: int  # in the graph of a step; of the largest one if steps differ
+    settings: str = ""  # of the config, in which this variant differs
 
     def line(self) -> str:
         """Returns the row of the table under `HEADER`."""
@@ -51,8 +58,18 @@ class Row:
         return (
             f"{self.resolution:>6} {self.convolutions:>12} "
             f"{self.precision:>15} {self.images_per_second:>9.1f} {spread:>15} "
-            f"{self.ratio:>6.2f} {self.gflop_per_image:>12.3f} {self.peak_share:>8.0%}"
+            f"{self.ratio:>6.2f} {self.processor_milliseconds:>12.3f} "
+            f"{self.gflop_per_image:>12.3f} {self.peak_share:>8.0%}"
+            + (f"  {self.settings}" if self.settings else "")
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """Some steps, timed."""
+
+    images_per_second: float
+    processor_milliseconds: float  # of an image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +83,14 @@ class Sizes:
 
 
 def time_stage(
-    sizes: Sizes, mixed: str, steps: int, rounds: int, chosen: Sequence[str] = ()
+    sizes: Sizes,
+    mixed: str,
+    steps: int,
+    rounds: int,
+    chosen: Sequence[str] = (),
+    compared: Sequence[str] = (),
 ) -> list[Row]:
-    """Times a stage's step in four variants, in turn.
+    """Times a stage's step in several variants, in turn.
 
     Args:
         sizes: Sizes of the step.
@@ -76,45 +98,61 @@ def time_stage(
         steps: Steps per turn.
         rounds: Turns per variant.
         chosen: Environment variables that the plain variant runs without.
+        compared: Settings of further variants, each `section.field=value`, several separated by
+            commas.
 
     Returns:
-        Plain float32, unfused float32, fused float32, fused mixed.
+        Plain float32, unfused float32, fused float32, fused mixed, and fused float32 with each of
+        `compared`.
     """
-    names = ("plain", "unfused", "fused", "fused")
-    variants = list(zip(names, ("float32", "float32", "float32", mixed), strict=True))
+    variants = [
+        ("plain", "float32", ""),
+        ("unfused", "float32", ""),
+        ("fused", "float32", ""),
+        ("fused", mixed, ""),
+        *(("fused", "float32", settings) for settings in compared),
+    ]
     with _plain_process(sizes, chosen) as plain:
-        local = [Timer(sizes, name == "fused", precision) for name, precision in variants[1:]]
+        local = [Timer(sizes, name == "fused", *others) for name, *others in variants[1:]]
         runs = [plain, *(timer.run for timer in local)]
-        for run in runs:
-            run(1)  # compiles
-        first = [run(1) for run in runs]
+        for run, warm_up in zip(runs, [1, *(timer.warm_up for timer in local)], strict=True):
+            run(warm_up)  # compiles
+        first = [run(1).images_per_second for run in runs]
         is_slow = [speed < _SLOW * first[0] for speed in first]
-        speeds: list[list[float]] = [[] for _ in runs]
+        turns: list[list[Turn]] = [[] for _ in runs]
         peaks = []
         for turn in range(rounds):
             peaks.append(matmul_peak())
-            for measured, run, slow in zip(speeds, runs, is_slow, strict=True):
+            for measured, run, slow in zip(turns, runs, is_slow, strict=True):
                 if not slow or turn < 2:
                     measured.append(run(1 if slow else steps))
-    unfused, fused = (timer.flops_per_image() for timer in local[:2])
     peak = max(peaks)
     rows = []
-    for (name, precision), measured in zip(variants, speeds, strict=True):
-        median = statistics.median(measured)
+    timers = [local[0], *local]  # the plain variant has the graph of the unfused one
+    for (name, precision, settings), timer, measured in zip(variants, timers, turns, strict=True):
+        speeds = [turn.images_per_second for turn in measured]
+        median = statistics.median(speeds)
         # A slow variant has had fewer turns.
-        ratios = [speed / other for speed, other in zip(measured, speeds[0], strict=False)]
-        flops = fused if name == "fused" else unfused
+        plain_speeds = [turn.images_per_second for turn in turns[0]]
+        ratios = [speed / other for speed, other in zip(speeds, plain_speeds, strict=False)]
+        counted = local[1] if precision == mixed else timer  # precision changes none of them
+        flops = counted.flops_per_image()
         rows.append(
             Row(
                 resolution=sizes.resolution,
                 convolutions=name,
                 precision=precision,
                 images_per_second=median,
-                slowest=min(measured),
-                fastest=max(measured),
+                slowest=min(speeds),
+                fastest=max(speeds),
                 ratio=statistics.median(ratios),
+                processor_milliseconds=statistics.median(
+                    turn.processor_milliseconds for turn in measured
+                ),
                 gflop_per_image=flops / 1e9,
                 peak_share=flops * median / peak,
+                operations=timer.operations(),
+                settings=settings,
             )
         )
     return rows
@@ -142,9 +180,16 @@ def matmul_peak() -> float:
 
 
 class Timer:
-    """A GAN at one stage and a batch to train it on."""
+    """A GAN at one stage and a batch to train it on.
 
-    def __init__(self, sizes: Sizes, fused: bool, precision: str):
+    Args:
+        sizes: Sizes of the networks and of the batch.
+        fused: Whether resampling convolutions are fused.
+        precision: Keras dtype policy.
+        settings: Other settings, as for `time_stage`.
+    """
+
+    def __init__(self, sizes: Sizes, fused: bool, precision: str, settings: str = ""):
         import tensorflow as tf
 
         from layered_segmentation import config as configs
@@ -162,32 +207,61 @@ class Timer:
                 "gan.contrast_jitter=0.3",
                 f"schedule.batch.{resolution}={batch}",
                 f"train.precision={precision}",
+                *filter(None, settings.split(",")),
             ],
         )
         self.batch = batch
         self.gan = LayeredGAN.from_run_config(config, fused=fused)
         self.gan.set_stage(self.gan.stages[0])
+        # Steps after which every kind of step is compiled.
+        most = max(config.gan.penalty_every, config.gan.average_every)
+        self.warm_up = most + 1 if most > 1 else 1
         real = np.random.default_rng(0).uniform(-1, 1, (batch, resolution, resolution, 3))
         self._real = tf.constant(real, tf.float32)
-        self._step = tf.function(self.gan.train_step)
+        self._kinds: collections.Counter[tuple[tuple[str, bool], ...]] = collections.Counter()
+        self._compiled: dict[tuple[tuple[str, bool], ...], Any] = {}
 
-    def run(self, steps: int) -> float:
-        """Takes steps; returns images per second."""
-        start = time.perf_counter()
+    def run(self, steps: int) -> Turn:
+        """Takes steps."""
+        start, processor = time.perf_counter(), time.process_time()
         for _ in range(steps):
-            logs = self._step(self._real)
+            options = self.gan.step_options(self.batch)
+            kind = tuple(options.items())
+            self._kinds[kind] += 1
+            logs = self._step(kind)(self._real)
             logs["g_loss"].numpy()
-        return steps * self.batch / (time.perf_counter() - start)
+        images = steps * self.batch
+        return Turn(
+            images / (time.perf_counter() - start),
+            1e3 * (time.process_time() - processor) / images,
+        )
 
     def flops_per_image(self) -> float:
-        """Counts the floating-point operations of a step's graph, per image."""
+        """Counts the floating-point operations of the graphs of the steps taken, per image."""
         from tensorflow.python.profiler import model_analyzer, option_builder
 
-        step = self._step.get_concrete_function(self._real)
         builder = option_builder.ProfileOptionBuilder
         options = builder(builder.float_operation()).with_empty_output().build()
-        profile = model_analyzer.profile(step.graph, options=options)
-        return float(profile.total_float_ops) / self.batch
+        total = sum(
+            count * model_analyzer.profile(self._graph(kind), options=options).total_float_ops
+            for kind, count in self._kinds.items()
+        )
+        return float(total) / sum(self._kinds.values()) / self.batch
+
+    def operations(self) -> int:
+        """Returns the number of operations in the graph of a step, the largest of those taken."""
+        return max(len(self._graph(kind).get_operations()) for kind in self._kinds or [()])
+
+    def _step(self, kind: tuple[tuple[str, bool], ...]) -> Any:
+        import tensorflow as tf
+
+        if kind not in self._compiled:
+            step = functools.partial(self.gan.train_step, **dict(kind))
+            self._compiled[kind] = tf.function(step)
+        return self._compiled[kind]
+
+    def _graph(self, kind: tuple[tuple[str, bool], ...]) -> Any:
+        return self._step(kind).get_concrete_function(self._real).graph
 
 
 def second_process() -> concurrent.futures.ProcessPoolExecutor:
@@ -207,7 +281,7 @@ def _watch_parent() -> None:
 
 
 @contextlib.contextmanager
-def _plain_process(sizes: Sizes, chosen: Sequence[str]) -> Iterator[Callable[[int], float]]:
+def _plain_process(sizes: Sizes, chosen: Sequence[str]) -> Iterator[Callable[[int], Turn]]:
     """Yields `Timer.run` of the unfused float32 step in a process without variables `chosen`."""
     with second_process() as pool:
         unset = {name: os.environ.pop(name) for name in chosen if name in os.environ}
@@ -224,5 +298,5 @@ def _unfused(sizes: Sizes) -> "Timer":
     return Timer(sizes, fused=False, precision="float32")
 
 
-def _run_unfused(sizes: Sizes, steps: int) -> float:
+def _run_unfused(sizes: Sizes, steps: int) -> Turn:
     return _unfused(sizes).run(steps)

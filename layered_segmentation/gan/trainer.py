@@ -41,7 +41,12 @@ class TrainSummary:
     is_chief: bool = True  # whether this process wrote the run; False for all workers but the first
 
 
-def train(config: Config, run: RunDirectory, devices: Sequence[str] = ()) -> TrainSummary:
+def train(
+    config: Config,
+    run: RunDirectory,
+    devices: Sequence[str] = (),
+    watchers: Sequence[keras.callbacks.Callback] = (),
+) -> TrainSummary:
     """Trains a run to its end, from its last checkpoint if there is one.
 
     A resumed run is the same bit for bit: a checkpoint holds weights, optimizer slots, averages
@@ -51,6 +56,7 @@ def train(config: Config, run: RunDirectory, devices: Sequence[str] = ()) -> Tra
         config: The experiment.
         run: Its directory, created if it does not exist.
         devices: Devices to train on; see `strategy.open_strategy`.
+        watchers: Further callbacks.
 
     Raises:
         UserError: No usable photos, a directory that holds another run, unsuitable devices, or a
@@ -76,13 +82,17 @@ def train(config: Config, run: RunDirectory, devices: Sequence[str] = ()) -> Tra
         if not is_chief:
             run.require_same(config)
             cache = _open_cache(config, run, open_source(config.data, config.train.seed))
-        summary = _attempts(config, run, cache, engine)
+        summary = _attempts(config, run, cache, engine, watchers)
         strategy.wait_for_workers(engine)
         return summary
 
 
 def _attempts(
-    config: Config, run: RunDirectory, cache: batches.PhotoCache, engine: tf.distribute.Strategy
+    config: Config,
+    run: RunDirectory,
+    cache: batches.PhotoCache,
+    engine: tf.distribute.Strategy,
+    further: Sequence[keras.callbacks.Callback],
 ) -> TrainSummary:
     """Trains until an attempt ends, with its own seed and bounds after one that collapsed."""
     while True:
@@ -90,7 +100,7 @@ def _attempts(
         with engine.scope():
             gan = LayeredGAN.from_run_config(attempt)
         try:
-            return _run(attempt, run, gan, cache, engine)
+            return _run(attempt, run, gan, cache, engine, further)
         except collapse.Collapsed as found:
             print(attempts.set_aside(run, config, found), file=sys.stderr, flush=True)
 
@@ -111,6 +121,7 @@ def _run(
     gan: LayeredGAN,
     cache: batches.PhotoCache,
     engine: tf.distribute.Strategy,
+    further: Sequence[keras.callbacks.Callback],
 ) -> TrainSummary:
     stages = gan.stages
     progress = RunProgress(total_images=stages[-1].end_image)
@@ -160,7 +171,7 @@ def _run(
         keeper,  # last of those that write, so that a resumed run repeats no record of this step
         bar,
     ]
-    watchers += writers if is_chief else [keeper]
+    watchers += [*(writers if is_chief else [keeper]), *further]
     try:
         with stopping.deferred(), cache.failures():
             for stage in stages:

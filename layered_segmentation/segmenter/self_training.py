@@ -119,7 +119,8 @@ def self_train(
 
 
 def show_masks(segmenter: LayeredSegmenter, events: StudentEvents, step: int) -> None:
-    """Writes the student's masks of the shown images, at the end of a phase."""
+    """Ends a phase: writes the student's masks of the shown images."""
+    events.end(segmenter)
     if len(events.shown):
         masks = probabilities(segmenter, events.shown)
         union = masks if masks.ndim == 3 else np.minimum(masks.sum(axis=-1), 1)

@@ -5,6 +5,7 @@ TensorBoard each phase is a run, so that the curves of rounds lie over each othe
 """
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class StudentEvents:
         self.directory = directory
         self.shown = np.zeros((0, 1, 1, 3), np.uint8)  # images whose masks are shown, [N, R, R, 3]
         self.masks: dict[str, np.ndarray] = {}  # of the shown images by phase, float [N, R, R, 1]
-        self._phase, self._phases = "", 0
+        self.phase, self._phases = "", 0
         self._events: Events | None = None
 
     def show(self, photos: np.ndarray, side: int) -> None:
@@ -41,11 +42,14 @@ class StudentEvents:
 
     def begin(self, phase: str) -> None:
         """Begins a phase; what is written next belongs to it."""
-        self._phase = phase
+        self.phase = phase
         if self.directory:
             folder = f"{self._phases}_{phase.replace(' ', '_')}"  # TensorBoard sorts by name
             self._events = Events(os.path.join(self.directory, folder))
         self._phases += 1
+
+    def end(self, segmenter: Any) -> None:
+        """Is called with the student, which must not be changed, at the end of each phase."""
 
     def write(self, step: int, **values: float) -> None:
         """Writes scalars of the phase by name."""
@@ -56,7 +60,7 @@ class StudentEvents:
         """Writes the masks of the shown images, float [N, R, R] in [0, 1], at the phase's end."""
         if not len(self.shown):
             return
-        self.masks[self._phase] = masks[..., None]
+        self.masks[self.phase] = masks[..., None]
         if self._events is not None:
             self._events.write_image(step, "masks", _sheet(self.shown, {"mask": masks[..., None]}))
 
