@@ -1,41 +1,29 @@
-import { Tensor, loadAndCompile, loadLiteRt } from "@litertjs/core";
-import { enlarge, squash } from "./resize.js";
-
-const LONGEST = 2048; // larger photos are shrunk first: canvases on phones are limited
 const find = (id) => document.getElementById(id);
+const { pads } = document.body.dataset;
 
-/** Loads the model; rejects if the runtime or the file cannot be loaded. */
-async function loadModel() {
-  await loadLiteRt(new URL("wasm/", location.href).href, { threads: false });
-  const url = new URL("segmenter.tflite", location.href).href;
-  const model = await loadAndCompile(url, { accelerator: "wasm" });
-  return { model, input: model.getInputDetails()[0] };
-}
+const worker = new Worker("wasm/worker.js");
+const calls = new Map(); // waiting for the worker, by number
+let latest = 0; // number of the latest call
+let stem = ""; // the name of the photo that is shown, without its extension
 
-/** Runs the model on RGB of 0 to 255, [side * side * 3] -> probabilities [side * side]. */
-async function run({ model, input }, rgb) {
-  const shape = Array.from(input.shape);
-  const bytes = input.dtype === "uint8";
-  const tensor = new Tensor(bytes ? Uint8Array.from(rgb) : rgb, shape);
-  const [result] = await model.run([tensor]);
-  tensor.delete();
-  const values = await result.data();
-  const mask = Float32Array.from(values, (value) => (bytes ? value / 256 : value));
-  result.delete();
-  return mask;
-}
+worker.addEventListener("message", ({ data: { id, result, error } }) => {
+  const { resolve, reject } = calls.get(id);
+  calls.delete(id);
+  if (error) reject(new Error(error));
+  else resolve(result);
+});
+worker.addEventListener("error", () => {
+  for (const { reject } of calls.values()) reject(new Error("the worker cannot be loaded"));
+  calls.clear();
+});
 
-/** Reads a photo, upright, as ImageData. */
-async function readPhoto(file) {
-  const bitmap = await createImageBitmap(file);
-  const scale = Math.min(1, LONGEST / Math.max(bitmap.width, bitmap.height));
-  const width = Math.max(1, Math.round(bitmap.width * scale));
-  const height = Math.max(1, Math.round(bitmap.height * scale));
-  const context = new OffscreenCanvas(width, height).getContext("2d");
-  context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, width, height);
-  bitmap.close();
-  return context.getImageData(0, 0, width, height);
+/** Calls a method of the worker. */
+function call(method, argument) {
+  const id = ++latest;
+  return new Promise((resolve, reject) => {
+    calls.set(id, { resolve, reject });
+    worker.postMessage({ id, method, argument });
+  });
 }
 
 function setStatus(text, isError = false) {
@@ -43,83 +31,95 @@ function setStatus(text, isError = false) {
   find("status").classList.toggle("error", isError);
 }
 
-function draw(canvas, width, height, pixels) {
-  canvas.width = width;
-  canvas.height = height;
-  canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
-}
-
-/** Draws the photo, the mask (white is object) and the cut-out. */
-function show(photo, probabilities) {
-  const { width, height, data } = photo;
-  const mask = new Uint8ClampedArray(data.length).fill(255);
-  const cutout = Uint8ClampedArray.from(data);
-  let inside = 0;
-  probabilities.forEach((probability, i) => {
-    const isObject = probability >= 0.5;
-    inside += isObject;
-    mask.fill(isObject ? 255 : 0, 4 * i, 4 * i + 3);
-    if (!isObject) cutout[4 * i + 3] = 0;
-  });
-  draw(find("photo"), width, height, data);
-  draw(find("mask"), width, height, mask);
-  draw(find("cutout"), width, height, cutout);
+/** Shows the photo, its mask (white is object) and the cut-out. */
+function show(file, { width, height, part, views }) {
+  for (const [id, bitmap] of Object.entries(views)) {
+    const canvas = find(id);
+    canvas.width = bitmap.width;
+    canvas.height = bitmap.height;
+    canvas.getContext("bitmaprenderer").transferFromImageBitmap(bitmap);
+  }
+  stem = file.name.replace(/\.[^.]+$/, "") || file.name;
+  document.body.classList.add("has-result");
   find("result").hidden = false;
-  return inside / probabilities.length;
+  const size = `${file.name}, ${width} × ${height} pixels`;
+  setStatus(
+    part ? `The object covers ${Math.round(100 * part)} % of ${size}.` : `No object was found in ${size}.`,
+  );
 }
 
-let latest = 0;
+let turn = 0;
 
 async function segment(file) {
-  const turn = ++latest; // only the photo chosen last is shown
+  const mine = ++turn; // only the photo chosen last is shown
   setStatus("Cutting out …");
-  find("result").hidden = true;
-  let photo;
+  find("result").classList.add("waiting");
   try {
-    photo = await readPhoto(file);
-  } catch {
-    if (turn === latest) setStatus(`“${file.name}” is not an image that this browser can read.`, true);
-    return;
-  }
-  try {
-    const loaded = await ready;
-    const side = loaded.input.shape[1];
-    const mask = await run(loaded, squash(photo.data, photo.width, photo.height, side));
-    if (turn !== latest) return;
-    const part = show(photo, enlarge(mask, side, photo.width, photo.height));
-    setStatus(part ? `Done: the object covers ${Math.round(100 * part)} % of ${file.name}.`
-             : `No object was found in ${file.name}.`);
+    const result = await call("segment", file);
+    if (mine !== turn) return;
+    if (result.refused) setStatus(`“${file.name}” is not an image that this browser can read.`, true);
+    else show(file, result);
   } catch (error) {
     console.error(error);
-    if (turn === latest) setStatus("The model failed on this photo. Reload the page to try again.", true);
+    if (mine === turn) setStatus("The model failed on this photo. Reload the page to try again.", true);
+  } finally {
+    if (mine === turn) find("result").classList.remove("waiting");
   }
 }
 
-function download(id) {
-  find(id).toBlob((blob) => {
+async function save(kind) {
+  const button = find(`save-${kind}`);
+  const name = `${stem}.${kind}.png`;
+  button.disabled = true;
+  setStatus(`Writing ${name} …`);
+  try {
+    const { width, height, blob } = await call("save", kind);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
-    link.download = `${id}.png`;
+    link.download = name;
     link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  });
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    setStatus(`Saved ${name}, ${width} × ${height} pixels.`);
+  } catch (error) {
+    console.error(error);
+    setStatus(`${name} cannot be written.`, true);
+  }
+  button.disabled = false;
 }
 
-const ready = loadModel();
+const ready = call("load", { pads: Boolean(pads) });
 ready.then(
-  () => {
+  ({ accelerator }) => {
+    find("runtime").textContent = accelerator === "webgpu" ? "WebGPU" : "WebAssembly";
     setStatus("Ready. Choose a photo.");
-    find("file").disabled = false;
+    for (const input of document.querySelectorAll("#file, #sample")) input.disabled = false;
+    return keep();
   },
   (error) => {
     console.error(error);
     setStatus("The model cannot be loaded. Check the connection and reload the page.", true);
   },
 );
+
+/** Keeps the page on the device, where the browser can: over HTTPS and on this computer. */
+async function keep() {
+  try {
+    await navigator.serviceWorker.register("service_worker.js");
+    await navigator.serviceWorker.ready;
+    find("offline").hidden = false;
+  } catch (error) {
+    console.info("The page works only with a network:", error);
+  }
+}
+
 find("file").addEventListener("change", (event) => {
   const [file] = event.target.files;
   if (file) segment(file);
   event.target.value = ""; // the same photo may be chosen again
+});
+find("sample")?.addEventListener("click", async ({ target: { dataset } }) => {
+  const content = await (await fetch(dataset.file)).blob();
+  segment(new File([content], dataset.file, { type: content.type }));
 });
 addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -132,9 +132,9 @@ addEventListener("drop", (event) => {
   const [file] = event.dataTransfer.files;
   if (file && !find("file").disabled) segment(file);
 });
-for (const id of ["cutout", "mask"]) {
-  find(`save-${id}`).addEventListener("click", () => download(id));
+for (const kind of ["cutout", "mask"]) {
+  find(`save-${kind}`).addEventListener("click", () => save(kind));
 }
 
 // For tests and the console.
-Object.assign(window, { segmenter: { ready, run, squash, enlarge } });
+Object.assign(window, { segmenter: { ready, run: (rgb) => call("run", rgb) } });
