@@ -86,6 +86,8 @@ setuptools.setup(
             "scikit-image>=0.25,<0.27",
             "grain>=0.2.16,<0.3",  # imported by the test case of KerasHub
             "openvino>=2026.0,<2027",  # a second runtime for what is exported
+            "tree-sitter>=0.25,<0.27",  # parses the Swift code
+            "tree-sitter-swift>=0.7.1,<0.8",
             *DATASETS,
             "dill>=0.4,<0.5",  # tfds.testing imports it
         ],

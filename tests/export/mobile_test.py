@@ -1,42 +1,55 @@
-import functools
-import http.server
+import glob
+import importlib.util
 import json
+import math
 import os
 import re
 import shutil
 import subprocess
-import threading
 
 import cv2
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from layered_segmentation.data.scenes import Scenes
-from layered_segmentation.export import tflite
+from layered_segmentation.export import signatures, tflite
 from layered_segmentation.images import to_square
-from layered_segmentation.segmenter.preprocessing import resize_masks
+from layered_segmentation.segmenter import lite
+from layered_segmentation.segmenter.preprocessing import (
+    crop_from_square,
+    pad_to_square,
+    resize_masks,
+)
 from layered_segmentation.segmenter.segmenter import create_segmenter
 
 MOBILE = os.path.join(os.path.dirname(__file__), "..", "..", "export", "mobile")
 WEB = os.path.join(MOBILE, "web")
+KOTLIN = os.path.join(os.path.dirname(__file__), "..", "support", "kotlin")
 SIDE = 16
+LABEL = "flower & <leaf>"  # what must be escaped in HTML
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("mobile") / "segmenter.tflite")
     keras.utils.set_random_seed(0)  # its mask of the scene below is neither empty nor full
-    tflite.export_tflite(create_segmenter(8, SIDE), path)
+    tflite.export_tflite(create_segmenter(8, SIDE), path, label=LABEL)
     return path
+
+
+def read(name):
+    """Returns the text of a file for phones."""
+    with open(os.path.join(MOBILE, name), encoding="utf-8") as file:
+        return file.read()
 
 
 @pytest.fixture(scope="module")
 def readme():
-    with open(os.path.join(MOBILE, "README.md"), encoding="utf-8") as file:
-        return file.read()
+    return read("README.md")
 
 
 def tensors(path):
@@ -77,28 +90,99 @@ def test_the_readme_explains_int8(readme, tmp_path):
     assert masks["quantization"] == pytest.approx((1 / int(divisor), 0))
 
 
-@pytest.mark.parametrize("language", ["kotlin", "swift"])
-def test_the_code_names_the_files_tensors(exported, readme, language):
-    block = re.search(rf"```{language}\n(.*?)```", readme, re.DOTALL).group(1)
-    comments = re.findall(r"// (\w+): (\w+) \[([^]]+)\]", block)
+@pytest.mark.parametrize("name", ["Segmenter.kt", "Segmenter.swift"])
+def test_the_code_names_the_files_tensors(exported, name):
+    comments = re.findall(r"// (\w+): (\w+) \[([^]]+)\]", read(name))
     assert {name: (kind, shape(sides)) for name, kind, sides in comments} == tensors(exported)
 
 
-def test_the_kotlin_code_calls_the_files_signature(exported, readme):
+def test_the_kotlin_code_calls_the_files_signature(exported):
+    code = read("Segmenter.kt")
     call = re.search(
-        r'runSignature\(mapOf\("(\w+)" to \w+\), mapOf\("(\w+)" to \w+\), "(\w+)"\)', readme
+        r'run\(mapOf\("(\w+)" to images\), mapOf\("(\w+)" to masks\), SIGNATURE\)', code
     )
-    images, masks, signature = call.groups()
+    images, masks = call.groups()
+    (signature,) = re.findall(r'SIGNATURE = "(\w+)"', code)
     assert Interpreter(model_path=exported).get_signature_list() == {
         signature: {"inputs": [images], "outputs": [masks]}
     }
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder, silently."""
+def test_the_swift_code_can_be_parsed():
+    parser = pytest.importorskip("tree_sitter")
+    grammar = pytest.importorskip("tree_sitter_swift")
+    parse = parser.Parser(parser.Language(grammar.language())).parse
+    code = read("Segmenter.swift")
+    assert not parse(code.encode()).root_node.has_error
+    assert parse(code.replace("{", "", 1).encode()).root_node.has_error
 
-    def log_message(self, format, *args):
-        del format, args
+
+def kotlin_compiler():
+    """Returns the command of a compiler and its standard library; skips if there is none.
+
+    The wheel of `kotlin-jupyter-kernel` contains both.
+    """
+    found = importlib.util.find_spec("run_kotlin_kernel")
+    if not shutil.which("java") or found is None:
+        pytest.skip("needs java and kotlin-jupyter-kernel")
+    jars = glob.glob(os.path.join(os.path.dirname(found.origin), "jars", "*.jar"))
+    (library,) = (jar for jar in jars if os.path.basename(jar).startswith("kotlin-stdlib-"))
+    compiler = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
+    return ["java", "-cp", os.pathsep.join(jars), compiler, "-no-stdlib", "-no-reflect"], library
+
+
+@pytest.mark.slow
+def test_the_kotlin_code_prepares_photos_as_the_saved_model_does(tmp_path):
+    compiler, library = kotlin_compiler()
+    sources = [os.path.join(MOBILE, "Segmenter.kt"), *glob.glob(os.path.join(KOTLIN, "*.kt"))]
+    jar = str(tmp_path / "segmenter.jar")
+    subprocess.run([*compiler, "-cp", library, "-d", jar, *sources], check=True, timeout=300)
+    draws = np.random.default_rng(0)
+    photos = [
+        (draws.integers(0, 256, (height, width, 3), np.uint8), pads)
+        for width, height in ((150, 97), (40, 200), (7, 16))
+        for pads in (False, True)
+    ]
+    with open(tmp_path / "in", "wb") as file:
+        for photo, pads in photos:
+            rgb = photo.astype(np.int64) @ (1 << 16, 1 << 8, 1)
+            file.write(np.array([*photo.shape[1::-1], pads], ">i4").tobytes())
+            file.write((rgb | 255 << 24).astype(">u4").tobytes())
+    main = ["java", "-cp", os.pathsep.join([jar, library]), "MainKt"]
+    subprocess.run([*main, *(str(tmp_path / name) for name in ("in", "out"))], check=True)
+    with open(tmp_path / "out", "rb") as file:
+
+        def values(*shape, dtype=">f4"):
+            return np.frombuffer(file.read(4 * math.prod(shape)), dtype).reshape(shape)
+
+        for photo, pads in photos:
+            height, width = photo.shape[:2]
+            expected = saved_model_input(photo, pads)
+            assert np.abs(values(SIDE, SIDE, 3) - expected).max() < 0.011
+            mask = expected.mean(axis=-1) / 255  # of the stub's model
+            np.testing.assert_allclose(values(SIDE, SIDE), mask, atol=5e-5)
+            enlarged = photo_mask(mask, height, width, pads)
+            np.testing.assert_allclose(values(height, width), enlarged, atol=1e-4)
+            opaque = values(height, width, dtype=">u4") >> 24 == 255
+            assert (opaque == (enlarged >= 0.5))[np.abs(enlarged - 0.5) > 1e-4].all()
+            assert 0 < opaque.mean() < 1
+            # int8: levels are rounded to bytes and means down to steps of 1/256.
+            np.testing.assert_allclose(values(SIDE, SIDE), mask * 255 / 256, atol=1.6 / 256)
+        assert not file.read()
+
+
+def saved_model_input(photo, pads):
+    """Returns what the SavedModel's graph makes of a photo, before scaling: [S, S, 3]."""
+    batch = photo[None].astype(np.float32)
+    batch = pad_to_square(batch) if pads else batch
+    return np.asarray(signatures.resize(tf.constant(batch), SIDE, SIDE))[0]
+
+
+def photo_mask(mask, height, width, pads):
+    """Returns a mask of the network at a photo's size, [H, W]."""
+    size = [max(height, width)] * 2 if pads else [height, width]
+    resized = resize_masks(mask[None, ..., None].astype(np.float32), *size)
+    return np.asarray(crop_from_square(resized, height, width) if pads else resized)[0, ..., 0]
 
 
 def install(out):
@@ -138,28 +222,21 @@ def page(exported, tmp_path_factory):
     images = run.get_input_details()["images"]
     side = int(images["shape"][1])
     squashed = to_square(np.ascontiguousarray(rgb), side)
+    cv2.imwrite(str(out / "large.jpg"), cv2.resize(rgb[:, :, ::-1], (4000, 3000)))
     (out / "pixels.json").write_text(json.dumps(squashed.ravel().tolist()))
     masks = run(images=squashed[None].astype(images["dtype"]))["masks"][0, :, :, 0]
     if masks.dtype == np.uint8:
         masks = masks.astype(np.float32) / 256
-    handler = functools.partial(Quiet, directory=str(out / "site"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/"
-        script = os.path.join(os.path.dirname(__file__), "..", "support", "mobile_page.mjs")
-        profile = str(out / "profile")
-        subprocess.run(
-            ["node", script, browser, profile, address, photo, str(out), web],
-            check=True,
-            timeout=180,
-        )
-        server.shutdown()
+    script = os.path.join(os.path.dirname(__file__), "..", "support", "mobile_page.mjs")
+    command = ["node", script, browser, str(out / "site"), photo, str(out), web]
+    subprocess.run(command, check=True, timeout=180)
     return json.loads((out / "answers.json").read_text()), out, rgb, masks
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("pads", [False, True])
 @pytest.mark.parametrize("size", [(150, 97), (40, 200), (7, 16)])
-def test_the_pages_resizes_are_pythons(tmp_path, size):
+def test_the_pages_resizes_are_the_saved_models(tmp_path, size, pads):
     if not shutil.which("node"):
         pytest.skip("needs node")
     draws = np.random.default_rng(0)
@@ -168,17 +245,20 @@ def test_the_pages_resizes_are_pythons(tmp_path, size):
     mask = draws.uniform(0, 1, (SIDE, SIDE)).astype(np.float32)
     program = f"""
         import {{ squash, enlarge }} from {json.dumps(os.path.join(WEB, "src", "resize.js"))};
-        const squashed = squash({rgba.ravel().tolist()}, {width}, {height}, {SIDE});
-        const enlarged = enlarge({mask.ravel().tolist()}, {SIDE}, {width}, {height});
-        console.log(JSON.stringify([squashed, enlarged].map((x) => Array.from(x))));
+        const [width, height, side, pads] = {json.dumps([width, height, SIDE, pads])};
+        const rgba = {rgba.ravel().tolist()};
+        const rows = (top, count) => rgba.slice(4 * width * top, 4 * width * (top + count));
+        const squashed = Array.from(squash(rows, width, height, side, pads));
+        const rowOf = enlarge({mask.ravel().tolist()}, side, width, height, pads);
+        const enlarged = Array.from({{ length: height }}, (_, y) => Array.from(rowOf(y)));
+        console.log(JSON.stringify([squashed, enlarged]));
     """
     (tmp_path / "program.mjs").write_text(program)
     node = ["node", str(tmp_path / "program.mjs")]
     squashed, enlarged = json.loads(subprocess.run(node, capture_output=True, check=True).stdout)
-    expected = to_square(np.ascontiguousarray(rgba[..., :3]), SIDE).astype(int)
-    assert np.abs(np.reshape(squashed, expected.shape) - expected).max() <= 1
-    expected = np.asarray(resize_masks(mask[None, ..., None], height, width))[0, ..., 0]
-    np.testing.assert_allclose(np.reshape(enlarged, expected.shape), expected, atol=1e-5)
+    expected = saved_model_input(rgba[..., :3], pads)
+    assert np.abs(np.reshape(squashed, expected.shape) - expected).max() < 0.011
+    np.testing.assert_allclose(enlarged, photo_mask(mask, height, width, pads), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -188,14 +268,43 @@ def test_the_page_runs_the_model_as_python_does(page):
 
 
 @pytest.mark.slow
+def test_the_page_uses_webgpu_where_there_is_one(page):
+    answers, _, _, masks = page
+    if not answers["hasCard"]:
+        pytest.skip("this Chromium has no WebGPU")
+    assert answers["runtime"] == "WebGPU"
+    np.testing.assert_allclose(np.reshape(answers["cardMasks"], masks.shape), masks, atol=0.01)
+
+
+@pytest.mark.slow
 def test_the_pages_downloads_are_pythons_mask(page):
-    _, out, rgb, masks = page
+    answers, out, rgb, masks = page
     expected = cv2.resize(masks, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR) >= 0.5
-    mask = cv2.imread(str(out / "mask.png"), cv2.IMREAD_GRAYSCALE) > 127
+    soft = cv2.imread(str(out / "mask.png"), cv2.IMREAD_GRAYSCALE)
+    mask = soft > 127
     assert mask.shape == expected.shape and expected.any() and not expected.all()
     assert (mask & expected).sum() / (mask | expected).sum() >= 0.98
     cutout = cv2.imread(str(out / "cutout.png"), cv2.IMREAD_UNCHANGED)
-    np.testing.assert_array_equal(cutout[:, :, 3] > 127, mask)
+    np.testing.assert_array_equal(cutout[:, :, 3], soft)
+    assert answers["names"] == ["photo.mask.png", "photo.cutout.png"]
+
+
+@pytest.mark.slow
+def test_edges_are_soft_and_thin(page):
+    soft = cv2.imread(str(page[1] / "mask.png"), cv2.IMREAD_GRAYSCALE)
+    is_soft = (soft > 0) & (soft < 255)
+    edge = cv2.morphologyEx((soft > 127).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3)))
+    assert is_soft.sum() > 0.2 * edge.sum()
+    near = cv2.dilate(edge, np.ones((9, 9))) > 0
+    assert (is_soft & near).sum() > 0.9 * is_soft.sum()
+
+
+@pytest.mark.slow
+def test_a_large_photo_keeps_its_size_and_the_page_goes_on(page):
+    answers, out, _, _ = page
+    assert answers["largeName"] == "large.cutout.png"
+    assert Image.open(out / "large.png").size == (4000, 3000)
+    assert answers["gap"] < answers["time"] / 2
 
 
 @pytest.mark.slow
@@ -205,10 +314,59 @@ def test_a_dropped_photo_is_turned_upright(page):
 
 
 @pytest.mark.slow
-def test_the_built_site_names_the_licence_of_its_runtime(page):
+def test_the_page_says_what_its_model_knows(page):
+    answers, out, _, _ = page
+    assert f"one kind of object: {LABEL}." in answers["words"]
+    manifest = json.loads((out / "site" / "manifest.webmanifest").read_text())
+    assert LABEL in manifest["name"] and manifest["display"] == "standalone"
+    for icon in manifest["icons"]:
+        side = Image.open(out / "site" / icon["src"]).size
+        assert icon["sizes"] == "{}x{}".format(*side)
+
+
+@pytest.mark.slow
+def test_the_page_works_without_its_server_after_the_first_visit(page):
+    answers = page[0]
+    assert "sample.jpg, 640 × 427 pixels" in answers["offline"]
+
+
+@pytest.mark.slow
+def test_a_phone_shows_the_result_without_scrolling(page):
+    answers = page[0]
+    assert max(answers["bottoms"]) <= 844 and not answers["overflows"]
+
+
+@pytest.mark.slow
+def test_the_built_site_names_the_licences_of_what_it_contains(page):
     site = page[1] / "site"
     assert "@litertjs/core" in (site / "NOTICE.txt").read_text()
     assert "Apache License" in (site / "LICENSE.txt").read_text()
+    assert "creativecommons.org/licenses/by/2.0/" in (site / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_model_of_something_else_needs_a_sample_of_its_own(exported, tmp_path):
+    """A photo of a flower would give a bird's model nonsense."""
+    if not shutil.which("node"):
+        pytest.skip("needs node")
+    web = install(tmp_path)
+    with open(exported, "rb") as file:
+        content = file.read()
+    content = content[: content.index(b"PK\x03\x04")]
+    content = lite.add_aspect(lite.append(content, "labels.txt", "bird\n"), "pad")
+    (tmp_path / "bird.tflite").write_bytes(content)
+    Image.new("RGB", (9, 9)).save(tmp_path / "heron.PNG")
+    build = ["node", "build.mjs", f"--model={tmp_path / 'bird.tflite'}"]
+    for flags, has_sample in (
+        ([], False),
+        ([f"--sample={tmp_path / 'heron.PNG'}", "--credit=A & B, CC0"], True),
+    ):
+        site = tmp_path / f"site_{has_sample}"
+        subprocess.run([*build, f"--out={site}", *flags], cwd=web, check=True, capture_output=True)
+        page = (site / "index.html").read_text()
+        assert "<strong>bird</strong>" in page and 'data-pads="yes"' in page and "{{" not in page
+        assert ("sample.png" in page, "A &amp; B, CC0" in page) == (has_sample, has_sample)
+        assert (site / "sample.png").exists() == has_sample
 
 
 @pytest.mark.slow
