@@ -21,6 +21,8 @@ _SIDE = 144  # of the square that a photo is fitted into, pixels
 _TARGET_SIDE = 96  # small images are enlarged to about this side
 _CHECKS = (200, 232)
 _COLOURS = 255  # of a GIF, besides the one that stands for an unchanged pixel
+LABELS = ("photo", "true mask", "predicted mask", "cut-out")  # of a segmentation sheet's rows
+_COMPARED_SIDE = 480  # the longer one of a photo next to its cut-out, pixels at most
 
 
 def layers_sheet(layers: LayerArrays, columns: int = 10) -> Sheet:
@@ -94,7 +96,7 @@ def segmentation_sheet(
     predictions: Sequence[np.ndarray],
     ious: Sequence[float] | None = None,
     columns: int = 8,
-    labels: tuple[str, str, str, str] = ("photo", "true mask", "predicted mask", "cut-out"),
+    labels: tuple[str, str, str, str] = LABELS,
 ) -> Sheet:
     """Shows photos with their predicted masks, cut-outs and, where known, true masks.
 
@@ -124,6 +126,23 @@ def segmentation_sheet(
 
     captions = None if ious is None else [f"IoU {iou:.2f}" for iou in ious]
     return _bands(rows, len(images), columns, captions)
+
+
+def before_after(image: np.ndarray, mask: np.ndarray) -> Sheet:
+    """Shows a photo and its cut-out next to each other, uint8 [h, 2 * w, 3].
+
+    Args:
+        image: uint8 [H, W, 3].
+        mask: In [0, 1] or bool, [H, W].
+    """
+    height, width = image.shape[:2]
+    board = checkerboard(image, max(height, width) // 18)
+    cut_out = over(image, np.asarray(mask, np.float32)[..., None], board)
+    factor = min(1.0, _COMPARED_SIDE / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    method = Image.Resampling.LANCZOS
+    halves = [np.asarray(Image.fromarray(half).resize(size, method)) for half in (image, cut_out)]
+    return np.concatenate(halves, axis=1)
 
 
 def grid(

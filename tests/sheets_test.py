@@ -82,6 +82,16 @@ def test_photos_of_any_sizes_and_shapes(truth):
     assert sheet.shape[1] > 3 * 144
 
 
+def test_a_photo_next_to_its_cut_out():
+    mask = np.zeros((500, 1000), bool)
+    mask[:, 250:750] = True
+    sheet = sheets.before_after(np.full((500, 1000, 3), 90, np.uint8), mask)
+    assert sheet.shape == (240, 2 * 480, 3)
+    assert (sheet[:, :480] == 90).all() and (sheet[:, 480 + 130 : 480 + 350] == 90).all()
+    assert (sheet[:, 480 : 480 + 110] > 190).all() and (sheet[:, -110:] > 190).all()
+    assert sheets.before_after(np.zeros((8, 6, 3), np.uint8), np.ones((8, 6))).shape == (8, 12, 3)
+
+
 def test_fit_keeps_the_aspect_ratio():
     wide = sheets.fit(np.zeros((10, 40, 3), np.uint8), 80)
     assert wide.shape == (80, 80, 3)

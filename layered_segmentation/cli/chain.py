@@ -27,6 +27,7 @@ from layered_segmentation.run_directory import RunDirectory
 # Photos are larger than the student's masks, so they are scored with refinement too.
 REFINE = choices.RECOMMENDED_REFINEMENT
 EXAMPLES = 6  # photos in a band of a sheet
+COMPARED = 3  # photos with a slider in the report, where there is no score
 
 PHASES = {
     "train": "training the layered GAN",
@@ -98,6 +99,11 @@ class Chain:
     def run(self) -> RunDirectory:
         """The run directory inside `out`."""
         return RunDirectory(self.path("run"))
+
+    @property
+    def is_scored_on_scenes(self) -> bool:
+        """Whether it is scored on procedural scenes, not on photos."""
+        return self.config.data.name == choices.SourceName.shapes and not self.test.images
 
     def path(self, *names: str) -> str:
         """Returns a path inside `out`."""
@@ -249,16 +255,21 @@ def _score(chain: Chain, directory: RunDirectory, pairs: Sequence[Pair] | None) 
             sheet = examples.photo_sheet(
                 segmenter.predict_masks, folder_path, names, 2 * EXAMPLES, columns=EXAMPLES
             )
+            for number, image in enumerate(examples.read_spaced(folder_path, names, COMPARED)):
+                _compare(chain, f"photos_{number}", segmenter.predict_masks, image)
         sheets.save_png(sheet, chain.path("examples", "photos.png"))
         return {"scores": None}
     with Bar(len(pairs), "scoring", "image") as bar:
         scores = scoring.score(segmenter.predict_masks, pairs, progress=bar.update)
     scores.write_csv(chain.path("scores.csv"))
+    label = "scene" if chain.is_scored_on_scenes else "photo"
     for name, indices in examples.ranked(scores, EXAMPLES).items():
         sheet = examples.scored_sheet(
-            segmenter.predict_masks, pairs, scores, indices, columns=EXAMPLES
+            segmenter.predict_masks, pairs, scores, indices, EXAMPLES, label
         )
         sheets.save_png(sheet, chain.path("examples", f"{name}.png"))
+        if label == "photo":
+            _compare(chain, name, segmenter.predict_masks, pairs[indices[0]].image)
     results = scores.to_results()
     if not chain.test.masks:
         side = chain.config.gan.resolution
@@ -269,6 +280,12 @@ def _score(chain: Chain, directory: RunDirectory, pairs: Sequence[Pair] | None) 
     if chain.test.masks:
         results["refined"] = _score_refined(segmenter.predict_masks, pairs)
     return {"scores": results}
+
+
+def _compare(chain: Chain, name: str, predict: scoring.Predict, image: np.ndarray) -> None:
+    """Writes a photo and its cut-out, for the report's slider."""
+    sheet = sheets.before_after(image, predict([image])[0])
+    sheets.save_png(sheet, chain.path("examples", f"{chain_page.COMPARED}{name}.png"))
 
 
 def _score_refined(predict: scoring.Predict, pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -347,6 +364,7 @@ def _results(chain: Chain, directory: RunDirectory, done: dict[str, Any]) -> dic
         "test": chain.test.described(),
         "run_dir": directory.path,
         "versions": versions.installed(),
+        "machine": versions.machine(),
     }
 
 

@@ -1,5 +1,6 @@
 """The content of the quickstart's report.html."""
 
+import glob
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,11 @@ _PHASES = {
 }
 _EXAMPLES = {
     "best": "The best by score.",
-    "median": "The median: half of all photos score better, half worse.",
+    "median": "The median: half of them score better, half worse.",
     "worst": "The worst by score.",
     "photos": "Photos, predicted masks, cut-outs.",
 }
+COMPARED = "compared_"  # begins the names of the sheets for sliders
 
 
 def page(
@@ -32,7 +34,8 @@ def page(
     """Returns the page of a finished chain in `out`; `results` is its results.json."""
     config = run.config()
     records = run.read_log()
-    is_shapes = config.data.name == SourceName.shapes
+    is_shapes = config.data.name == SourceName.shapes and not results["test"]["images"]
+    what = "scenes" if is_shapes else "photos"
     miou = results["miou"]
     facts = [
         ("Resolution", f"{results['resolution']} px"),
@@ -43,23 +46,29 @@ def page(
     ]
     facts += report.quality_of(run)
     if miou is not None:
-        facts[:0] = [("mIoU", f"{miou:.3f}"), ("Scored on", f"{results['images']:,} images")]
+        facts[:0] = [("mIoU", f"{miou:.3f}"), ("Scored on", f"{results['images']:,} {what}")]
     return report.Page(
         title="Objects cut out, learned without labels",
         verdict=verdict(results, is_shapes),
         facts=facts,
         warnings=[*report.warnings_of(run), *_warnings(results)],
         **report.student_of(run),
+        comparisons=read_comparisons(os.path.join(out, "examples")),
         examples=examples,
-        examples_title="Unseen images" if _is_unseen(results) else "Photos",
+        examples_title=f"Unseen {what}" if _is_unseen(results) else what.capitalize(),
         examples_note=_examples_note(results, is_shapes),
         sheets=report.sheets_of(run),
         scores=_scores(results),
         scores_note=results.get("protocol") or "",
         curves=report.draw_curves(records, config.gan.mask_size),
-        exports=[_export_row(out, name, row) for name, row in results["exports"].items()],
+        exports=[_export_row(out, name, row, what) for name, row in results["exports"].items()],
+        exports_note=(
+            "Each file was loaded again and compared with the Keras model on "
+            f"{'drawn scenes' if is_shapes else 'photos'}."
+        ),
         settings=report.settings_of(config),
         phases={_PHASES[name]: value for name, value in results["phases"].items()},
+        machine=report.machine_of(run, {**results["machine"], **results["versions"]}),
         commands=_commands(os.path.relpath(run.path, out)),
     )
 
@@ -91,6 +100,20 @@ def read_examples(directory: str) -> list[report.Picture]:
             with open(path, "rb") as file:
                 pictures.append(report.Picture(caption, file.read()))
     return pictures
+
+
+def read_comparisons(directory: str) -> list[report.Comparison]:
+    """Returns the photos with sliders in a directory of examples, in the order of the page."""
+    places = list(_EXAMPLES)
+
+    def name(path: str) -> str:
+        return os.path.basename(path)[len(COMPARED) :].partition(".")[0].partition("_")[0]
+
+    paths = glob.glob(os.path.join(glob.escape(directory), f"{COMPARED}*.png"))
+    found = [path for path in sorted(paths) if name(path) in places]
+    found.sort(key=lambda path: places.index(name(path)))
+    captions = {**_EXAMPLES, "photos": ""}
+    return [report.Comparison.read(path, captions[name(path)]) for path in found]
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -132,14 +155,14 @@ def _examples_note(results: Mapping[str, Any], is_shapes: bool) -> str:
     return "Some of the training photos. To see unseen ones, name them with --test_images."
 
 
-def _export_row(out: str, name: str, row: Mapping[str, Any]) -> dict[str, str]:
+def _export_row(out: str, name: str, row: Mapping[str, Any], what: str) -> dict[str, str]:
     return {
         "format": {"saved_model": "SavedModel", "tflite": "TFLite, float32"}[name],
         "file": os.path.relpath(row["path"], out),
         "size": f"{row['megabytes']:.2f} MB",
         "time per image": f"{row['milliseconds']:.1f} ms",
         "largest difference": f"{row['difference']:.1e}",
-        "compared on": f"{row['images']} images",
+        "compared on": f"{row['images']} {what}",
     }
 
 

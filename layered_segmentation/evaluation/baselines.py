@@ -25,7 +25,7 @@ class GrabCutSettings:
         return (
             "grabcut: OpenCV's GrabCut started from a centred rectangle that leaves "
             f"{self.margin * 100:.3g}% of each side free (at least 1 pixel), {self.iterations} "
-            f"iterations, random seed 0, photos reduced to at most {self.side} pixels on the "
+            f"iterations, random seed 0, images reduced to at most {self.side} pixels on the "
             "longer side; an empty result is scored as it is."
         )
 

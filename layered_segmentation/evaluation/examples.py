@@ -32,6 +32,7 @@ def scored_sheet(
     scores: scoring.Scores,
     indices: Sequence[int],
     columns: int,
+    label: str = "photo",
 ) -> sheets.Sheet:
     """Shows scored pairs with their IoU; masks are refined if the scores are.
 
@@ -41,6 +42,7 @@ def scored_sheet(
         scores: Their scores.
         indices: Indices of the pairs to show.
         columns: Photos in a band.
+        label: Of the row of photos.
     """
     shown = [pairs[index] for index in indices]
     images = [pair.image for pair in shown]
@@ -51,8 +53,9 @@ def scored_sheet(
             for image, mask in zip(images, masks, strict=True)
         ]
     ious = [scores.rows[index].iou for index in indices]
+    labels = (label, *sheets.LABELS[1:])
     return sheets.segmentation_sheet(
-        images, [pair.mask for pair in shown], masks, ious, columns=columns
+        images, [pair.mask for pair in shown], masks, ious, columns, labels
     )
 
 

@@ -65,8 +65,8 @@ class Quality:
                 f"{self.agreement:.2f}, with another scene's {self.other_scene:.2f}",
             ),
             (
-                "Student's stability on shifted photos",
-                f"{self.stability:.2f}, of two photos {self.other_photo:.2f}",
+                "Student's stability on shifted images",
+                f"{self.stability:.2f}, of two images {self.other_photo:.2f}",
             ),
         ]
 

@@ -5,13 +5,14 @@ Pictures and styles are inside the file, nothing is fetched, and it is readable 
 
 import base64
 import dataclasses
+import io
 import os
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layered_segmentation import config as configs
-from layered_segmentation import config_files, files, paths, records
+from layered_segmentation import config_files, files, paths, records, versions
 from layered_segmentation.evaluation import curves
 from layered_segmentation.run_directory import STUDENT_MASKS, STUDENT_RESULTS
 
@@ -26,13 +27,31 @@ class Picture:
     """A picture of the page."""
 
     caption: str  # text below the picture, also its alternative text
-    data: bytes  # the bytes of a PNG or SVG file
+    data: bytes  # the bytes of a PNG, WebP or SVG file
 
     @property
     def source(self) -> str:
         """The picture as a data URI."""
-        kind = "png" if self.data.startswith(b"\x89PNG") else "svg+xml"
+        kinds = {b"\x89PNG": "png", b"RIFF": "webp"}
+        kind = kinds.get(self.data[:4], "svg+xml")
         return f"data:image/{kind};base64,{base64.b64encode(self.data).decode('ascii')}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison(Picture):
+    """A photo on the left half and its cut-out on the right half, for a slider between them."""
+
+    ratio: float  # width of a half, divided by its height
+
+    @classmethod
+    def read(cls, path: str, caption: str) -> "Comparison":
+        """Reads a sheet of `sheets.before_after`; as WebP, it takes a tenth of the space."""
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        with Image.open(path) as sheet:
+            sheet.save(buffer, "WEBP", quality=85)
+            return cls(caption, buffer.getvalue(), sheet.width / 2 / sheet.height)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +108,7 @@ class Page:
     warnings: Sequence[str] = ()
     student_phases: Sequence[Mapping[str, str]] = ()  # one row per phase, by column name
     student: Sequence[Picture] = ()  # the student's curves, and its masks after each phase
+    comparisons: Sequence[Comparison] = ()  # photos and their cut-outs
     examples: Sequence[Picture] = ()  # segmented photos
     examples_title: str = "Unseen images"  # heading above the examples
     examples_note: str = ""  # a sentence on the examples
@@ -97,8 +117,11 @@ class Page:
     scores_note: str = ""  # the protocol
     curves: Sequence[Picture] = ()  # curves of the log
     exports: Sequence[Mapping[str, str]] = ()  # one row per exported file, by column name
+    exports_note: str = ""  # what they were compared on
     settings: Sequence[Setting] = ()
     phases: Mapping[str, float] = dataclasses.field(default_factory=dict)  # seconds by phase
+    # hardware and packages, by name
+    machine: Mapping[str, str] = dataclasses.field(default_factory=dict)
     commands: Sequence[Command] = ()
 
 
@@ -147,6 +170,7 @@ def write_run_report(run: "RunDirectory") -> str:
         curves=draw_curves(records, config.gan.mask_size),
         settings=settings_of(config),
         phases=phases,
+        machine=machine_of(run, {**versions.machine(), **versions.installed()}),
         commands=[
             Command.of("Train the student", "distill", run_dir="."),
             Command.of("Draw more scenes", "sample", run_dir=".", out="sheet.png"),
@@ -189,14 +213,14 @@ def student_of(run: "RunDirectory") -> dict[str, Any]:
     masks = run.segmenter + STUDENT_MASKS
     if os.path.exists(masks):
         with open(masks, "rb") as file:
-            pictures.append(Picture("Masks of some photos after each phase", file.read()))
+            pictures.append(Picture("Masks of some images after each phase", file.read()))
     return {"student_phases": [_phase_row(*item) for item in phases.items()], "student": pictures}
 
 
 def _phase_row(name: str, phase: Mapping[str, Any]) -> dict[str, str]:
     judges = {
         "agreed before": ("judged", "{:.3f}"),
-        "photos kept": ("kept", "{:.0%}"),
+        "images kept": ("kept", "{:.0%}"),
         "weight of pixels": ("weight", "{:.2f}"),
     }
     is_round = phase.get("judged") is not None
@@ -219,6 +243,15 @@ def quality_of(run: "RunDirectory") -> list[tuple[str, str]]:
 
     measured = quality.read(run)
     return measured.lines() if measured else []
+
+
+def machine_of(run: "RunDirectory", machine: Mapping[str, str]) -> dict[str, str]:
+    """Returns `machine` after the devices of a run's last session, if they are known."""
+    recorded = files.read_json(run.machine_path)
+    devices = recorded.get("devices") if isinstance(recorded, dict) else None
+    if not isinstance(devices, list):
+        return dict(machine)
+    return {"trained on": ", ".join(map(str, devices)), **machine}
 
 
 def warnings_of(run: "RunDirectory") -> list[str]:

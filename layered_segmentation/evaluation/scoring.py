@@ -25,7 +25,7 @@ THRESHOLD = 0.5
 _ADVICE = "look at the sheet: the photos may be unlike those of training, or training has failed"
 _LEAST = 0.005  # share of the pixels: a mask that covers less is as good as empty
 PROTOCOL = (
-    "Predictions resized bilinearly to the photo's own size, refined there if asked for, threshold "
+    "Predictions resized bilinearly to the image's own size, refined there if asked for, threshold "
     f"{THRESHOLD}; IoU per image over the pixels that are not ignored, 1 where prediction and "
     "truth are both empty; mean and standard deviation (of the population) over images. "
 )

@@ -36,6 +36,15 @@ def test_the_commands_and_notes_name_no_folder_of_the_machine():
         assert note.startswith("Photos of cars") and "somebody" not in note
 
 
+def test_sliders_come_in_the_order_of_the_page(tmp_path):
+    for name in ("compared_worst", "compared_photos_1", "compared_best", "compared_x", "best"):
+        Image.new("RGB", (20 if "best" in name else 40, 5)).save(tmp_path / f"{name}.png")
+    read = chain_page.read_comparisons(str(tmp_path))
+    assert [(one.caption, one.ratio) for one in read] == [
+        ("The best by score.", 2.0), ("The worst by score.", 4.0), ("", 4.0),
+    ]  # fmt: skip
+
+
 def test_examples_come_in_the_order_of_the_page(tmp_path):
     for name in ("worst", "best"):
         Image.new("RGB", (2, 2)).save(tmp_path / f"{name}.png")

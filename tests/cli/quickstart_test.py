@@ -90,7 +90,11 @@ def test_the_chain_on_scenes(layerseg, on_scenes):
     page = (out / "report.html").read_text(encoding="utf-8")
     for words in (f"{results['miou']:.3f}", "GrabCut", "after 512 images", "segmenter.tflite"):
         assert words in page
-    assert page.count("data:image/png") == 3 + 2  # best, median, worst, and the sheets
+    assert page.count("data:image/png") == 3 + 1 + 2  # best, median, worst; the student's; sheets
+    assert results["machine"]["processor"] in page and results["versions"]["keras"] in page
+    assert "Unseen scenes" in page and "compared with the Keras model on drawn scenes" in page
+    assert "8 scenes" in page and "photos" not in page.partition("Next steps")[0].lower()
+    assert 'class="slider"' not in page
     assert len((out / "scores.csv").read_text().splitlines()) == 1 + 8
     assert os.path.exists(out / "run" / "report.html")
 
@@ -152,6 +156,7 @@ def test_the_chain_on_photos_without_then_with_a_score(layerseg, photos):
     assert "no score" in page
     assert "Some of the training photos" in page
     assert (out / "examples" / "photos.png").exists()
+    assert page.count('class="slider"') == 3 and "on drawn scenes" not in page
 
     generator = stamps(out / "run" / "generator")
     result = layerseg(*command, f"--test_images={photos}/test", f"--test_masks={photos}/masks")
@@ -163,7 +168,8 @@ def test_the_chain_on_photos_without_then_with_a_score(layerseg, photos):
     refined = results["refined"]
     assert refined["refine"] == "grabcut" and 0 <= refined["miou"] <= 1
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert "student, --refine=grabcut</span>" in page and f"{refined['miou']:.3f}" in page
+    assert page.count('class="slider"') == 3 and "Unseen photos" in page
+    assert "student, --refine=grabcut</th>" in page and f"{refined['miou']:.3f}" in page
     assert not (out / "examples" / "photos.png").exists()
 
 

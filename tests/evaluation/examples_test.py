@@ -42,7 +42,7 @@ def test_the_overview_leaves_out_empty_true_masks(monkeypatch, found, shown):
     monkeypatch.setattr(
         examples.sheets,
         "segmentation_sheet",
-        lambda images, masks, predicted, scores, columns: drawn.update(
+        lambda images, masks, predicted, scores, columns, labels: drawn.update(
             photos=[int(image[0, 0, 0]) // 40 for image in images],
             truths=[bool(mask.any()) for mask in masks],
             predicted=predicted,

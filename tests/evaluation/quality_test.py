@@ -89,7 +89,7 @@ def test_reports_show_what_was_measured(tmp_path):
     (_, score), (_, agreement), (_, stability) = report.quality_of(run)
     assert float(score) == pytest.approx(measured(Student()).score, abs=0.006)
     assert agreement.startswith("1.00, with another scene's 0.")
-    assert stability.startswith("1.00, of two photos 0.")
+    assert stability.startswith("1.00, of two images 0.")
 
 
 def test_masks_that_are_all_alike_are_kept_as_a_warning(tmp_path, monkeypatch, capsys):

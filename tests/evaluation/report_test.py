@@ -2,13 +2,14 @@ import base64
 import html.parser
 import math
 import os
+import platform
 import re
 
 import numpy as np
 import pytest
 
 from layered_segmentation import config as configs
-from layered_segmentation import files, sheets
+from layered_segmentation import files, sheets, versions
 from layered_segmentation.evaluation import report
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.images import encode_png
@@ -26,8 +27,12 @@ class Reader(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
-        if tag not in ("meta", "img", "br", "link"):
+        if tag not in ("meta", "img", "br", "link", "input"):
             self.open.append(tag)
+        if tag == "th":
+            assert attrs["scope"] in ("col", "row")
+        if tag == "input" or attrs.get("class") in ("wide", "scroll"):
+            assert attrs["aria-label"]
         if tag == "img":
             assert attrs["alt"]
             self.images.append(attrs["src"])
@@ -150,6 +155,30 @@ def test_the_page_is_self_contained_and_complete(run):
         assert words in page.text
 
 
+def test_a_slider_shows_a_photo_and_its_cut_out(run, tmp_path):
+    path = str(tmp_path / "compared_best.png")
+    photo = np.full((100, 300, 3), 90, np.uint8)
+    sheets.save_png(sheets.before_after(photo, np.ones((100, 300))), path)
+    page = full_page(run)
+    page.comparisons = [report.Comparison.read(path, "The <best>.")]
+    text = report.render(page)
+    (pair,) = re.findall(r"--pair: url\('data:image/webp;base64,([^']+)'\)", text)
+    assert base64.b64decode(pair)[8:12] == b"WEBP"
+    assert "aspect-ratio: 3.0000" in text and 'type="range"' in text
+    assert "The <best>." in Reader(text).text and "<best>" not in text
+
+
+def test_a_page_states_hardware_and_versions(run):
+    files.write_json(run.machine_path, {"tensorflow": "2.0", "devices": ["NVIDIA H100", "CPU"]})
+    path = report.write_run_report(run)
+    text = Reader(open(path, encoding="utf-8").read()).text
+    assert "trained on NVIDIA H100, CPU" in text
+    for name, value in (versions.machine() | versions.installed()).items():
+        assert f"{name} {value}" in text
+    assert " core" in versions.machine()["processor"]
+    assert platform.node() not in str(versions.machine())
+
+
 def test_settings_that_differ_come_first():
     settings = report.settings_of(configs.load("", ["gan.shift=0", "data.path=x"]))
     assert [setting.name for setting in settings[:2]] == ["data.path", "gan.shift"]
@@ -195,7 +224,7 @@ def test_a_report_shows_the_students_phases_with_rounds_numbered(run):
     page = Reader(open(report.write_run_report(run), encoding="utf-8").read())
     assert len(page.images) == 6 + 3 + 3
     assert "generated pairs 900 60 0.500 0.800" in page.text
-    for words in ("round 1 900", "round 2 900", "0.712 65% 0.90", "Masks of some photos"):
+    for words in ("round 1 900", "round 2 900", "0.712 65% 0.90", "Masks of some images"):
         assert words in page.text
     assert "round 3" not in page.text
     files.write_json(run.segmenter + "_results.json", {"pairs": 900})  # of an earlier version

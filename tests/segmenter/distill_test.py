@@ -90,7 +90,7 @@ def test_the_command_writes_a_segmenter_and_its_results(trained_run, layerseg, e
     assert results["self_training_rounds"] == len(results["rounds"]) <= 3
     assert "report.html" in done.stdout
     page = open(trained_run.report, encoding="utf-8").read()
-    assert "generated pairs" in page and "Masks of some photos after each phase" in page
+    assert "generated pairs" in page and "Masks of some images after each phase" in page
     (phase, *_) = sorted(os.listdir(os.path.join(trained_run.tensorboard, "segmenter")))
     assert phase == "0_generated_pairs"
     before = presets.load(trained_run.path)
