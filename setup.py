@@ -102,6 +102,7 @@ setuptools.setup(
             "latex2mathml>=3.78,<4",
             "ruff>=0.14,<0.18",  # wraps the signatures
         ],
+        "beam": ["apache-beam[tfrecord]>=2.77,<3"],
         "dev": ["build>=1.2,<2"],
     },
     entry_points={"console_scripts": ["layerseg=layered_segmentation.cli.main:main"]},
