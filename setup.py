@@ -47,7 +47,7 @@ setuptools.setup(
     package_dir=PACKAGE_DIR,
     packages=PACKAGES,
     package_data={
-        "layered_segmentation": ["py.typed", "presets/*/*"],
+        "layered_segmentation": ["py.typed", "presets/*/*", "presets/*/*/*"],
         "layered_segmentation.configs": ["*.yaml", "*/*.yaml"],
         "layered_segmentation.data.prepare": ["checksums.tsv", "cub_classes.txt"],
         "layered_segmentation.evaluation": ["templates/*.html"],

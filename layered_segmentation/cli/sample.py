@@ -33,7 +33,10 @@ from layered_segmentation.errors import UserError
 if TYPE_CHECKING:
     from layered_segmentation.evaluation.generated import GeneratedScenes
 
-_RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.", required=True)
+_RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.")
+_PRESET = flags.DEFINE_string(
+    "preset", None, "A generator of the package instead, such as layered_generator_birds_16."
+)
 _STAGE = shared.define_stage_flag()
 _OUT = flags.DEFINE_string(
     "out", "", "File to write the sheet to, .png; .gif or .webp for an animation of a grid."
@@ -52,6 +55,7 @@ _TRUNCATION = flags.DEFINE_float(
 _COUNT = flags.DEFINE_integer("count", 8, "Number of scenes.", lower_bound=1, upper_bound=999_999)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace existing files.")
 app.goes_with(_GRID, _OUT)
+flags.mark_flags_as_mutual_exclusive([_RUN_DIR, _PRESET], required=True)
 
 RESUME = "the files written so far are complete; run it again with --overwrite"
 
@@ -76,7 +80,12 @@ def main(_: list[str]) -> None:
     if _IMAGES_OUT.value:
         _check_directory(_IMAGES_OUT.value)
 
-    run = shared.open_run(_RUN_DIR.value, _STAGE.value)
+    path = _RUN_DIR.value
+    if _PRESET.value:
+        from layered_segmentation.gan import network_files
+
+        path = network_files.packaged(_PRESET.value)
+    run = shared.open_run(path, _STAGE.value)
     quiet.import_tensorflow()
 
     from layered_segmentation import sheets

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from layered_segmentation.choices import Variant
+from layered_segmentation.gan import network_files
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.keras_settings import policy
 from layered_segmentation.gan.layers import copy_layers
@@ -229,6 +230,26 @@ class LayeredGenerator(keras.Model):
             "shared_noise": self.shared_noise,
             "foreground_layers": self.foreground_layers,
         }
+
+    @classmethod
+    def from_preset(cls, preset: str) -> "LayeredGenerator":
+        """Loads a generator that comes with the package.
+
+        Args:
+            preset: Its name, such as `layered_generator_birds_16`.
+
+        Raises:
+            UserError: There is no such generator; the message lists those there are.
+
+        Example:
+            ```python
+            generator = LayeredGenerator.from_preset("layered_generator_birds_16")
+            latents = np.random.normal(size=(8, generator.latent_dim)).astype("float32")
+            background, foreground, mask = generator(latents)  # [8, 16, 16, C]
+            ```
+        """
+        generator: LayeredGenerator = network_files.load_packaged(preset)
+        return generator
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "LayeredGenerator":

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import sys
-import zipfile
 from typing import Any
 
 import keras
@@ -11,6 +10,7 @@ import keras
 from layered_segmentation import files
 from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
+from layered_segmentation.gan import network_files
 from layered_segmentation.gan.discriminator import Discriminator
 from layered_segmentation.gan.draws import mean_style_latents
 from layered_segmentation.gan.generator import LayeredGenerator
@@ -85,7 +85,7 @@ def are_whole(run: RunDirectory) -> bool:
     """
     for path in (run.generator_file, run.discriminator_file):
         is_needed = path == run.generator_file or os.path.exists(path)
-        if is_needed and not _is_whole(path):
+        if is_needed and not network_files.is_whole(path):
             print(f"{path}: is missing or damaged; it is written again", file=sys.stderr)
             return False
     return True
@@ -110,24 +110,9 @@ def _load(run: RunDirectory, path: str, name: str) -> Any:
             f"{run.path}: no {name} in it yet; train it first: "
             f"layerseg train --run_dir={run.path} with the flags it was started with"
         )
-    if not _is_whole(path):
+    if not network_files.is_whole(path):
         raise UserError(
             f"{path}: is damaged; repeat the command that trained or converted the run: training "
             "writes it again from the last checkpoint"
         )
-    try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises nearly anything
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(
-            f"{path}: cannot be loaded as a {name} ({type(error).__name__}: {reason})"
-        ) from error
-
-
-def _is_whole(path: str) -> bool:
-    """Returns whether all members of a Keras file, a zip archive, have their checksums."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except Exception:  # of many kinds: an encrypted member, an unknown compression, …
-        return False
+    return network_files.load(path, name)
