@@ -121,6 +121,7 @@ def distill_run(
     out: str,
     overwrite: bool,
     devices: Sequence[str] = (),
+    float16: bool = False,
 ) -> tuple[LayeredSegmenter, DistillSummary]:
     """Distils a run's generator and writes the student's preset with a drafted model card.
 
@@ -133,6 +134,7 @@ def distill_run(
         out: The preset.
         overwrite: Whether to replace an existing preset.
         devices: As for `distill`.
+        float16: Whether to store the preset's weights as 16-bit numbers.
 
     Returns:
         As for `distill`.
@@ -151,7 +153,7 @@ def distill_run(
     facts = {"steps": summary.steps, "seed": config.train.seed}
     card = model_card.draft(config, side, segmenter.count_params(), facts)
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    presets.save(segmenter, out, overwrite, card, tflite=True)
+    presets.save(segmenter, out, overwrite, card, tflite=True, float16=float16)
     sheet = events.sheet()
     if sheet is not None:
         sheets.save_png(sheet, out + STUDENT_MASKS)

@@ -55,7 +55,7 @@ _LARGEST = {
     "num_masks": 16,
 }
 _CONFIGS = ("config.json", "image_converter.json", "preprocessor.json", "task.json")
-_WEIGHTS = ("model.weights.h5", "task.weights.h5")
+WEIGHTS = ("model.weights.h5", "task.weights.h5")
 _SLACK = 4  # how many times larger values may be than the file that stores them
 
 
@@ -227,7 +227,7 @@ def require_sane(place: str, get: Callable[[str], str | None]) -> None:
             configs[name] = _read_config(path, f"{place}: {name}")
     for name, config in configs.items():
         require_sizes(config, f"{place}: {name}")
-    for name in _WEIGHTS:
+    for name in WEIGHTS:
         if path := get(name):
             if name == "model.weights.h5":
                 _require_enough(configs.get("config.json"), os.path.getsize(path), place)
@@ -249,7 +249,7 @@ def require_whole(path: str) -> None:
         UserError: It does; the message names the file.
     """
     directory, name = os.path.split(path)
-    if name in _WEIGHTS:
+    if name in WEIGHTS:
         if os.path.isfile(os.path.join(directory, CHECKSUMS)):
             verify(directory, SAVE_AGAIN)
         _require_finite(path, path)

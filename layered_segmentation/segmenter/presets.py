@@ -16,6 +16,7 @@ def save(
     overwrite: bool = False,
     card: str = "",
     tflite: bool = False,
+    float16: bool = False,
 ) -> None:
     """Writes a preset. The directory appears only when it is complete.
 
@@ -26,6 +27,7 @@ def save(
             kept as README.old.md.
         card: The model card; empty for none.
         tflite: Whether to write its TFLite file too.
+        float16: Whether to round the segmenter's weights to 16 bits and to store them so.
 
     Raises:
         UserError: The directory exists and `overwrite` is off.
@@ -33,7 +35,7 @@ def save(
     if os.path.lexists(directory) and not overwrite:
         raise UserError(f"{directory}: already exists; remove it or add --overwrite")
     with files.replacing_directory(directory) as partial:
-        segmenter.save_to_preset(partial, tflite=tflite)
+        segmenter.save_to_preset(partial, tflite=tflite, float16=float16)
         if card:
             preset_files.write_card(partial, card)
         preset_files.keep_edited_card(directory, partial)
