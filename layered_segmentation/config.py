@@ -164,6 +164,11 @@ class StudentConfig:
     self_training_refine: Refinement = Refinement.none
     # Whether rounds end once the student's agreement with the refined masks no longer rises.
     self_training_early_stop: bool = added(False, was=False)
+    # Photos of a round at most; 0 for 8,000, or 4,000 if masks are refined.
+    self_training_photos: int = added(0, was=0, possible="at least 0")
+    # Whether the masks of the first round are those of photos as coarse as the generated pairs. The
+    # student has seen nothing finer; it then learns them together with the photos as they are.
+    self_training_coarse: bool = added(False, was=False)
     masks: StudentMasks = added(StudentMasks.union, was=StudentMasks.union)
 
 

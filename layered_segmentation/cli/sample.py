@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Directory of the run.")
 _PRESET = flags.DEFINE_string(
-    "preset", None, "A generator of the package instead, such as layered_generator_birds_16."
+    "preset", None, "A generator of the package instead, such as layered_generator_flowers_16."
 )
 _STAGE = shared.define_stage_flag()
 _OUT = flags.DEFINE_string(

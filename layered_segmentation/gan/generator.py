@@ -236,14 +236,14 @@ class LayeredGenerator(keras.Model):
         """Loads a generator that comes with the package.
 
         Args:
-            preset: Its name, such as `layered_generator_birds_16`.
+            preset: Its name, such as `layered_generator_flowers_16`.
 
         Raises:
             UserError: There is no such generator; the message lists those there are.
 
         Example:
             ```python
-            generator = LayeredGenerator.from_preset("layered_generator_birds_16")
+            generator = LayeredGenerator.from_preset("layered_generator_flowers_16")
             latents = np.random.normal(size=(8, generator.latent_dim)).astype("float32")
             background, foreground, mask = generator(latents)  # [8, 16, 16, C]
             ```

@@ -103,7 +103,9 @@ def distill(
         summary = fit.fit(segmenter, pool, config.student, seed, events)
         self_training.show_masks(segmenter, events, summary.steps)
         if photos is not None and config.student.self_training:
-            rounds = self_training.self_train(segmenter, photos, config.student, seed, events)
+            rounds = self_training.self_train(
+                segmenter, photos, config.student, seed, events, generator.resolution
+            )
     fields = {**dataclasses.asdict(summary), "seconds": time.perf_counter() - start}
     judged = tuple(part.judged for part in rounds)
     return segmenter, DistillSummary(

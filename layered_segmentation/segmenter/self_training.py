@@ -58,16 +58,19 @@ def self_train(
     settings: StudentConfig,
     seed: int,
     events: StudentEvents | None = None,
+    drawn_side: int = 0,
 ) -> list[RoundSummary]:
     """Trains a student on its own masks, in place.
 
     Args:
         segmenter: A distilled student.
         photos: The unlabelled training photos, uint8 [N, S, S, 3] with S = `photo_side(…)`.
-        settings: `self_training` rounds of `self_training_steps` steps,
-            `self_training_refine` and `self_training_early_stop`.
+        settings: `self_training` rounds of `self_training_steps` steps, and the other settings of
+            that prefix.
         seed: Seed of the choice of photos and of all draws.
         events: Where the rounds are written, each a phase.
+        drawn_side: Side of the images that the student has learnt from, before they were resized
+            to its own, for `self_training_coarse`.
 
     Returns:
         A summary per round. Rounds end early if no mask shows an object and, with
@@ -79,7 +82,7 @@ def self_train(
     events = events or StudentEvents()
     method = settings.self_training_refine
     is_refined = method != Refinement.none
-    most = REFINED if is_refined else PHOTOS
+    most = settings.self_training_photos or (REFINED if is_refined else PHOTOS)
     round_settings = dataclasses.replace(
         settings,
         steps=settings.self_training_steps,
@@ -90,11 +93,12 @@ def self_train(
     for number in range(settings.self_training):
         # Only a part of the photos can be refined per round, so each round takes another part.
         chosen = _choose(photos, most, seed + number if is_refined else seed)
+        coarse = drawn_side if settings.self_training_coarse and number == 0 else 0
         judged = 1.0
         if is_refined:
-            pool, judged = refined_pairs(segmenter, chosen, method)
+            pool, judged = refined_pairs(segmenter, chosen, method, coarse)
         else:
-            pool = confident_pairs(segmenter, chosen)
+            pool = confident_pairs(segmenter, chosen, coarse)
         has_risen = not summaries or judged >= summaries[-1].judged + _RISE
         if not len(pool) or (is_refined and settings.self_training_early_stop and not has_risen):
             break
@@ -188,21 +192,22 @@ def load_photos(config: Config, side: int, most: int, resampling: Resampling) ->
     return source.load(side, resampling)
 
 
-def confident_pairs(segmenter: LayeredSegmenter, photos: np.ndarray) -> Pool:
+def confident_pairs(segmenter: LayeredSegmenter, photos: np.ndarray, coarse: int = 0) -> Pool:
     """Returns the photos whose masks are most certain, with these masks.
 
     Args:
         segmenter: The student, of resolution R.
         photos: uint8 [N, R, R, 3].
+        coarse: Side that the photos are reduced to before they are segmented; 0 to not reduce them.
     """
-    masks = probabilities(segmenter, photos)
+    masks = probabilities(segmenter, _reduced(photos, coarse))
     certainty = np.mean(np.abs(2 * masks - 1), axis=tuple(range(1, masks.ndim)))
     kept = _best(certainty, masks)
     return Pool.from_pairs(photos[kept], masks[kept])
 
 
 def refined_pairs(
-    segmenter: LayeredSegmenter, photos: np.ndarray, method: Refinement
+    segmenter: LayeredSegmenter, photos: np.ndarray, method: Refinement, coarse: int = 0
 ) -> tuple[Pool, float]:
     """Returns the photos whose masks are most certain to be right, with the refined masks.
 
@@ -213,13 +218,14 @@ def refined_pairs(
         segmenter: The student, of resolution R.
         photos: uint8 [N, S, S, 3] with S >= R.
         method: How to refine.
+        coarse: As for `confident_pairs`.
 
     Returns:
         A pool at resolution R, and `RoundSummary.judged`.
     """
     side = segmenter.resolution
     small = np.stack([images.to_square(photo, side) for photo in photos])
-    masks = probabilities(segmenter, small)
+    masks = probabilities(segmenter, _reduced(small, coarse))
     refined, certain = np.empty_like(masks), np.ones_like(masks)
     agreement = np.empty(len(photos))
     has_votes = method == Refinement.consensus
@@ -270,6 +276,15 @@ def probabilities(segmenter: LayeredSegmenter, photos: np.ndarray) -> np.ndarray
     ]
     masks = np.concatenate([np.asarray(part) for part in parts])
     return masks[..., 0] if masks.shape[-1] == 1 else masks
+
+
+def _reduced(photos: np.ndarray, side: int) -> np.ndarray:
+    """Reduces photos to a side and enlarges them again, uint8 [N, R, R, 3]; 0 changes nothing."""
+    if not side:
+        return photos
+    return np.stack(
+        [images.to_square(images.to_square(photo, side), photo.shape[0]) for photo in photos]
+    )
 
 
 def _choose(photos: np.ndarray, most: int, seed: int) -> np.ndarray:

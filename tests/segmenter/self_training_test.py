@@ -146,7 +146,7 @@ def test_each_round_refines_other_photos(monkeypatch, eagerly):
     monkeypatch.setattr(self_training, "REFINED", 6)
     seen = []
 
-    def refined(segmenter, photos, method):
+    def refined(segmenter, photos, method, coarse):
         seen.append(sorted(int(photo[0, 0, 0]) for photo in photos))
         return two_plain_pairs(), 0.5
 
@@ -157,6 +157,35 @@ def test_each_round_refines_other_photos(monkeypatch, eagerly):
     )
     self_training.self_train(create_segmenter(8, 16), photos, student, seed=0)
     assert [len(part) for part in seen] == [6, 6] and seen[0] != seen[1]
+    student.self_training_photos = 5
+    self_training.self_train(create_segmenter(8, 16), photos, student, seed=0)
+    assert [len(part) for part in seen] == [6, 6, 5, 5]
+
+
+@pytest.mark.parametrize("method", ["none", "grabcut"])
+def test_the_first_round_may_segment_photos_as_coarse_as_the_pairs(monkeypatch, eagerly, method):
+    segmented, learnt = [], []
+
+    def probabilities(segmenter, photos):
+        segmented.append(photos)
+        return np.pad(np.ones((len(photos), 8, 16), np.float32), ((0, 0), (0, 8), (0, 0)))
+
+    def learn(segmenter, pool, *_):
+        learnt.append(pool.layers.background)
+        return fit.FitSummary(1, 1, 1.0, 0.5, 1.0, 1.0, 0.5)
+
+    monkeypatch.setattr(self_training, "probabilities", probabilities)
+    monkeypatch.setattr(self_training, "fit", learn)
+    side = 16 if method == "none" else 128
+    photos = np.random.default_rng(0).integers(0, 256, (4, side, side, 3)).astype(np.uint8)
+    student = settings(self_training=2, self_training_steps=1, batch=2)
+    student.self_training_refine, student.self_training_coarse = method, True
+    self_training.self_train(create_segmenter(8, 16), photos, student, seed=0, drawn_side=4)
+    small = np.stack([to_square(photo, 16) for photo in photos])
+    coarse = np.stack([to_square(to_square(photo, 4), 16) for photo in small])
+    np.testing.assert_array_equal(segmented[0], coarse)
+    np.testing.assert_array_equal(segmented[1], small)
+    assert all(any((photo == one).all() for one in small) for part in learnt for photo in part)
 
 
 def test_refinement_uses_larger_photos():
