@@ -1,4 +1,6 @@
-"""Draws scenes of a trained run: a sheet of their layers, grids, animations, or image files.
+"""Draws scenes: a sheet of their layers, grids, animations, or image files.
+
+The scenes are those of a trained run (--run_dir), or of a generator in the package (--preset).
 
 On the sheet (--out), columns are scenes; rows are background, foreground, mask, masked foreground
 and composite. With --grid, the rows are composites that change step by step: from each scene to the
@@ -12,6 +14,7 @@ scenes: copy it to a detector's masks, and `layerseg evaluate_generated` refuses
 scenes. examples/mask_rcnn.py runs Mask R-CNN on them.
 
 Example:
+  layerseg sample --preset=layered_generator_flowers_16 --out=sheet.png
   layerseg sample --run_dir=RUN --out=sheet.png --seed=1 --truncation=0.7
   layerseg sample --run_dir=RUN --out=shift.webp --grid=shift --count=5
   layerseg sample --run_dir=RUN --count=10000 --images_out=SCENES
@@ -86,6 +89,7 @@ def main(_: list[str]) -> None:
 
         path = network_files.packaged(_PRESET.value)
     run = shared.open_run(path, _STAGE.value)
+    name = _PRESET.value or run.path
     quiet.import_tensorflow()
 
     from layered_segmentation import sheets
@@ -101,11 +105,11 @@ def main(_: list[str]) -> None:
         else:
             layers = generated.layers(_COUNT.value)
             sheets.save_png(sheets.layers_sheet(layers, columns=_COLUMNS), _OUT.value)
-        print(f"{_COUNT.value} scenes of {run.path}, seed {_SEED.value}: {_OUT.value}")
+        print(f"{_COUNT.value} scenes of {name}, seed {_SEED.value}: {_OUT.value}")
     if _IMAGES_OUT.value:
-        _write_scenes(generated, _IMAGES_OUT.value, run.path)
+        _write_scenes(generated, _IMAGES_OUT.value, name)
         folders = " and ".join(os.path.join(_IMAGES_OUT.value, name) for name in _FOLDERS)
-        print(f"{_COUNT.value:,} scenes of {run.path}, seed {_SEED.value}: {folders}")
+        print(f"{_COUNT.value:,} scenes of {name}, seed {_SEED.value}: {folders}")
 
 
 def _write_grid(generated: "GeneratedScenes", shift: float, out: str) -> None:
