@@ -18,6 +18,9 @@ DATASETS = [
 ]
 
 
+ONNX = ["tf2onnx>=1.17,<2", "onnx>=1.18,<2", "onnxruntime>=1.22,<2"]
+
+
 def _read(path: str) -> str:
     with open(path, encoding="utf-8") as file:
         return file.read()
@@ -88,11 +91,13 @@ setuptools.setup(
             "openvino>=2026.0,<2027",  # a second runtime for what is exported
             "tree-sitter>=0.25,<0.27",  # parses the Swift code
             "tree-sitter-swift>=0.7.1,<0.8",
+            *ONNX,
             *DATASETS,
             "dill>=0.4,<0.5",  # tfds.testing imports it
         ],
         "torch": ["torch>=2.6,<3"],  # only to read the authors' checkpoints
         "tfds": DATASETS,
+        "onnx": ONNX,  # layerseg export --format=onnx
         "heic": ["pillow-heif>=1.0,<2"],  # photos of phones; Pillow itself reads AVIF
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],  # NVIDIA GPUs on Linux
         "docs": [

@@ -75,16 +75,16 @@ def show_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def goes_with(flag: flags.FlagHolder, other: flags.FlagHolder, value: str = "") -> None:
+def goes_with(flag: flags.FlagHolder, other: flags.FlagHolder, *values: str) -> None:
     """States that a flag has no effect without another: the help says so, `run` refuses it alone.
 
     Args:
         flag: The flag.
         other: The flag that it goes with.
-        value: What the other must be; empty for anything.
+        *values: What the other may be; anything if there are none.
     """
-    companion = f"--{other.name}={value}" if value else f"--{other.name}"
-    flags.FLAGS[flag.name].goes_with = (other.name, value, companion)
+    companion = f"--{other.name}={' or '.join(values)}" if values else f"--{other.name}"
+    flags.FLAGS[flag.name].goes_with = (other.name, values, companion)
 
 
 def define_config_flags() -> tuple[flags.FlagHolder, flags.FlagHolder]:
@@ -253,10 +253,10 @@ def _expand_home(flag: flags.Flag) -> None:
 
 def _require_companion(flag: flags.Flag) -> None:
     """Refuses a flag that has no effect without another; see `goes_with`."""
-    name, value, companion = getattr(flag, "goes_with", ("", "", ""))
+    name, values, companion = getattr(flag, "goes_with", ("", (), ""))
     if name and flag.present and flag.value not in ("", []):
         other = flags.FLAGS[name].value
-        if not (other == value if value else other):
+        if not (other in values if values else other):
             given = " ".join(flag.serialize().split("\n"))
             raise UserError(f"{given}: it goes with {companion}; add that, or leave this out")
 

@@ -1,4 +1,4 @@
-r"""Exports a segmenter as a SavedModel for servers or a TFLite file for phones.
+r"""Exports a segmenter as a SavedModel for servers, a TFLite file for phones or an ONNX file.
 
 The export is loaded again and compared with the Keras model, on --images or on procedural scenes;
 one that differs too much is not written.
@@ -17,14 +17,18 @@ squashing it or, for a segmenter trained with data.aspect=pad or centre_crop, by
 edges. Mask values may differ by 1e-4, with --quantize=float16 by 1e-2; dynamic and int8 may lose
 0.01 of the mIoU, against --masks or else against the Keras model's own masks.
 
-`python -m layered_segmentation.export.saved_model` and `….tflite` take the same flags and need no
---format.
+--format=onnx writes the file OUT for ONNX Runtime, with the signature of the TFLite file for any
+number of images, float32. It needs the extra `onnx`. Mask values may differ by 1e-4.
+
+`python -m layered_segmentation.export.saved_model`, `….tflite` and `….onnx` take the same flags and
+need no --format.
 
 Example:
   layerseg export --format=saved_model --segmenter=RUN --out=MODELS/layerseg
   layerseg export --format=tflite --segmenter=RUN --out=segmenter.tflite
   layerseg export --format=tflite --segmenter=RUN --out=small.tflite --quantize=int8 \
       --representative_data=PHOTOS --images=TEST_PHOTOS --masks=TEST_MASKS
+  layerseg export --format=onnx --segmenter=RUN --out=segmenter.onnx
 """
 
 import sys
@@ -36,14 +40,14 @@ from layered_segmentation.choices import Quantization
 from layered_segmentation.cli import app, shared
 
 _FORMAT = flags.DEFINE_enum(
-    "format", None, ["saved_model", "tflite"], "What to export.", required=True
+    "format", None, ["saved_model", "tflite", "onnx"], "What to export.", required=True
 )
 _SEGMENTER = flags.DEFINE_string(
     "segmenter", None, "Run directory, preset directory, hf://… or kaggle://….", required=True
 )
 _STAGE = shared.define_stage_flag()
 _OUT = flags.DEFINE_string(
-    "out", None, "The .tflite file, or the directory of a SavedModel's versions.", required=True
+    "out", None, "The file, or the directory of a SavedModel's versions.", required=True
 )
 _IMAGES = flags.DEFINE_string(
     "images", "", "Photos to compare with the Keras model on; procedural scenes if empty."
@@ -68,10 +72,10 @@ _REPRESENTATIVE = flags.DEFINE_string(
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
 shared.define_max_pixels_flag()
-for flag in (
-    _INPUT_SIZE, _MASKS, _IGNORE, _MASK_VALUE, _LABEL, _QUANTIZE, _REPRESENTATIVE, _OVERWRITE,
-):  # fmt: skip
+for flag in (_MASKS, _IGNORE, _MASK_VALUE, _QUANTIZE, _REPRESENTATIVE):
     app.goes_with(flag, _FORMAT, "tflite")
+for flag in (_INPUT_SIZE, _LABEL, _OVERWRITE):
+    app.goes_with(flag, _FORMAT, "tflite", "onnx")
 
 
 def run_format(name: str) -> None:
@@ -82,10 +86,9 @@ def run_format(name: str) -> None:
 def main(_: list[str]) -> None:
     """Exports one segmenter."""
     quiet.import_tensorflow()
-    if _FORMAT.value == "tflite":
-        _export_tflite()
-    else:
-        _export_saved_model()
+    {"tflite": _export_tflite, "onnx": _export_onnx, "saved_model": _export_saved_model}[
+        _FORMAT.value
+    ]()
 
 
 def _segmenter() -> str:
@@ -98,6 +101,22 @@ def _export_saved_model() -> None:
 
     segmenter = presets.load(_segmenter())
     print(saved_model.export_saved_model(segmenter, _OUT.value, _IMAGES.value).summary())
+
+
+def _export_onnx() -> None:
+    from layered_segmentation.export import onnx
+    from layered_segmentation.segmenter import presets
+
+    onnx.require_installed()
+    done = onnx.export_onnx(
+        presets.load(_segmenter()),
+        _OUT.value,
+        input_size=_INPUT_SIZE.value,
+        images=_IMAGES.value,
+        overwrite=_OVERWRITE.value,
+        label=_LABEL.value,
+    )
+    print(done.summary())
 
 
 def _export_tflite() -> None:

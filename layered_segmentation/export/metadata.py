@@ -12,6 +12,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from layered_segmentation.choices import Aspect
+from layered_segmentation.errors import UserError
 from layered_segmentation.segmenter import lite
 
 BUFFER = "TFLITE_METADATA"
@@ -53,6 +54,17 @@ def attach(
         labels = "".join(f"{label} {number}\n" for number in range(1, masks + 1))
         content = lite.append(content, OBJECT_LABELS, labels)
     return lite.add_aspect(content, aspect)
+
+
+def require_label(label: str) -> str:
+    """Returns a label without spaces around it.
+
+    Raises:
+        UserError: It is empty, or of several lines.
+    """
+    if not label.strip() or "\n" in label:
+        raise UserError(f"--label={label!r}: it must be a word or a few, in one line")
+    return label.strip()
 
 
 def _outputs(model: Any) -> list[str]:

@@ -97,15 +97,14 @@ def export_tflite(
             model's by more than the mode's limit. Nothing is written then.
     """
     side = input_size or segmenter.resolution
-    _require_writable(segmenter, out, side, overwrite)
+    require_writable(segmenter, out, side, overwrite)
     if quantize not in list(Quantization):
         raise UserError(f"--quantize={quantize}: one of {', '.join(Quantization)}")
     if masks and not images:
         raise UserError(f"--masks={masks}: name their photos with --images too")
     if ignore and not masks:
         raise UserError(f"--ignore={ignore}: name the true masks with --masks too")
-    if not label.strip() or "\n" in label:
-        raise UserError(f"--label={label!r}: it must be a word or a few, in one line")
+    label = metadata.require_label(label)
     if mask_values and not masks:
         raise UserError("--mask_value: name the true masks with --masks too")
     pairs = folder.PairFolder(images, masks, ignore, mask_values) if masks else None
@@ -120,7 +119,7 @@ def export_tflite(
     content = convert(segmenter, side, quantize, samples)
     content = metadata.attach(
         content,
-        label.strip(),
+        label,
         is_uint8=quantize == Quantization.int8,
         aspect=segmenter.preprocessor.image_converter.aspect,
         masks=segmenter.num_masks,
@@ -226,7 +225,8 @@ def _count_operations(content: bytes) -> int:
     return sum(model.Subgraphs(i).OperatorsLength() for i in range(model.SubgraphsLength()))
 
 
-def _require_writable(segmenter: LayeredSegmenter, out: str, side: int, overwrite: bool) -> None:
+def require_writable(segmenter: LayeredSegmenter, out: str, side: int, overwrite: bool) -> None:
+    """Raises a UserError if a file of that input side cannot be written to `out`."""
     stride = segmenter.backbone.stride
     if side < stride or side % stride:
         raise UserError(f"--input_size={side}: it must be a multiple of {stride}")

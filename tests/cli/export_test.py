@@ -48,9 +48,16 @@ def test_a_tflite_file(layerseg, preset, tmp_path):
             ["--format=saved_model", "--quantize=int8"],
             "--quantize=int8: it goes with --format=tflite",
         ),
-        (["--format=saved_model", "--overwrite"], "--overwrite: it goes with --format=tflite"),
+        (
+            ["--format=saved_model", "--overwrite"],
+            "--overwrite: it goes with --format=tflite or onnx; add that",
+        ),
         (["--format=tflite", "--masks=x"], "--masks=x: name their photos with --images too"),
-        (["--format=onnx"], "--format=onnx: value should be one of <saved_model|tflite>"),
+        (
+            ["--format=onnx", "--quantize=int8"],
+            "--quantize=int8: it goes with --format=tflite; add that",
+        ),
+        (["--format=x"], "--format=x: value should be one of <saved_model|tflite|onnx>"),
         ([], "--format is needed"),
     ],
 )
