@@ -165,7 +165,7 @@ def _segment_files(
         style: What is written.
     """
     predict = _open_segmenter()
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     unreadable = []
     sizes = ((name, outputs.pixels_of(path)) for name, path in photos.items())
     work = pipeline.batches(sizes, _BATCH, pipeline.PIXELS // 2)
@@ -184,10 +184,11 @@ def _segment_files(
     if len(unreadable) == len(photos):
         raise UserError(f"none can be read; the first: {unreadable[0]}")
     seconds = time.perf_counter() - start
+    cores = (time.process_time() - processor) / seconds
     done = len(photos) - len(unreadable)
     what = {"": "masks and cut-outs", "mask": "masks", "cutout": "cut-outs"}[style.only]
     where = _OUT.value or "the directories of the photos"
-    print(f"{done:,} {what} in {where}, {done / seconds:,.1f} images/s")
+    print(f"{done:,} {what} in {where}, {done / seconds:,.1f} images/s, {cores:.2f} cores busy")
     return shared.print_skipped(unreadable)
 
 
