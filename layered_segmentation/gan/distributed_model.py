@@ -136,7 +136,7 @@ class DistributedModel(keras.Model):
 
         @functools.cache
         def compiled(**options: bool) -> Any:
-            take = functools.partial(take_step, **options)
+            take = functools.partial(take_step, **options) if options else take_step
 
             def step(data: Any) -> dict[str, tf.Tensor]:
                 run = tf.function(take, jit_compile=True) if self.jit_compile else take

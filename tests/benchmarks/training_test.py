@@ -7,7 +7,7 @@ import pytest
 
 from layered_segmentation.benchmarks import training
 
-MOST_OPERATIONS = 9_300
+MOST_OPERATIONS = 9_400
 LAZY = "--compare=gan.penalty_every=2,gan.shared_pass=true,gan.average_every=2"
 
 
