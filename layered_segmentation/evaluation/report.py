@@ -36,6 +36,11 @@ class Picture:
         kind = kinds.get(self.data[:4], "svg+xml")
         return f"data:image/{kind};base64,{base64.b64encode(self.data).decode('ascii')}"
 
+    @property
+    def is_sheet(self) -> bool:
+        """Whether it is a sheet, which a phone shows in parts; drawings fit any width."""
+        return self.data.startswith(b"\x89PNG")
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison(Picture):

@@ -286,7 +286,8 @@ def test_the_pages_downloads_are_pythons_mask(page):
     assert (mask & expected).sum() / (mask | expected).sum() >= 0.98
     cutout = cv2.imread(str(out / "cutout.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(cutout[:, :, 3], soft)
-    assert answers["names"] == ["photo.mask.png", "photo.cutout.png"]
+    stem = os.path.splitext(os.path.basename(os.environ.get("LAYERSEG_PAGE_PHOTO", "photo.png")))[0]
+    assert answers["names"] == [f"{stem}.mask.png", f"{stem}.cutout.png"]
 
 
 @pytest.mark.slow
