@@ -269,7 +269,8 @@ def _score(chain: Chain, directory: RunDirectory, pairs: Sequence[Pair] | None) 
         )
         sheets.save_png(sheet, chain.path("examples", f"{name}.png"))
         if label == "photo":
-            _compare(chain, name, segmenter.predict_masks, pairs[indices[0]].image)
+            place = len(indices) // 2 if name == "median" else 0
+            _compare(chain, name, segmenter.predict_masks, pairs[indices[place]].image)
     results = scores.to_results()
     if not chain.test.masks:
         side = chain.config.gan.resolution

@@ -169,6 +169,8 @@ def test_the_chain_on_photos_without_then_with_a_score(layerseg, photos):
     assert refined["refine"] == "grabcut" and 0 <= refined["miou"] <= 1
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count('class="slider"') == 3 and "Unseen photos" in page
+    compared = [out / "examples" / f"compared_{name}.png" for name in ("best", "median", "worst")]
+    assert len({path.read_bytes() for path in compared}) == 3
     assert "student, --refine=grabcut</th>" in page and f"{refined['miou']:.3f}" in page
     assert not (out / "examples" / "photos.png").exists()
 
