@@ -94,6 +94,8 @@ setuptools.setup(
             *ONNX,
             *DATASETS,
             "dill>=0.4,<0.5",  # tfds.testing imports it
+            "nbclient>=0.10,<0.12",  # runs the notebook
+            "ipykernel>=6.29,<8",
         ],
         "torch": ["torch>=2.6,<3"],  # only to read the authors' checkpoints
         "tfds": DATASETS,

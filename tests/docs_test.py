@@ -228,6 +228,21 @@ def test_the_readme_is_short_and_has_its_two_commands():
     assert "pip install '.[test]' && pytest" in readme
 
 
+OWN_PHOTOS = re.compile(r"--config=(quickstart_photos|photos/\w+)$")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=str)
+def test_own_photos_have_one_recipe(path):
+    for verb, words in commands(text_of(path)):
+        if verb == "train" and any("data.path=" in word for word in words):
+            assert any(map(OWN_PHOTOS.match, words)), words
+
+
+def test_readme_and_tutorial_train_on_own_photos_with_the_same_command():
+    for page in ("README.md", "docs/tutorial.md", "configs/quickstart_photos.yaml"):
+        assert "layerseg quickstart --images=PHOTOS --out=OUT\n" in text_of(pathlib.Path(page))
+
+
 def test_badges_and_citation_are_true():
     readme, setup = (
         (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "setup.py")
