@@ -26,6 +26,7 @@ from layered_segmentation.segmenter.student_events import StudentEvents
 
 STEPS = 200  # of the student of a look
 
+Times = tuple[float, float]  # seconds and processor seconds
 HEADER = f"{'seed':>6} {'phase':>15} {'images':>9} {'seconds':>9} {'processor':>10} {'mIoU':>6}"
 
 
@@ -54,7 +55,7 @@ class Clock:
     def __init__(self) -> None:
         self._start = _now()
 
-    def read(self) -> tuple[float, float]:
+    def read(self) -> Times:
         """Returns the seconds and processor seconds without pauses."""
         seconds, processor_seconds = (
             now - start for now, start in zip(_now(), self._start, strict=True)
@@ -94,17 +95,16 @@ def measure(
     """
     clock, found = Clock(), list[Look]()
 
-    def look(phase: str, images_seen: int, segmenter: LayeredSegmenter, more: Clock | None) -> None:
-        times = [clock.read(), *([more.read()] if more else [])]
-        with clock.paused():
-            masks = scoring.score(segmenter.predict_masks, pairs, references=False)
-            seconds, processor_seconds = map(sum, zip(*times, strict=True))
-            found.append(
-                Look(config.train.seed, phase, images_seen, seconds, processor_seconds, masks.miou)
-            )
-            show(found[-1])
+    def look(phase: str, images_seen: int, segmenter: LayeredSegmenter, *times: Times) -> None:
+        masks = scoring.score(segmenter.predict_masks, pairs, references=False)
+        seconds, processor_seconds = (sum(parts) for parts in zip(*times, strict=True))
+        found.append(
+            Look(config.train.seed, phase, images_seen, seconds, processor_seconds, masks.miou)
+        )
+        show(found[-1])
 
     def look_at_gan(gan: LayeredGAN, images_seen: int) -> None:
+        until_now = clock.read()
         with clock.paused():
             student = Clock()
             settings = dataclasses.replace(
@@ -112,7 +112,7 @@ def measure(
             )
             short = dataclasses.replace(config, student=settings)
             segmenter, _ = distill.distill(gan.average, short)
-            look("gan", images_seen, segmenter, student)
+            look("gan", images_seen, segmenter, until_now, student.read())
 
     summary = trainer.train(config, run, watchers=[_Looks(look_at_gan, every)])
     generator = networks.load_generator(run)
@@ -121,7 +121,9 @@ def measure(
     )
 
     def look_at_student(phase: str, segmenter: LayeredSegmenter) -> None:
-        look(phase, summary.images_seen, segmenter, None)
+        until_now = clock.read()
+        with clock.paused():
+            look(phase, summary.images_seen, segmenter, until_now)
 
     distill.distill(generator, config, photos, events=_StudentLooks(look_at_student))
     return found
@@ -171,5 +173,5 @@ class _StudentLooks(StudentEvents):
         self.look(self.phase, segmenter)
 
 
-def _now() -> tuple[float, float]:
+def _now() -> Times:
     return time.perf_counter(), time.process_time()

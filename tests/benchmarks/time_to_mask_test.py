@@ -1,8 +1,10 @@
 import json
 import time
+import types
 
 import pytest
 
+from layered_segmentation import config as configs
 from layered_segmentation.benchmarks import time_to_mask
 from layered_segmentation.benchmarks.time_to_mask import Look
 from layered_segmentation.evaluation import test_sets
@@ -27,6 +29,52 @@ def test_the_clock_runs_without_its_pauses():
     while time.process_time() < end:
         pass
     assert min(clock.read()) >= 0.015
+
+
+def test_looks_take_no_time_but_the_student_of_a_look_counts_in_it(monkeypatch):
+    now, student = [0.0], types.SimpleNamespace(predict_masks=None)
+
+    def spend(seconds):
+        now[0] += seconds
+
+    def train(config, run, watchers):
+        for images_seen in (100, 200):
+            spend(10)
+            watchers[0].look(types.SimpleNamespace(average=None), images_seen)
+        spend(5)
+        return types.SimpleNamespace(images_seen=200)
+
+    def distill(generator, config, photos=None, events=None):
+        spend(3)
+        for phase in ("generated pairs", "round 1") if events else ():
+            events.begin(phase)
+            spend(4)
+            events.end(student)
+        return student, None
+
+    def score(predict, pairs, references):
+        spend(1_000)
+        return types.SimpleNamespace(miou=0.5)
+
+    generator = types.SimpleNamespace(resolution=8)
+    monkeypatch.setattr(time_to_mask, "_now", lambda: (now[0], 2 * now[0]))
+    monkeypatch.setattr(time_to_mask.trainer, "train", train)
+    monkeypatch.setattr(time_to_mask.distill, "distill", distill)
+    monkeypatch.setattr(time_to_mask.scoring, "score", score)
+    monkeypatch.setattr(time_to_mask.networks, "load_generator", lambda run: generator)
+    monkeypatch.setattr(time_to_mask.self_training, "training_photos", lambda *_: None)
+    shown = []
+    looks = time_to_mask.measure(configs.load("quickstart"), None, [], 100, shown.append)
+    assert (
+        looks
+        == shown
+        == [
+            Look(0, "gan", 100, 13, 26, 0.5),
+            Look(0, "gan", 200, 23, 46, 0.5),
+            Look(0, "generated pairs", 200, 32, 64, 0.5),
+            Look(0, "round 1", 200, 36, 72, 0.5),
+        ]
+    )
 
 
 def test_each_seed_has_the_time_of_its_first_good_masks():
