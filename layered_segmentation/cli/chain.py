@@ -43,6 +43,7 @@ _SCORES = {
     "images": records.is_count,
     "references": records.table(records.is_number),
     "protocol": records.optional(records.is_text),
+    "verdict": records.optional([records.is_text]),
     "refined": records.optional(
         {"refine": records.is_text, "miou": records.is_number, "miou_std": records.is_number}
     ),

@@ -39,6 +39,7 @@ TEST = {"images": "", "masks": "", "ignore": ""}
 SCORES = {
     "miou": 0.5, "miou_std": 0.1, "references": {"full_mask": 0.2, "centre_box": 0.3},
     "images": 20, "refine": "none", "protocol": "IoU. ", "seconds": 2.0,
+    "verdict": ["better"],
 }  # fmt: skip
 _FILE = {"path": "x", "megabytes": 1.0, "milliseconds": 2.0, "difference": 1e-7, "images": 3}
 PHASES = {
