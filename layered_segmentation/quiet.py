@@ -32,7 +32,10 @@ def import_tensorflow(logical_cpus: int = 1) -> None:
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     if "tensorflow" not in sys.modules:
         with without_notes():
-            import tensorflow  # noqa: F401
+            import tensorflow as tf
+
+        # Each round of self-training traces functions of its own.
+        tf.get_logger().addFilter(lambda record: "tf.function retracing" not in record.getMessage())
     import keras
 
     keras.config.set_image_data_format("channels_last")

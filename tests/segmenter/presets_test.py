@@ -54,11 +54,20 @@ def test_a_packaged_preset_segments(load):
     assert iou(segmenter.predict_masks([image])[0] >= 0.5, truth) > 0.8
 
 
-def test_the_packaged_preset_has_older_module_paths():
-    # It was written when the classes were in `layered_segmentation.models`; KerasHub finds them by
-    # their registered names.
-    with open(os.path.join(preset_files.packaged(FLOWERS), "task.json"), encoding="utf-8") as file:
-        assert '"module": "layered_segmentation.models.' in file.read()
+def test_a_preset_with_older_module_paths_is_loaded(tmp_path):
+    # Once the classes were in `layered_segmentation.models`; KerasHub finds them by their
+    # registered names.
+    directory = tmp_path / "preset"
+    shutil.copytree(preset_files.packaged(FLOWERS), directory)
+    for name in ("config.json", "task.json", "preprocessor.json", "image_converter.json"):
+        text = (directory / name).read_text()
+        older = re.sub(r'"layered_segmentation\.segmenter\.', '"layered_segmentation.models.', text)
+        assert older != text
+        (directory / name).write_text(older)
+    preset_files.write_checksums(str(directory))
+    image, _ = flower()
+    expected = presets.load(FLOWERS).predict_masks([image])[0]
+    np.testing.assert_array_equal(presets.load(str(directory)).predict_masks([image])[0], expected)
 
 
 def test_kerashub_lists_them():
