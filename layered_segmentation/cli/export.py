@@ -1,4 +1,4 @@
-r"""Exports a segmenter as a SavedModel for servers, a TFLite file for phones or an ONNX file.
+r"""Exports a segmenter: a SavedModel for servers, TFLite for phones, or ONNX.
 
 The export is loaded again and compared with the Keras model, on --images or on procedural scenes;
 one that differs too much is not written.

@@ -32,6 +32,7 @@ def test_a_ladder_of_sizes(album, tmp_path):
     assert len(lines) == 6 and lines[2].startswith("| a | 64 px |")
 
 
+@pytest.mark.slow
 def test_the_verb(layerseg, album, tmp_path):
     preset, out = tmp_path / "w8_16", tmp_path / "out"
     presets.save(random_student(), str(preset))

@@ -245,6 +245,7 @@ def test_no_permission_is_one_line(capsys):
     assert capsys.readouterr().err.endswith("error: /root/x: Permission denied\n")
 
 
+@pytest.mark.slow
 def test_tensorflow_starts_silently():
     program = (
         "from layered_segmentation import quiet; quiet.import_tensorflow(); "

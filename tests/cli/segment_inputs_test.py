@@ -7,12 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+from flowers import flower
 from PIL import Image
 
 from layered_segmentation.choices import RECOMMENDED_REFINEMENT
 from layered_segmentation.data import folder
 from layered_segmentation.data.scenes import Scenes
-from layered_segmentation.segmenter import outputs, preset_files, presets
+from layered_segmentation.segmenter import lite, outputs, preset_files, presets
 
 FLOWERS = preset_files.DEFAULT
 
@@ -20,7 +21,7 @@ FLOWERS = preset_files.DEFAULT
 @pytest.fixture
 def photos(tmp_path):
     """Two directories and a photo outside."""
-    scenes = Scenes(seed=0, count=4, split="test").load(48)
+    scenes = [*Scenes(seed=0, count=3, split="test").load(48), flower(72, 60)[0]]
     for scene, name in zip(scenes, ("a/one.png", "a/sub/two.jpg", "b/three.png", "more.png"),
                            strict=True):  # fmt: skip
         path = tmp_path / "photos" / name
@@ -111,7 +112,7 @@ def test_only_what_is_asked_for_is_written(photos, layerseg, tmp_path):
 
 
 def test_soft_masks_are_the_probabilities(photos, layerseg, tmp_path):
-    expected = presets.load(FLOWERS).predict_masks(pixels(photos / "more.png"))
+    (expected,) = lite.load(lite.find(FLOWERS)).predict_masks([pixels(photos / "more.png")])
     done = layerseg("segment", photos / "more.png", f"--out={tmp_path}", "--only=mask",
                     "--mask_format=soft", "--refine=none")  # fmt: skip
     assert done.status == 0, done.stderr

@@ -148,6 +148,7 @@ def test_scores_and_fid_of_a_stage(layerseg, run, tmp_path, monkeypatch):
     assert result.status == 0 and "| (a) default |" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_student_of_a_stage_is_exported(layerseg, run, eagerly, tmp_path, monkeypatch):
     flags = [f"--run_dir={run.path}", "--stage=8"]
     result = layerseg("distill", *flags)
@@ -171,6 +172,7 @@ def test_a_student_of_a_stage_is_exported(layerseg, run, eagerly, tmp_path, monk
     assert loaded == [stage.path]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow_resnet")
 def test_encoders_of_a_stage(layerseg, run, eagerly, tmp_path):
     flags = [f"--run_dir={run.path}", "--stage=8"]

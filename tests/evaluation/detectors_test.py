@@ -66,8 +66,7 @@ def test_a_segmenter_finds_what_covers_a_hundredth(tmp_path):
 
 
 def test_a_packaged_segmenter_is_found_by_name():
-    (name,) = preset_files.names()
-    detector = detectors.open_detector(name)
+    detector = detectors.open_detector(preset_files.DEFAULT)
     assert isinstance(detector, detectors.SegmenterDetector)
     (mask,) = detector([np.zeros((9, 12, 3), np.uint8)], ["a"])
     assert mask.shape == (9, 12) and mask.dtype == bool

@@ -46,6 +46,7 @@ def evaluate(layerseg, run, masks, *more):
     return result
 
 
+@pytest.mark.slow
 def test_the_record_identifies_the_scenes(layerseg, run, scenes):
     record = json.loads((scenes / "scenes.json").read_text())
     assert set(record) == {"run", "seed", "truncation", "generator", "size", "count"}

@@ -171,6 +171,7 @@ def test_reported_numbers(exported):
     assert "CONV_2D" in exported[1].operators and "CUSTOM" not in exported[1].operators
 
 
+@pytest.mark.slow
 def test_another_input_size(tmp_path):
     segmenter = random_student()
     path = str(tmp_path / "large.tflite")
@@ -182,6 +183,7 @@ def test_another_input_size(tmp_path):
     assert os.listdir(tmp_path) == ["large.tflite"]
 
 
+@pytest.mark.slow
 def test_versions_are_numbered(segmenter, exported, tmp_path):
     assert exported[0].path.endswith(os.path.join("models", "1"))
     (tmp_path / "7").mkdir()
@@ -191,6 +193,7 @@ def test_versions_are_numbered(segmenter, exported, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["7", "8", "models.config", "notes"]
 
 
+@pytest.mark.slow
 def test_a_mismatch_fails_and_leaves_nothing(segmenter, tmp_path, monkeypatch):
     other = random_student(seed=5)
     write, convert = saved_model.write, tflite.convert

@@ -38,6 +38,7 @@ def test_a_saved_model_gives_the_keras_models_masks(segmenter, tmp_path, side):
     assert not answer["object_masks"][3].numpy().any()
 
 
+@pytest.mark.slow
 def test_wrong_object_masks_are_a_mismatch(segmenter, tmp_path, monkeypatch):
     serve = saved_model._serve
 
@@ -60,6 +61,7 @@ def test_wrong_object_masks_are_a_mismatch(segmenter, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_tflite_file_gives_the_keras_models_masks(segmenter, tmp_path):
     path = tmp_path / "a.tflite"
     tflite.export_tflite(segmenter, str(path), label="leaf")

@@ -59,6 +59,7 @@ def test_float_files_keep_within_their_limits(flowers, album, tmp_path, mode):
     assert np.abs(mask - expected).mean() <= max(1e-2, done.mean_difference)
 
 
+@pytest.mark.slow
 def test_int8_has_uint8_input_and_output(flowers, album, tmp_path):
     path = str(tmp_path / "file.tflite")
     done = tflite.export_tflite(
@@ -81,6 +82,7 @@ def test_int8_has_uint8_input_and_output(flowers, album, tmp_path):
     assert np.mean(masks == expected) > 0.95
 
 
+@pytest.mark.slow
 def test_a_file_over_its_limit_is_not_written(segmenter, album, tmp_path, monkeypatch):
     other, convert = random_student(seed=5), tflite.convert
     monkeypatch.setattr(tflite, "convert", lambda _, *rest: convert(other, *rest))

@@ -95,6 +95,7 @@ def test_gradients_of_the_score_reach_every_layer_and_mask():
     assert min(one.min() for one in gradients) > 1e-6
 
 
+@pytest.mark.slow
 def test_a_saved_gan_goes_on_as_if_it_had_not_been_saved(tmp_path, eagerly):
     gan, uninterrupted = create(), create()
     gan.fit(photos(), batch_size=8, verbose=0, shuffle=False)

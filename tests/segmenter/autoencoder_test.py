@@ -32,6 +32,7 @@ def create():
     return autoencoder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow_resnet")
 def test_it_trains_and_is_evaluated_saved_and_loaded_as_any_keras_model(photos, tmp_path):
     autoencoder = create()

@@ -110,6 +110,7 @@ def test_chunks_finished_before_do_not_count_as_trained(layerseg, run, album, tm
     assert "5,00" not in again.stdout
 
 
+@pytest.mark.slow
 def test_overwriting_leaves_nothing_of_an_earlier_call(layerseg, run, tmp_path):
     out = tmp_path / "out"
     assert (

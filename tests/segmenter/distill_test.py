@@ -104,6 +104,7 @@ def test_the_command_writes_a_segmenter_and_its_results(trained_run, layerseg, e
     assert np.abs(before.predict(image) - after.predict(image)).max() > 0
 
 
+@pytest.mark.slow
 def test_students_of_other_sizes_are_written_to_out(trained_run, layerseg, eagerly, tmp_path):
     out = tmp_path / "students" / "w8_32"
     flags = [f"--run_dir={trained_run.path}", "--config=students/w8_32", f"--out={out}"]

@@ -202,6 +202,7 @@ def files(directory):
     )
 
 
+@pytest.mark.slow
 def test_a_dataset_gets_one_encoder_that_other_verbs_take(trained_run, layerseg, eagerly, tmp_path):
     arguments = [f"--run_dir={trained_run.path}", "--set=encoder.iterations=2"]
     done = layerseg("autoencode", *arguments)
@@ -289,6 +290,7 @@ def test_finished_chunks_of_held_out_scenes_are_not_trained_twice(
     assert records[0].stat().st_mtime_ns == kept
 
 
+@pytest.mark.slow
 def test_a_stop_loses_only_the_chunks_that_train(trained, eagerly, tmp_path, monkeypatch):
     bars = []
 

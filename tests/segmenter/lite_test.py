@@ -100,6 +100,7 @@ def test_a_weight_beyond_16_bits_is_refused(tmp_path):
         student.save_to_preset(str(tmp_path / "preset"), float16=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aspect", ["pad", "centre_crop"])
 def test_photos_are_padded_where_training_kept_their_aspect_ratio(aspect, tmp_path):
     student = random_student()
@@ -114,6 +115,7 @@ def test_photos_are_padded_where_training_kept_their_aspect_ratio(aspect, tmp_pa
     np.testing.assert_allclose(lite.LiteSegmenter(content).predict_masks(photos[:1])[0], masks[0])
 
 
+@pytest.mark.slow
 def test_a_file_of_other_weights_is_never_left(student, tmp_path, capfd, monkeypatch):
     path = str(tmp_path / "preset")
     student.save_to_preset(path)

@@ -48,6 +48,7 @@ def test_a_student_learns_the_union_or_what_is_visible_of_each_layer(masks):
         assert np.abs(expected - whole.mask).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("masks", "count"), [("union", 1), ("each", 2)])
 def test_distilling_several_layers(masks, count, layerseg, eagerly, tmp_path):
     run = tiny_runs.run(tmp_path / "run", foreground_layers=2)
@@ -110,6 +111,7 @@ def test_a_preset_keeps_the_number_of_masks(tmp_path):
     np.testing.assert_array_equal(loaded.predict(image), segmenter.predict(image))
 
 
+@pytest.mark.slow
 def test_an_encoder_shows_what_is_visible_of_each_layer(shallow_resnet, tmp_path):
     generator = tiny_runs.generator(foreground_layers=2)
     backbone = EncoderGeneratorBackbone.around(generator, 8, 64)
