@@ -126,6 +126,7 @@ def test_what_waits_in_c_and_keeps_the_lock_ends_too(start):
     assert process.returncode == -signal.SIGALRM  # nothing of Python could run any more
 
 
+@pytest.mark.slow
 def test_training_saves_first_and_takes_longer_for_it(start):
     process = start("deferred")
     process.send_signal(signal.SIGTERM)

@@ -85,6 +85,7 @@ def test_the_saved_model_accepts_encoded_photos_of_several_sizes(segmenter, expo
         serve(bytes=tf.constant([b"no image"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pads", [False, True])
 def test_a_broken_photo_does_not_fail_the_others(segmenter, tmp_path, pads):
     """A server batches the images of several clients."""
@@ -231,6 +232,7 @@ def test_an_operator_that_is_not_built_in_is_refused():
         tflite.builtin_operators(converter.convert())
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten(segmenter, tmp_path):
     path = tmp_path / "segmenter.tflite"
     path.write_text("mine")

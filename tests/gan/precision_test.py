@@ -9,7 +9,10 @@ from layered_segmentation.gan.sampling import sample_layers
 
 @pytest.mark.parametrize(
     "precision",
-    ["float32", "mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)],
+    [
+        "float32",
+        *(pytest.param(f"mixed_{low}", marks=pytest.mark.slow) for low in ("bfloat16", "float16")),
+    ],
 )
 def test_a_fading_step_and_truncation_in_every_precision(precision):
     config = tiny_run_config(

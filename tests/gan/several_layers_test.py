@@ -58,6 +58,7 @@ def test_each_layer_has_its_own_networks_and_noise():
             LayeredGenerator(variant, 8, 8, 1, 4, foreground_layers=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on", ["unshifted", "shifted"])
 def test_each_mask_has_its_own_shift_and_size_loss(on, eagerly):
     gan = create(mask_size=0.3, mask_size_most=0.4, mask_losses_on=on)

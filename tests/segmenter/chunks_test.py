@@ -56,6 +56,7 @@ def contents(directory):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.posix("links without special rights")
 def test_other_photos_of_the_same_names_are_refused(layerseg, run, album, tmp_path):
     out = tmp_path / "out"
@@ -82,6 +83,7 @@ def test_other_photos_of_the_same_names_are_refused(layerseg, run, album, tmp_pa
     assert results["chunks_finished_before"] == 2
 
 
+@pytest.mark.slow
 def test_a_photo_that_was_replaced_is_refused_and_none_is_removed(layerseg, run, album, tmp_path):
     out = tmp_path / "out"
     given = flags(run, out, f"--images={album}")

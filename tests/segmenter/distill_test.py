@@ -81,6 +81,7 @@ def trained_run(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_segmenter_and_its_results(trained_run, layerseg, eagerly):
     done = layerseg("distill", f"--run_dir={trained_run.path}", "--set=student.steps=4")
     assert done.status == 0, done.stderr

@@ -227,6 +227,7 @@ def test_a_dataset_gets_one_encoder_that_other_verbs_take(trained_run, layerseg,
     assert Image.open(tmp_path / "out" / "photo.mask.png").size == (40, 30)
 
 
+@pytest.mark.slow
 def test_chunks_of_photos_get_masks_at_the_photos_own_size(
     trained_run, layerseg, eagerly, tmp_path
 ):

@@ -143,6 +143,7 @@ def test_a_damaged_preset_is_refused(tmp_path, monkeypatch, fault):
         presets.load(FLOWERS)
 
 
+@pytest.mark.slow
 def test_saved_presets_have_checksums(tmp_path):
     mine = str(tmp_path / "mine")
     presets.save(create_segmenter(8, 16), mine)
