@@ -47,6 +47,7 @@ class _State:
     is_watched = False
     is_lost = False  # Python has only printed a `Stopped`
     is_repeated = False  # the watchdog sends the signal again
+    is_stuck = False  # an input pipeline may wait for Python's lock forever
 
 
 def is_requested() -> bool:
@@ -116,7 +117,7 @@ def watched(message: str) -> Iterator[None]:
     with _handling(), ours, theirs:
         before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         hook, sys.unraisablehook = sys.unraisablehook, _note_lost
-        _State.is_watched = True
+        _State.is_watched, _State.is_stuck = True, False
         threading.Thread(target=_watch, args=(ours, message), daemon=True).start()
         try:
             yield
@@ -127,12 +128,17 @@ def watched(message: str) -> Iterator[None]:
 
 
 def leave(status: int) -> None:
-    """Ends the process now if a signal asked for it and the process is `watched`.
+    """Ends the process now if it is `watched` and a signal or an error ended training.
 
     The interpreter's own exit may wait forever, in the destructor of an input pipeline.
     """
-    if _State.is_watched and is_requested():
+    if _State.is_watched and (is_requested() or _State.is_stuck):
         _exit(status)
+
+
+def note_pipeline() -> None:
+    """Notes that an error left an input pipeline running, for `leave`."""
+    _State.is_stuck = True
 
 
 @contextlib.contextmanager

@@ -305,10 +305,12 @@ def _guarded(
         _discard_output()
         return 141
     except UserError as error:
-        return fail(command, str(error), status=2)
+        status = fail(command, str(error), status=2)
+        stopping.leave(status)
+        return status
     except KeyboardInterrupt as error:
         print(f"\n{_interrupted(module, command)}", file=sys.stderr, flush=True)
-        status: int = getattr(error, "status", 130)
+        status = getattr(error, "status", 130)
         stopping.leave(status)
         return status
     except Exception as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from layered_segmentation import stopping
 from layered_segmentation.data.cache import Squares, open_cache
 from layered_segmentation.data.source import Source
 from layered_segmentation.errors import UserError
@@ -93,6 +94,7 @@ class PhotoCache:
         except tf.errors.OpError:
             if self.failure is None:
                 raise
+            stopping.note_pipeline()  # its destructor would wait for photos that never come
             raise self.failure from None
 
     def crops(self, resolution: int, seed: int, mirror: bool) -> "Crops":

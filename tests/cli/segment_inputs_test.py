@@ -181,7 +181,7 @@ def test_a_real_pipe(photos):
         done = subprocess.run(command, stdin=photo, capture_output=True)
     assert done.returncode == 0, done.stderr
     with Image.open(io.BytesIO(done.stdout)) as file:
-        assert file.size == (48, 48) and file.mode == "RGBA"
+        assert file.size == (72, 60) and file.mode == "RGBA"
     broken = subprocess.run(command, input=b"no image", capture_output=True)
     assert broken.returncode == 2 and broken.stdout == b""
     assert b"stdin: cannot be read as an image" in broken.stderr
