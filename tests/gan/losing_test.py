@@ -17,7 +17,7 @@ gan: {resolution: 16, max_channels: 8, latent_dim: 8, mapping_layers: 2}
 schedule: {images_at: {8: 1600, 16: 1600}, batch: {8: 16, 16: 16}}
 train: {checkpoint_every: 100000, sheet_every: 1600, keep_stages: []}
 """
-STOPS = int(os.environ.get("LAYERSEG_STOPS", "6"))
+STOPS = int(os.environ.get("LAYERSEG_STOPS", "4"))
 POWER_FAILURES = 3
 
 pytestmark = pytest.mark.slow
