@@ -94,8 +94,28 @@ class _Store(saving_lib.H5IOStore):
             self._path = None
 
 
-def store_as_float16(path: str) -> None:
-    """Rewrites a file of weights with 16 bits for each number; Keras loads it as before."""
+def round_to_float16(model: Any) -> None:
+    """Rounds the weights of a Keras model to 16 bits, in place.
+
+    Raises:
+        ValueError: One is too large.
+    """
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        rounded = [weight.astype(np.float16) for weight in model.get_weights()]
+    if not all(np.isfinite(weight).all() for weight in rounded):
+        raise ValueError("a weight is too large for float16; save it without float16")
+    model.set_weights(rounded)
+
+
+def store_as_float16(preset: str) -> None:
+    """Rewrites a preset's weights with 16 bits for each number; Keras loads them as before."""
+    for name in preset_files.WEIGHTS:
+        _store_as_float16(os.path.join(preset, name))
+
+
+def _store_as_float16(path: str) -> None:
     import h5py
     import numpy as np
 

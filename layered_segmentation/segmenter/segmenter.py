@@ -1,7 +1,6 @@
 """`LayeredSegmenter`: a KerasHub task that segments photos of any size."""
 
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
@@ -29,6 +28,7 @@ from layered_segmentation.segmenter.preprocessing import (
 )
 from layered_segmentation.segmenter.preset_checks import (
     CheckedTask,
+    round_to_float16,
     store_as_float16,
     weights_in_memory,
 )
@@ -231,12 +231,7 @@ class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
         return np.stack(found) if is_one_size else found
 
     def save_to_preset(
-        self,
-        preset_dir: str,
-        *args: Any,
-        tflite: bool = True,
-        float16: bool = False,
-        **kwargs: Any,
+        self, preset_dir: str, *args: Any, tflite: bool = True, float16: bool = False, **kwargs: Any
     ) -> None:
         """Writes a preset as KerasHub does, its TFLite file and the checksums of its files.
 
@@ -248,27 +243,22 @@ class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
             float16: Whether to round the segmenter's weights to 16 bits first and to store them so;
                 those of the TFLite file get 8 bits. The preset is 0.4 times as large.
             **kwargs: For KerasHub.
+
+        Raises:
+            ValueError: A weight is too large for `float16`.
         """
         if float16:
-            self._round_weights()
+            round_to_float16(self)
         with weights_in_memory():
             super().save_to_preset(preset_dir, *args, **kwargs)
         if float16:
-            for name in preset_files.WEIGHTS:
-                store_as_float16(os.path.join(preset_dir, name))
+            store_as_float16(preset_dir)
         lite_file.remove(preset_dir)  # of other weights
         if tflite and type(self) is LayeredSegmenter:
             lite_file.add_to_preset(
                 self, preset_dir, Quantization.dynamic if float16 else Quantization.none
             )
         preset_files.write_checksums(preset_dir)
-
-    def _round_weights(self) -> None:
-        with np.errstate(over="ignore"):
-            rounded = [weight.astype(np.float16) for weight in self.get_weights()]
-        if not all(np.isfinite(weight).all() for weight in rounded):
-            raise ValueError("a weight is too large for float16; save it without float16")
-        self.set_weights(rounded)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_masks": self.num_masks}
