@@ -162,8 +162,10 @@ class StudentConfig:
     # objects have crisp edges. With `consensus`, pixels and photos on which the votes are split are
     # left out.
     self_training_refine: Refinement = Refinement.none
-    # Whether rounds end once the student's agreement with the refined masks no longer rises.
+    # Whether rounds end early, once one has raised the student's agreement with the refined masks
+    # by less than `self_training_rise`; `self_training` is then the most rounds.
     self_training_early_stop: bool = added(False, was=False)
+    self_training_rise: float = added(0.005, was=0.005, possible="at least 0")
     # Photos of a round at most; 0 for 8,000, or 4,000 if masks are refined.
     self_training_photos: int = added(0, was=0, possible="at least 0")
     # Whether the masks of the first round are those of photos as coarse as the generated pairs. The

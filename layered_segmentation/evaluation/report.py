@@ -112,6 +112,7 @@ class Page:
     facts: Sequence[tuple[str, str]] = ()  # short (name, value) pairs under the verdict
     warnings: Sequence[str] = ()
     student_phases: Sequence[Mapping[str, str]] = ()  # one row per phase, by column name
+    student_note: str = ""  # why self-training ended early
     student: Sequence[Picture] = ()  # the student's curves, and its masks after each phase
     comparisons: Sequence[Comparison] = ()  # photos and their cut-outs
     examples: Sequence[Picture] = ()  # segmented photos
@@ -203,11 +204,12 @@ def sheets_of(run: "RunDirectory") -> list[Picture]:
 
 
 def student_of(run: "RunDirectory") -> dict[str, Any]:
-    """Returns a page's `student_phases` and `student`, empty if the run has no student."""
+    """Returns a page's `student…`, empty if the run has no student."""
     phase = {
         "curve": records.optional([[records.is_number]]),
         **{name: records.is_number for name in ("pairs", "steps", "loss", "agreement", "seconds")},
         **{name: records.optional(records.is_number) for name in ("judged", "kept", "weight")},
+        "end": records.optional(records.is_text),
     }
     found = records.read(run.segmenter + STUDENT_RESULTS, {**phase, "rounds": [phase]})
     if found is None:
@@ -219,7 +221,11 @@ def student_of(run: "RunDirectory") -> dict[str, Any]:
     if os.path.exists(masks):
         with open(masks, "rb") as file:
             pictures.append(Picture("Masks of some images after each phase", file.read()))
-    return {"student_phases": [_phase_row(*item) for item in phases.items()], "student": pictures}
+    return {
+        "student_phases": [_phase_row(*item) for item in phases.items()],
+        "student_note": (found["rounds"][-1].get("end") or "") if found["rounds"] else "",
+        "student": pictures,
+    }
 
 
 def _phase_row(name: str, phase: Mapping[str, Any]) -> dict[str, str]:

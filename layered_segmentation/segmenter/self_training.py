@@ -11,6 +11,7 @@ out. No labels are used.
 import concurrent.futures
 import dataclasses
 import os
+import sys
 
 import cv2
 import numpy as np
@@ -38,7 +39,6 @@ _COVERAGE = (0.02, 0.9)  # masks that cover less show no object, masks that cove
 _AUGMENT = 1.0  # photos vary more than generated pairs, so they need less augmentation
 _RATE = 0.6  # of the student's learning rate
 _BATCH = 250
-_RISE = 0.005  # of `RoundSummary.judged`: a smaller one is none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,7 @@ class RoundSummary(FitSummary):
     judged: float = 1.0
     kept: float = 1.0  # share of the round's photos that it trained on
     weight: float = 1.0  # mean weight of their pixels
+    end: str = ""  # why no round follows, if rounds ended early; a sentence
 
 
 def self_train(
@@ -74,7 +75,8 @@ def self_train(
 
     Returns:
         A summary per round. Rounds end early if no mask shows an object and, with
-        `self_training_early_stop`, if `judged` has not risen since the round before.
+        `self_training_early_stop`, once a round has raised `judged` by less than
+        `self_training_rise`. If that round has lowered it, the student before the round is kept.
 
     Raises:
         UserError: The loss is not finite.
@@ -82,6 +84,7 @@ def self_train(
     events = events or StudentEvents()
     method = settings.self_training_refine
     is_refined = method != Refinement.none
+    can_stop = is_refined and settings.self_training_early_stop
     most = settings.self_training_photos or (REFINED if is_refined else PHOTOS)
     round_settings = dataclasses.replace(
         settings,
@@ -90,6 +93,7 @@ def self_train(
         augment=min(_AUGMENT, settings.augment),
     )
     summaries: list[RoundSummary] = []
+    before: list[np.ndarray] = []  # the student's weights before the last round
     for number in range(settings.self_training):
         # Only a part of the photos can be refined per round, so each round takes another part.
         chosen = _choose(photos, most, seed + number if is_refined else seed)
@@ -99,9 +103,19 @@ def self_train(
             pool, judged = refined_pairs(segmenter, chosen, method, coarse)
         else:
             pool = confident_pairs(segmenter, chosen, coarse)
-        has_risen = not summaries or judged >= summaries[-1].judged + _RISE
-        if not len(pool) or (is_refined and settings.self_training_early_stop and not has_risen):
+        if not len(pool):
             break
+        if can_stop and summaries:
+            rise = judged - summaries[-1].judged
+            events.write(summaries[-1].steps, judged_after=judged)
+            if rise < settings.self_training_rise:
+                if rise < 0:
+                    segmenter.set_weights(before)
+                end = _end(number, settings, summaries[-1].judged, judged)
+                print(end, file=sys.stderr, flush=True)
+                summaries[-1] = dataclasses.replace(summaries[-1], end=end)
+                break
+        before = segmenter.get_weights() if can_stop else []
         round_seed = seed + 1000 * (number + 1)
         events.begin(round_name(number + 1))
         title = f"self-training, round {number + 1} of {settings.self_training}"
@@ -284,6 +298,16 @@ def _reduced(photos: np.ndarray, side: int) -> np.ndarray:
         return photos
     return np.stack(
         [images.to_square(images.to_square(photo, side), photo.shape[0]) for photo in photos]
+    )
+
+
+def _end(rounds: int, settings: StudentConfig, before: float, after: float) -> str:
+    """Returns a sentence that explains why self-training ends after some rounds."""
+    kept = "" if after >= before else "; the student before it is kept"
+    return (
+        f"self-training ends after round {rounds} of at most {settings.self_training}: it changed "
+        f"the agreement with the refined masks from {before:.3f} to {after:.3f}, and a rise of "
+        f"{settings.self_training_rise:g} is required{kept}"
     )
 
 

@@ -226,7 +226,12 @@ def test_a_report_shows_the_students_phases_with_rounds_numbered(run):
     assert "generated pairs 900 60 0.500 0.800" in page.text
     for words in ("round 1 900", "round 2 900", "0.712 65% 0.90", "Masks of some images"):
         assert words in page.text
-    assert "round 3" not in page.text
+    assert "round 3" not in page.text and "ends after" not in page.text
+    results = student_results(rounds=2)
+    results["rounds"][-1]["end"] = "self-training ends after round 2"
+    files.write_json(run.segmenter + "_results.json", results)
+    page = Reader(open(report.write_run_report(run), encoding="utf-8").read())
+    assert "ends after round 2" in page.text
     files.write_json(run.segmenter + "_results.json", {"pairs": 900})  # of an earlier version
     assert report.student_of(run) == {}
 

@@ -8,6 +8,7 @@ from layered_segmentation.evaluation.scoring import iou
 from layered_segmentation.images import to_square, write
 from layered_segmentation.segmenter import fit, self_training
 from layered_segmentation.segmenter.segmenter import create_segmenter
+from layered_segmentation.segmenter.student_events import StudentEvents
 
 
 def settings(**overrides):
@@ -127,19 +128,50 @@ def test_split_votes_do_not_count(monkeypatch):
     assert difference[weights == 1].max() < 0.01
 
 
-@pytest.mark.parametrize("judged, rounds", [([0.5, 0.6, 0.602, 0.9], 2), ([0.5, 0.6, 0.7, 0.8], 4)])
-def test_rounds_end_when_the_agreement_no_longer_rises(monkeypatch, eagerly, judged, rounds):
+@pytest.mark.parametrize(
+    "judged, least, rounds, kept",
+    [
+        ([0.5, 0.6, 0.602, 0.9], 0.005, 2, 2),
+        ([0.5, 0.6, 0.602, 0.9], 0.001, 4, 4),
+        ([0.5, 0.6, 0.7, 0.8], 0.005, 4, 4),
+        ([0.5, 0.6, 0.59, 0.9], 0.0, 2, 1),  # the second round was harmful
+    ],
+)
+def test_rounds_end_when_the_agreement_rises_too_little(
+    monkeypatch, eagerly, capsys, tmp_path, read_events, judged, least, rounds, kept
+):
     remaining = iter(judged)
     monkeypatch.setattr(
         self_training, "refined_pairs", lambda *_: (two_plain_pairs(), next(remaining))
     )
+    after = []  # the head's bias after each round
+
+    def learn(segmenter, *_):
+        segmenter.head.bias.assign_add([1.0])
+        after.append(float(segmenter.head.bias[0]))
+        return fit.FitSummary(7, 1, 1.0, 0.5, 1.0, 1.0, 0.5)
+
+    monkeypatch.setattr(self_training, "fit", learn)
     student = settings(
         self_training=4, self_training_steps=1, batch=2, self_training_refine="grabcut"
     )
-    student.self_training_early_stop = True
+    student.self_training_early_stop, student.self_training_rise = True, least
     photos = np.zeros((3, 16, 16, 3), np.uint8)
-    summaries = self_training.self_train(create_segmenter(8, 16), photos, student, seed=0)
+    segmenter = create_segmenter(8, 16)
+    events = StudentEvents(str(tmp_path))
+    summaries = self_training.self_train(segmenter, photos, student, 0, events)
     assert [summary.judged for summary in summaries] == judged[:rounds]
+    assert float(segmenter.head.bias[0]) == after[kept - 1]
+    found = read_events(tmp_path / "0_round_1")
+    assert found["judged_after"] == [(7, np.float32(judged[1]))]
+    said = [line for line in capsys.readouterr().err.splitlines() if "ends after round" in line]
+    assert [summary.end for summary in summaries if summary.end] == said
+    if rounds == 4:
+        assert not said
+    else:
+        assert "round 2 of at most 4: it changed the agreement" in said[0]
+        assert f"0.600 to {judged[2]:.3f}" in said[0]
+        assert ("the student before it is kept" in said[0]) == (kept == 1)
 
 
 def test_each_round_refines_other_photos(monkeypatch, eagerly):
