@@ -199,6 +199,7 @@ class TrainConfig:
     """How a run is carried out."""
 
     seed: int = bounded(0, "in [0, 2147483648)")  # of everything that is drawn
+    # `auto` measures when a run begins, and takes mixed precision only where it is clearly faster.
     precision: Precision = Precision.float32
     jit_compile: bool = False  # whether XLA compiles the step; slower on CPU
     strategy: Strategy = Strategy.auto

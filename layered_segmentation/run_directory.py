@@ -82,6 +82,7 @@ class RunDirectory:
         self.report = self._inside("report.html")
         self.photos_path = self._inside("photos.txt")  # the photos it trains on, one per line
         self.machine_path = self._inside("machine.json")  # versions, threads, last devices
+        self.precision_path = self._inside("precision.json")  # the choice of train.precision=auto
         self.attempts = self._inside("attempts")  # what collapsed attempts have left, by number
         self.restart_path = self._inside("restart.json")  # only while one is moved there
         self.finished_path = self._inside("finished.json")  # written when training has finished
@@ -167,7 +168,7 @@ class RunDirectory:
         with self.lock():
             if os.path.exists(self.config_path):
                 self.require_same(config)
-                if self._has_begun():
+                if self.has_begun():
                     self._mend_config(config)
                     return True
             configs.save(config, self.config_path)
@@ -182,7 +183,7 @@ class RunDirectory:
         Raises:
             UserError: The run has begun with other photos. Nothing is changed.
         """
-        if os.path.exists(self.photos_path) and self._has_begun():
+        if os.path.exists(self.photos_path) and self.has_begun():
             text = _read(self.photos_path)
             before = text.split("\n")[:-1]
             photos = inventory.comparable(photos, before)
@@ -339,7 +340,7 @@ class RunDirectory:
                 traces.append(f"there are files in {directory}")
         return traces
 
-    def _has_begun(self) -> bool:
+    def has_begun(self) -> bool:
         """Returns whether a change of the config would lose anything."""
         traces = (self.checkpoints, self.log_path, self.finished_path, self.attempts)
         return any(map(os.path.exists, traces))
@@ -348,7 +349,7 @@ class RunDirectory:
         """Returns whether part of the config of a run that has begun is missing."""
         text = "\n" + _read(self.config_path)
         is_whole = text.endswith("\n") and all(f"\n{section}:" in text for section in _SECTIONS)
-        return self._has_begun() and not is_whole
+        return self.has_begun() and not is_whole
 
     def _mend_config(self, config: configs.Config) -> None:
         """Writes a config that is cut off again, after `require_same` checked what is left."""
@@ -381,7 +382,7 @@ class RunDirectory:
             if not line.startswith(configs.NOT_TRAINED)
         ]
         # Settings may be corrected before the first step, for instance after unusable photos.
-        if lines and (self._has_begun() or not configs.is_saved(self.config_path)):
+        if lines and (self.has_begun() or not configs.is_saved(self.config_path)):
             raise UserError(
                 f"{self.path}: it holds a run of another config; name another directory, or "
                 f"use the same settings ({self.config_path}). The run's != yours:\n  "

@@ -134,7 +134,7 @@ def time_stage(
     trainer = None
     if networks:
         sizes = training.Sizes(resolution, networks[0], batch, networks[1])
-        trainer = training.Timer(sizes, fused=True, precision="float32")
+        trainer = training.step_timer(sizes, fused=True, precision="float32")
         trainer.run(1)  # compiles
     read, trained = [], []
     for _ in range(rounds):

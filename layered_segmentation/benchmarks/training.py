@@ -5,7 +5,6 @@ A process chooses these once, so this variant runs in a second process, in turn 
 TensorFlow is imported inside functions: the second process silences its start-up notes first.
 """
 
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -16,11 +15,12 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from layered_segmentation import quiet
+
+if TYPE_CHECKING:
+    from layered_segmentation.gan.step_timer import StepTimer, Turn
 
 HEADER = (
     f"{'stage':>6} {'convolutions':>12} {'precision':>15} {'images/s':>9} {'min–max':>15} "
@@ -65,14 +65,6 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Turn:
-    """Some steps, timed."""
-
-    images_per_second: float
-    processor_milliseconds: float  # of an image
-
-
-@dataclasses.dataclass(frozen=True)
 class Sizes:
     """The sizes of the networks and of the batch that a step is timed with."""
 
@@ -102,8 +94,8 @@ def time_stage(
             commas.
 
     Returns:
-        Plain float32, unfused float32, fused float32, fused mixed, and fused float32 with each of
-        `compared`.
+        Plain float32, unfused float32, fused float32, fused mixed, and fused with each of
+        `compared`, in float32 unless it sets `train.precision`.
     """
     variants = [
         ("plain", "float32", ""),
@@ -113,7 +105,7 @@ def time_stage(
         *(("fused", "float32", settings) for settings in compared),
     ]
     with _plain_process(sizes, chosen) as plain:
-        local = [Timer(sizes, name == "fused", *others) for name, *others in variants[1:]]
+        local = [step_timer(sizes, name == "fused", *others) for name, *others in variants[1:]]
         runs = [plain, *(timer.run for timer in local)]
         for run, warm_up in zip(runs, [1, *(timer.warm_up for timer in local)], strict=True):
             run(warm_up)  # compiles
@@ -141,7 +133,7 @@ def time_stage(
             Row(
                 resolution=sizes.resolution,
                 convolutions=name,
-                precision=precision,
+                precision=timer.gan.dtype_policy.name,
                 images_per_second=median,
                 slowest=min(speeds),
                 fastest=max(speeds),
@@ -179,8 +171,8 @@ def matmul_peak() -> float:
     return max(speeds)
 
 
-class Timer:
-    """A GAN at one stage and a batch to train it on.
+def step_timer(sizes: Sizes, fused: bool, precision: str, settings: str = "") -> "StepTimer":
+    """Returns a timer of a GAN at one stage.
 
     Args:
         sizes: Sizes of the networks and of the batch.
@@ -188,80 +180,26 @@ class Timer:
         precision: Keras dtype policy.
         settings: Other settings, as for `time_stage`.
     """
+    from layered_segmentation import config as configs
+    from layered_segmentation.gan.layered_gan import LayeredGAN
+    from layered_segmentation.gan.step_timer import StepTimer
 
-    def __init__(self, sizes: Sizes, fused: bool, precision: str, settings: str = ""):
-        import tensorflow as tf
-
-        from layered_segmentation import config as configs
-        from layered_segmentation.gan.layered_gan import LayeredGAN
-
-        resolution, batch = sizes.resolution, sizes.batch
-        config = configs.load(
-            "",
-            [
-                f"gan.resolution={resolution}",
-                f"gan.initial_resolution={resolution}",
-                f"gan.max_channels={sizes.max_channels}",
-                f"gan.latent_dim={sizes.latent_dim}",
-                "gan.mapping_layers=4",
-                "gan.contrast_jitter=0.3",
-                f"schedule.batch.{resolution}={batch}",
-                f"train.precision={precision}",
-                *filter(None, settings.split(",")),
-            ],
-        )
-        self.batch = batch
-        self.gan = LayeredGAN.from_run_config(config, fused=fused)
-        self.gan.set_stage(self.gan.stages[0])
-        # Steps after which every kind of step is compiled.
-        most = max(config.gan.penalty_every, config.gan.average_every)
-        self.warm_up = most + 1 if most > 1 else 1
-        real = np.random.default_rng(0).uniform(-1, 1, (batch, resolution, resolution, 3))
-        self._real = tf.constant(real, tf.float32)
-        self._kinds: collections.Counter[tuple[tuple[str, bool], ...]] = collections.Counter()
-        self._compiled: dict[tuple[tuple[str, bool], ...], Any] = {}
-
-    def run(self, steps: int) -> Turn:
-        """Takes steps."""
-        start, processor = time.perf_counter(), time.process_time()
-        for _ in range(steps):
-            options = self.gan.step_options(self.batch)
-            kind = tuple(options.items())
-            self._kinds[kind] += 1
-            logs = self._step(kind)(self._real)
-            logs["g_loss"].numpy()
-        images = steps * self.batch
-        return Turn(
-            images / (time.perf_counter() - start),
-            1e3 * (time.process_time() - processor) / images,
-        )
-
-    def flops_per_image(self) -> float:
-        """Counts the floating-point operations of the graphs of the steps taken, per image."""
-        from tensorflow.python.profiler import model_analyzer, option_builder
-
-        builder = option_builder.ProfileOptionBuilder
-        options = builder(builder.float_operation()).with_empty_output().build()
-        total = sum(
-            count * model_analyzer.profile(self._graph(kind), options=options).total_float_ops
-            for kind, count in self._kinds.items()
-        )
-        return float(total) / sum(self._kinds.values()) / self.batch
-
-    def operations(self) -> int:
-        """Returns the number of operations in the graph of a step, the largest of those taken."""
-        return max(len(self._graph(kind).get_operations()) for kind in self._kinds or [()])
-
-    def _step(self, kind: tuple[tuple[str, bool], ...]) -> Any:
-        import tensorflow as tf
-
-        if kind not in self._compiled:
-            step = functools.partial(self.gan.train_step, **dict(kind))
-            self._compiled[kind] = tf.function(step)
-        return self._compiled[kind]
-
-    def _graph(self, kind: tuple[tuple[str, bool], ...]) -> Any:
-        return self._step(kind).get_concrete_function(self._real).graph
+    resolution = sizes.resolution
+    config = configs.load(
+        "",
+        [
+            f"gan.resolution={resolution}",
+            f"gan.initial_resolution={resolution}",
+            f"gan.max_channels={sizes.max_channels}",
+            f"gan.latent_dim={sizes.latent_dim}",
+            "gan.mapping_layers=4",
+            "gan.contrast_jitter=0.3",
+            f"schedule.batch.{resolution}={sizes.batch}",
+            f"train.precision={precision}",
+            *filter(None, settings.split(",")),
+        ],
+    )
+    return StepTimer(LayeredGAN.from_run_config(config, fused=fused), sizes.batch)
 
 
 def second_process() -> concurrent.futures.ProcessPoolExecutor:
@@ -281,8 +219,8 @@ def _watch_parent() -> None:
 
 
 @contextlib.contextmanager
-def _plain_process(sizes: Sizes, chosen: Sequence[str]) -> Iterator[Callable[[int], Turn]]:
-    """Yields `Timer.run` of the unfused float32 step in a process without variables `chosen`."""
+def _plain_process(sizes: Sizes, chosen: Sequence[str]) -> Iterator[Callable[[int], "Turn"]]:
+    """Yields `StepTimer.run` of the unfused step in a process without variables `chosen`."""
     with second_process() as pool:
         unset = {name: os.environ.pop(name) for name in chosen if name in os.environ}
         try:
@@ -293,10 +231,10 @@ def _plain_process(sizes: Sizes, chosen: Sequence[str]) -> Iterator[Callable[[in
 
 
 @functools.cache
-def _unfused(sizes: Sizes) -> "Timer":
+def _unfused(sizes: Sizes) -> "StepTimer":
     quiet.import_tensorflow()
-    return Timer(sizes, fused=False, precision="float32")
+    return step_timer(sizes, fused=False, precision="float32")
 
 
-def _run_unfused(sizes: Sizes, steps: int) -> Turn:
+def _run_unfused(sizes: Sizes, steps: int) -> "Turn":
     return _unfused(sizes).run(steps)

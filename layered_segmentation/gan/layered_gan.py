@@ -8,7 +8,9 @@ import keras
 import tensorflow as tf
 
 from layered_segmentation import schedule
+from layered_segmentation.choices import Precision
 from layered_segmentation.config import Config
+from layered_segmentation.errors import UserError
 from layered_segmentation.gan import inputs, sampling
 from layered_segmentation.gan.adam import BETA_2, ProgressiveAdam
 from layered_segmentation.gan.composite import Layers
@@ -109,7 +111,12 @@ class LayeredGAN(LayeredSteps):
         Args:
             config: The experiment.
             fused: Whether resampling convolutions are fused.
+
+        Raises:
+            UserError: The precision is `auto`, which only a run can choose.
         """
+        if config.train.precision == Precision.auto:
+            raise UserError("train.precision=auto: only `layerseg train` chooses; name a precision")
         gan = cls(
             **vars(config.gan),
             seed=config.train.seed,

@@ -114,6 +114,20 @@ def is_chief(engine: tf.distribute.Strategy) -> bool:
     return local_replicas(engine).start == 0
 
 
+def first_device(engine: tf.distribute.Strategy) -> str:
+    """Returns the name of the first device that this process trains on."""
+    return _worker_devices(engine)[0]
+
+
+def details(device: str) -> dict[str, Any]:
+    """Returns what TensorFlow knows of a device, such as `device_name`, by its name."""
+    spec = tf.DeviceSpec.from_string(device)
+    found = tf.config.list_physical_devices(spec.device_type or "CPU")
+    first, *_ = found[spec.device_index or 0 :] or found or [None]
+    known: dict[str, Any] = tf.config.experimental.get_device_details(first) if first else {}
+    return known
+
+
 def wait_for_workers(engine: tf.distribute.Strategy) -> None:
     """Returns once all workers have called it."""
     if engine.cluster_resolver is None:
@@ -244,24 +258,23 @@ def _machine(engine: tf.distribute.Strategy) -> dict[str, Any]:
         "tensorflow": tf.__version__,
         **threads,
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
-        "devices": _devices(engine),
+        "devices": [_kind(name) for name in _worker_devices(engine)],
     }
 
 
-def _devices(engine: tf.distribute.Strategy) -> list[str]:
+def _worker_devices(engine: tf.distribute.Strategy) -> Sequence[str]:
     try:
-        names = engine.extended.worker_devices
-    except RuntimeError:  # the default strategy, of a machine without accelerators
-        names = ["/device:CPU:0"]
-    return [_kind(name) for name in names]
+        names: Sequence[str] = engine.extended.worker_devices
+    except RuntimeError:  # the default strategy, of a machine with at most one accelerator
+        has_gpu = bool(tf.config.list_logical_devices("GPU"))
+        names = ["/device:GPU:0" if has_gpu else "/device:CPU:0"]
+    return names
 
 
 def _kind(device: str) -> str:
     """Returns a device's name: that of the GPU's model, or CPU."""
     kind = tf.DeviceSpec.from_string(device).device_type or "CPU"
-    found = tf.config.list_physical_devices(kind)
-    details = tf.config.experimental.get_device_details(found[0]) if found else {}
-    name: str = details.get("device_name", kind)
+    name: str = details(device).get("device_name", kind)
     return name
 
 

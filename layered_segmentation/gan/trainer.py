@@ -16,7 +16,7 @@ from layered_segmentation import schedule, stopping
 from layered_segmentation.config import Config
 from layered_segmentation.data import batches
 from layered_segmentation.data.source import Source, open_source
-from layered_segmentation.gan import attempts, callbacks, collapse, networks, strategy
+from layered_segmentation.gan import attempts, callbacks, collapse, networks, precision, strategy
 from layered_segmentation.gan.checkpoint import CheckpointKeeper
 from layered_segmentation.gan.composite import Layers, union_mask
 from layered_segmentation.gan.draws import mean_style_latents
@@ -78,11 +78,12 @@ def train(
             cache = _open_cache(config, run, source)
             run.keep_inventory(source.inventory())
             _report_skipped(run, source, len(cache))
+            precision.choose(config, run, engine)
         strategy.wait_for_workers(engine)
         if not is_chief:
             run.require_same(config)
             cache = _open_cache(config, run, open_source(config.data, config.train.seed))
-        summary = _attempts(config, run, cache, engine, watchers)
+        summary = _attempts(precision.resolve(config, run), run, cache, engine, watchers)
         strategy.wait_for_workers(engine)
         return summary
 

@@ -54,7 +54,7 @@ def test_an_existing_file_and_a_wrong_resolution_are_refused(layerseg, tmp_path)
 
 
 def test_a_timed_step_trains(eagerly, monkeypatch):
-    timer = training.Timer(training.Sizes(8, 8, 4, 8), fused=True, precision="float32")
+    timer = training.step_timer(training.Sizes(8, 8, 4, 8), fused=True, precision="float32")
     before = [weight.numpy() for weight in timer.gan.generator.trainable_variables]
     turn = timer.run(1)
     assert turn.images_per_second > 0 and turn.processor_milliseconds > 0
@@ -68,7 +68,7 @@ def test_a_timed_step_trains(eagerly, monkeypatch):
 def test_the_graph_of_a_step_does_not_grow():
     """A step is made of thousands of small operations; starting them takes most of its time."""
     sizes = training.Sizes(16, max_channels=32, batch=8, latent_dim=64)  # the quickstart's
-    timer = training.Timer(sizes, fused=True, precision="float32")
+    timer = training.step_timer(sizes, fused=True, precision="float32")
     assert 5_000 < timer.operations() <= MOST_OPERATIONS
 
 
