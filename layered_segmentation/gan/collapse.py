@@ -14,7 +14,7 @@ from layered_segmentation.config import Config, GANConfig
 LOOK_EVERY = 3_000  # images
 LOOKS = 3  # that must agree: a collapse is reported within 10,000 images
 SCENES = 64
-KINDS = ("empty", "full", "background", "alike")
+KINDS = ("empty", "full", "background", "edge", "alike")
 SEED = 1  # of their latents, which are those of the sheets
 
 # Masks are compared at this side, so that the cost does not grow with the resolution.
@@ -25,6 +25,7 @@ _EMPTY = 0.02
 _FULL = 0.98
 _LARGE = 0.6
 _AT_EDGE = 0.5
+_CROSSES_EDGE = 0.2
 _ABOVE_LEAST = 0.3
 _BELOW_MOST = 0.01
 _ALIKE = 0.95
@@ -100,11 +101,13 @@ def kind(masks: MaskStatistics, gan: GANConfig, is_faded_in: bool) -> str:
 
     Returns:
         `empty` or `full`: nothing, or everything. `background`: most of the image, most of the
-        frame's edge, or all that the upper bound allows. `alike`: the same mask in every scene.
-        `none`: none of these, or masks are still grey.
+        frame's edge, or all that the upper bound allows. `edge`: much of the frame's edge, although
+        an upper bound says that objects have room around them. `alike`: the same mask in every
+        scene. `none`: none of these, or masks are still grey.
     """
     least = gan.mask_size + _ABOVE_LEAST
-    most = gan.mask_size_most - _BELOW_MOST if gan.mask_size_most < 1 and is_faded_in else 1.0
+    has_room = gan.mask_size_most < 1 and is_faded_in
+    most = gan.mask_size_most - _BELOW_MOST if has_room else 1.0
     if masks.mask_undecided > UNDECIDED:
         return "none"
     if masks.mask_coverage < _EMPTY:
@@ -115,6 +118,8 @@ def kind(masks: MaskStatistics, gan: GANConfig, is_faded_in: bool) -> str:
         return "background"
     if masks.mask_coverage > most:
         return "background"
+    if has_room and masks.mask_edge > _CROSSES_EDGE:
+        return "edge"
     return "alike" if is_faded_in and masks.mask_alike > _ALIKE else "none"
 
 
@@ -143,6 +148,12 @@ def advice(found: str, config: Config) -> str:
         "background": (
             "masks cover the background as well, or only the background. In a new run " + most
         ),
+        "edge": (
+            "masks reach across the frame's edge, so they follow the ground or the surroundings. "
+            f"In a new run change train.seed, gan.mask_size (η, now {gan.mask_size:g}) or "
+            f"gan.mask_size_most (now {gan.mask_size_most:g}); if objects reach beyond the "
+            "photos, raise gan.mask_size_most to 1"
+        ),
         "alike": (
             "all scenes have the same mask, so it follows no object. In a new run change train.seed"
             f" or gan.mask_size (η, now {gan.mask_size:g})"
@@ -154,7 +165,8 @@ def next_attempt(config: Config, kinds: Iterable[str]) -> Config:
     """Returns the config of the attempt after those that collapsed.
 
     Every attempt has another seed. After masks that were too large it has a smaller upper bound on
-    coverage, after empty ones a larger lower bound and twice the weight.
+    coverage, after empty ones a larger lower bound and twice the weight, after others the same
+    bounds.
 
     Args:
         config: The run's config.

@@ -89,6 +89,19 @@ def test_masks_that_cover_all_but_a_corner_are_a_collapse():
     assert collapse.kind(collapse.statistics(corners, SHIFT), GAN, False) == "background"
 
 
+def test_ground_that_reaches_across_the_edge_is_a_collapse_where_objects_have_room():
+    ground = discs(32, 4, spread=0.3)
+    ground[:, 11:] = 1  # covers 5 of 16 rows
+    found = collapse.statistics(ground, SHIFT)
+    assert 0.3 < found.mask_coverage < 0.6 and 0.2 < found.mask_edge < 0.5
+    bounded = configs.GANConfig(mask_size=0.1, mask_size_most=0.6)
+    assert collapse.kind(found, bounded, True) == "edge"
+    assert collapse.kind(found, bounded, False) == "none"  # many masks still shrink then
+    assert collapse.kind(found, GAN, True) == "none"  # objects may be of any size
+    objects = collapse.statistics(discs(32, 6, spread=0.2), SHIFT)
+    assert collapse.kind(objects, bounded, True) == "none"
+
+
 def test_the_next_attempt_depends_on_the_kinds_alone():
     config = configs.load("", ["gan.mask_size=0.2", "train.restarts=3"])
     assert collapse.next_attempt(config, []) == config
@@ -100,12 +113,12 @@ def test_the_next_attempt_depends_on_the_kinds_alone():
     assert higher.gan.mask_size == pytest.approx(0.3)
     assert higher.gan.mask_size_weight == 4 and higher.gan.mask_size_most == 1
     other = collapse.next_attempt(config, ["alike"])
-    assert other.gan == config.gan
+    assert other.gan == config.gan == collapse.next_attempt(config, ["edge"]).gan
     seeds = {one.train.seed for one in (config, lower, lowest)}
     assert len(seeds) == 3 and other.train.seed == lower.train.seed == higher.train.seed
 
 
-@pytest.mark.parametrize("kind", ["empty", "full", "background", "alike"])
+@pytest.mark.parametrize("kind", collapse.KINDS)
 def test_every_attempt_has_possible_settings(kind):
     config = configs.load("", ["gan.mask_size=0.4", "gan.mask_size_most=0.5"])
     for count in range(6):
@@ -114,7 +127,7 @@ def test_every_attempt_has_possible_settings(kind):
         configs.load("", [f"gan.{name}={getattr(settings, name)}" for name in names])
 
 
-@pytest.mark.parametrize("kind", ["empty", "full", "background", "alike"])
+@pytest.mark.parametrize("kind", collapse.KINDS)
 def test_advice_names_settings_and_their_values(kind):
     text = collapse.advice(kind, configs.load("", ["gan.mask_size=0.2"]))
     assert "In a new run" in text and "gan.mask_size" in text and "0.2" in text
