@@ -8,6 +8,7 @@ import pytest
 from layered_segmentation.benchmarks import training
 
 MOST_OPERATIONS = 9_400
+BFLOAT16 = "--compare=train.precision=mixed_bfloat16"
 LAZY = "--compare=gan.penalty_every=2,gan.shared_pass=true,gan.average_every=2"
 
 
@@ -15,7 +16,9 @@ LAZY = "--compare=gan.penalty_every=2,gan.shared_pass=true,gan.average_every=2"
 def test_the_table_and_its_file(layerseg, tmp_path):
     out = tmp_path / "benchmark.json"
     flags = ["--resolutions=8", "--max_channels=8", "--batch=4", "--latent_dim=8"]
-    result = layerseg("benchmark", *flags, "--steps=2", "--rounds=2", f"--out={out}", LAZY)
+    result = layerseg(
+        "benchmark", *flags, "--steps=2", "--rounds=2", f"--out={out}", LAZY, BFLOAT16
+    )
     assert result.status == 0, result.stderr
     rows = json.loads(out.read_text())
     assert [(row["convolutions"], row["precision"]) for row in rows] == [
@@ -24,9 +27,11 @@ def test_the_table_and_its_file(layerseg, tmp_path):
         ("fused", "float32"),
         ("fused", "mixed_bfloat16"),
         ("fused", "float32"),
+        ("fused", "mixed_bfloat16"),
     ]
     assert result.stdout.count("float32") == 4
-    plain, unfused, fused, mixed, lazy = rows
+    plain, unfused, fused, mixed, lazy, compared = rows
+    assert f"--compare={compared['settings']}" == BFLOAT16
     assert f"--compare={lazy['settings']}" == LAZY and not fused["settings"]
     # A pass of the generator less, and a gradient penalty in every second step.
     assert lazy["gflop_per_image"] < 0.8 * fused["gflop_per_image"]
@@ -35,7 +40,8 @@ def test_the_table_and_its_file(layerseg, tmp_path):
     assert plain["gflop_per_image"] == unfused["gflop_per_image"]
     # Fusing computes the same function in fewer operations; precision changes none of them.
     assert 0 < fused["gflop_per_image"] < unfused["gflop_per_image"]
-    assert mixed["gflop_per_image"] == pytest.approx(fused["gflop_per_image"], rel=0.01)
+    for row in (mixed, compared):
+        assert row["gflop_per_image"] == pytest.approx(fused["gflop_per_image"], rel=0.01)
     for row in rows:
         assert 0 < row["slowest"] <= row["images_per_second"] <= row["fastest"]
         assert row["peak_share"] > 0 and row["processor_milliseconds"] > 0

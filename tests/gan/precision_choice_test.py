@@ -1,5 +1,8 @@
 """`train.precision=auto`: what is chosen, recorded and kept."""
 
+import os
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -152,25 +155,34 @@ def test_networks_are_not_built_before_the_choice():
         LayeredGAN.from_run_config(AUTO)
 
 
-def weights(run):
-    import keras
-
-    return keras.models.load_model(run.generator_file).get_weights()
+def load(run):
+    return keras.models.load_model(run.generator_file)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chosen", ["float32", "mixed_bfloat16"])
-def test_a_measured_run_is_the_run_of_the_chosen_precision(chosen, tmp_path, monkeypatch):
+def test_a_run_trains_in_the_chosen_precision_and_resumes_in_it(run, eagerly, monkeypatch):
+    measures(monkeypatch, 2.0)
+    trainer.train(AUTO, run)
+    before = load(run)
+    assert before.dtype_policy.name == "mixed_bfloat16"
+    os.remove(run.finished_path)
+    monkeypatch.setattr(precision, "measure", None)  # it would raise
+    trainer.train(AUTO, run)
+    assert run.finished() and load(run).dtype_policy == before.dtype_policy
+
+
+@pytest.mark.slow
+def test_a_measurement_leaves_no_trace_in_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "_ROUNDS", 1)
-    monkeypatch.setattr(precision, "LEAST_GAIN", 0.0 if chosen != "float32" else 1e9)
+    monkeypatch.setattr(precision, "LEAST_GAIN", 1e9)
     measured, given = (RunDirectory(tmp_path / name) for name in ("measured", "given"))
     trainer.train(AUTO, measured)
-    trainer.train(config(f"train.precision={chosen}"), given)
-    assert precision.resolve(AUTO, measured).train.precision == chosen
-    for one, other in zip(weights(measured), weights(given), strict=True):
+    assert "mixed_bfloat16" in files.read_json(measured.precision_path)["images_per_second"]
+    trainer.train(config("train.precision=float32"), given)
+    for one, other in zip(load(measured).get_weights(), load(given).get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    losses = [
-        [{k: v for k, v in record.items() if "_loss" in k} for record in run.read_log()]
-        for run in (measured, given)
-    ]
-    assert losses[0] == losses[1]
+    names = [name for name in os.listdir(given.checkpoints) if ".data-" in name]
+    for name in names:
+        of_run = [os.path.join(run.checkpoints, name) for run in (measured, given)]
+        assert len({files.digest_of_files(path) for path in of_run}) == 1, name
+    assert names
