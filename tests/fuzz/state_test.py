@@ -15,7 +15,7 @@ from layered_segmentation.cli import chain, chain_page
 from layered_segmentation.data import cache
 from layered_segmentation.data.prepare import extract
 from layered_segmentation.evaluation import generated, quality, report, tables
-from layered_segmentation.gan import attempts, callbacks, checkpoint, networks, strategy
+from layered_segmentation.gan import attempts, callbacks, checkpoint, networks, precision, strategy
 from layered_segmentation.segmenter import chunks, model_card
 
 CONFIG = configs.Config()
@@ -35,6 +35,8 @@ MACHINE = {
     "tensorflow": "2.21.0", "intra_op_threads": 1, "inter_op_threads": 2, "onednn": "1",
     "devices": ["CPU"],
 }  # fmt: skip
+AUTO = configs.load("", ["train.precision=auto"])
+PRECISION = {"precision": "float32", "images_per_second": {"float32": 10.5, "mixed_bfloat16": 9}}
 TEST = {"images": "", "masks": "", "ignore": ""}
 SCORES = {
     "miou": 0.5, "miou_std": 0.1, "references": {"full_mask": 0.2, "centre_box": 0.3},
@@ -116,16 +118,17 @@ def test_reports(data):
         fuzzing.json_files(FINISHED),
         fuzzing.damaged([PHOTOS]),
         fuzzing.json_files(MACHINE),
+        fuzzing.json_files(PRECISION),
         st.one_of(st.just(YAML), fuzzing.damaged([YAML], most=2)),
     ),
     share=0.01,
     quick=4,
 )
 def test_runs(data):
-    finished, photos, of_machine, config = data
+    finished, photos, of_machine, of_precision, config = data
     contents = {
         "finished.json": finished, "photos.txt": photos, "machine.json": of_machine,
-        "config.yaml": config,
+        "precision.json": of_precision, "config.yaml": config,
     }  # fmt: skip
     with fuzzing.confined() as directory:
         run = _run(directory)
@@ -140,6 +143,8 @@ def test_runs(data):
             strategy.note_machine(run, tf.distribute.get_strategy(), 1000)
         with _refused("test_runs"):
             run.create_or_resume(CONFIG)
+        with _refused("test_runs"):
+            assert precision.resolve(AUTO, run).train.precision != "auto"
         with _refused("test_runs"):
             run_directory.RunDirectory.open(run.path).at_stage(64)
 
