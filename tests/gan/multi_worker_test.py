@@ -52,9 +52,9 @@ def start(directory, run, *flags, tf_config=""):
     )
 
 
-def start_workers(directory, run):
-    flag = "--set=train.strategy=multi_worker"
-    return [start(directory, run, flag, tf_config=text) for text in cluster()]
+def start_workers(directory, run, *flags):
+    flags = ["--set=train.strategy=multi_worker", *flags]
+    return [start(directory, run, *flags, tf_config=text) for text in cluster()]
 
 
 def finish(*processes):
@@ -90,6 +90,16 @@ def test_two_workers_have_the_losses_of_one_device(together, tmp_path):
     finish(start(tmp_path, tmp_path / "alone"))
     assert losses(together).shape == (20, len(LOSSES))
     np.testing.assert_allclose(losses(together), losses(tmp_path / "alone"), rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_chief_chooses_the_precision_of_all_workers(tmp_path):
+    flags = ["--set=train.precision=auto", "--set=gan.resolution=8"]
+    chief, other = finish(*start_workers(tmp_path, tmp_path / "run", *flags))
+    assert chief.count("train.precision=auto: ") == 1 and "train.precision=auto" not in other
+    chosen = json.loads((tmp_path / "run" / "precision.json").read_text())["precision"]
+    assert f"train.precision=auto: {chosen}, since a device trains on " in chief
+    assert (tmp_path / "run" / "finished.json").exists()
 
 
 @pytest.mark.slow
