@@ -162,6 +162,8 @@ class StudentConfig:
     # objects have crisp edges. With `consensus`, pixels and photos on which the votes are split are
     # left out.
     self_training_refine: Refinement = Refinement.none
+    # Of each GrabCut, in `grabcut` and `consensus`.
+    self_training_grabcut_iterations: int = added(5, was=5, possible="at least 1")
     # Whether rounds end early, once one has raised the student's agreement with the refined masks
     # by less than `self_training_rise`; `self_training` is then the most rounds.
     self_training_early_stop: bool = added(False, was=False)

@@ -1,5 +1,6 @@
 """Fits a soft, low-resolution mask to the edges of its photo at the photo's own size; no labels."""
 
+import functools
 from collections.abc import Callable
 
 import cv2
@@ -18,7 +19,10 @@ _REACH = 0.8  # times the square root of the mask's area: how far around it the 
 
 
 def refine(
-    image: np.ndarray, probability: np.ndarray, method: Refinement | str = RECOMMENDED_REFINEMENT
+    image: np.ndarray,
+    probability: np.ndarray,
+    method: Refinement | str = RECOMMENDED_REFINEMENT,
+    iterations: int = GRABCUT_ITERATIONS,
 ) -> np.ndarray:
     """Fits a mask to the edges of its photo.
 
@@ -32,6 +36,7 @@ def refine(
             four times as long. Photos larger than GrabCut's working size get its result enlarged
             and softened by the guided filter. `iem` moves the mask's edge to where object and
             background predict each other worst, on a square of `iem.SIDE` pixels.
+        iterations: Iterations of each GrabCut.
 
     Returns:
         Float32 [H, W] in [0, 1]. A mask that is empty or full at 0.5 is returned unchanged.
@@ -55,15 +60,18 @@ def refine(
     if method == Refinement.iem:
         return _iem(image, probability)
     run = _grabcut if method == Refinement.grabcut else _consensus
-    return _at_working_size(run, image, probability)
+    return _at_working_size(functools.partial(run, iterations=iterations), image, probability)
 
 
-def votes(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
+def votes(
+    image: np.ndarray, probability: np.ndarray, iterations: int = GRABCUT_ITERATIONS
+) -> np.ndarray:
     """Returns the masks that `consensus` counts, none of which is the mask itself.
 
     Args:
         image: uint8 [H, W, 3], of at most about 512 pixels a side.
         probability: Float [H, W] in [0, 1]. Where GrabCut finds nothing, it counts instead.
+        iterations: Iterations of each GrabCut.
 
     Returns:
         Bool [3, H, W]: of GrabCut started from the mask, from its surroundings and from a
@@ -72,11 +80,11 @@ def votes(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
     is_object = probability >= 0.5
     reach = max(1, int(_REACH * np.sqrt(is_object.sum())))
     kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    masks = [_grabcut(image, probability) >= 0.5]
+    masks = [_grabcut(image, probability, iterations) >= 0.5]
     for inside in (cv2.dilate(is_object.astype(np.uint8), kernel) > 0, np.ones_like(is_object)):
         labels = np.where(inside, cv2.GC_PR_FGD, cv2.GC_BGD).astype(np.uint8)
         labels[_rim(is_object.shape)] = cv2.GC_BGD
-        mask = _run(image, labels)
+        mask = _run(image, labels, iterations)
         masks.append(is_object if mask is None else mask)
     return np.stack(masks)
 
@@ -133,21 +141,21 @@ def _at_working_size(
     return _guided(image, enlarged, 2 / scale)
 
 
-def _grabcut(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
+def _grabcut(image: np.ndarray, probability: np.ndarray, iterations: int) -> np.ndarray:
     is_object = probability >= 0.5
     labels = np.where(is_object, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[_rim(is_object.shape) & ~is_object] = cv2.GC_BGD
-    mask = _run(image, labels)
+    mask = _run(image, labels, iterations)
     return probability if mask is None else mask.astype(np.float32)
 
 
-def _consensus(image: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    masks = votes(image, probability)
+def _consensus(image: np.ndarray, probability: np.ndarray, iterations: int) -> np.ndarray:
+    masks = votes(image, probability, iterations)
     counts = np.sum(masks, axis=0)
     labels = np.where(counts >= 2, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[counts == len(masks)] = cv2.GC_FGD
     labels[counts == 0] = cv2.GC_BGD
-    mask = _run(image, labels)
+    mask = _run(image, labels, iterations)
     return (masks[1] if mask is None else mask).astype(np.float32)
 
 
@@ -171,10 +179,10 @@ def _rim(shape: tuple[int, ...]) -> np.ndarray:
     return is_rim
 
 
-def _run(image: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+def _run(image: np.ndarray, labels: np.ndarray, iterations: int) -> np.ndarray | None:
     """Runs GrabCut. Returns None if it cannot start, or if its mask is empty or full."""
     try:
-        mask = run_grabcut(image, labels)
+        mask = run_grabcut(image, labels, iterations=iterations)
     except cv2.error:  # too few pixels of one kind to model
         return None
     return mask if mask.any() and not mask.all() else None

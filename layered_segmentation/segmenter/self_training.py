@@ -27,7 +27,7 @@ from layered_segmentation.errors import UserError
 from layered_segmentation.gan.draws import subset
 from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter.fit import FitSummary, Pool, fit
-from layered_segmentation.segmenter.refine import refine, votes
+from layered_segmentation.segmenter.refine import GRABCUT_ITERATIONS, refine, votes
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 from layered_segmentation.segmenter.student_events import StudentEvents, round_name
 
@@ -100,7 +100,8 @@ def self_train(
         coarse = drawn_side if settings.self_training_coarse and number == 0 else 0
         judged = 1.0
         if is_refined:
-            pool, judged = refined_pairs(segmenter, chosen, method, coarse)
+            iterations = settings.self_training_grabcut_iterations
+            pool, judged = refined_pairs(segmenter, chosen, method, coarse, iterations)
         else:
             pool = confident_pairs(segmenter, chosen, coarse)
         if not len(pool):
@@ -221,7 +222,11 @@ def confident_pairs(segmenter: LayeredSegmenter, photos: np.ndarray, coarse: int
 
 
 def refined_pairs(
-    segmenter: LayeredSegmenter, photos: np.ndarray, method: Refinement, coarse: int = 0
+    segmenter: LayeredSegmenter,
+    photos: np.ndarray,
+    method: Refinement,
+    coarse: int = 0,
+    iterations: int = GRABCUT_ITERATIONS,
 ) -> tuple[Pool, float]:
     """Returns the photos whose masks are most certain to be right, with the refined masks.
 
@@ -233,6 +238,7 @@ def refined_pairs(
         photos: uint8 [N, S, S, 3] with S >= R.
         method: How to refine.
         coarse: As for `confident_pairs`.
+        iterations: Iterations of each GrabCut.
 
     Returns:
         A pool at resolution R, and `RoundSummary.judged`.
@@ -248,9 +254,9 @@ def refined_pairs(
         photo = photos[index]
         mask = cv2.resize(masks[index], photo.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         if not has_votes:
-            refined[index] = images.to_square(refine(photo, mask, method), side)
+            refined[index] = images.to_square(refine(photo, mask, method, iterations), side)
             return
-        found = votes(photo, mask)
+        found = votes(photo, mask, iterations)
         inside, outside = found.all(axis=0), ~found.any(axis=0)
         most = np.asarray(found.sum(axis=0) > len(found) / 2, np.float32)
         refined[index] = images.to_square(most, side)

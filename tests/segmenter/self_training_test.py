@@ -6,7 +6,7 @@ from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
 from layered_segmentation.evaluation.scoring import iou
 from layered_segmentation.images import to_square, write
-from layered_segmentation.segmenter import fit, self_training
+from layered_segmentation.segmenter import fit, refine, self_training
 from layered_segmentation.segmenter.segmenter import create_segmenter
 from layered_segmentation.segmenter.student_events import StudentEvents
 
@@ -109,7 +109,7 @@ def test_split_votes_do_not_count(monkeypatch):
     photos, truth = discs(10, 64)
     photos[:, 0, 0, 0] = np.arange(10)
 
-    def votes(photo, probability):
+    def votes(photo, probability, iterations):
         found = np.stack([truth[photo[0, 0, 0]]] * 3)
         found[:2, 60:, :16] = True  # two of three find a part that is not there,
         if photo[0, 0, 0] < 3:
@@ -174,11 +174,29 @@ def test_rounds_end_when_the_agreement_rises_too_little(
         assert ("the student before it is kept" in said[0]) == (kept == 1)
 
 
+@pytest.mark.parametrize("method, runs", [("grabcut", 1), ("consensus", 3)])
+def test_self_training_has_grabcut_iterations_of_its_own(monkeypatch, eagerly, method, runs):
+    asked = []
+
+    def grabcut(image, labels, rectangle=None, iterations=None):
+        asked.append(iterations)
+        return labels % 2 == 1
+
+    monkeypatch.setattr(refine, "run_grabcut", grabcut)
+    photos, truth = discs(2, 64)
+    small = truth[:, 2::4, 2::4].astype(np.float32)
+    monkeypatch.setattr(self_training, "probabilities", lambda *_: small)
+    student = settings(self_training=1, self_training_steps=1, batch=2, self_training_refine=method)
+    student.self_training_grabcut_iterations = 2
+    self_training.self_train(create_segmenter(8, 16), photos, student, seed=0)
+    assert asked == [2] * runs * len(photos)
+
+
 def test_each_round_refines_other_photos(monkeypatch, eagerly):
     monkeypatch.setattr(self_training, "REFINED", 6)
     seen = []
 
-    def refined(segmenter, photos, method, coarse):
+    def refined(segmenter, photos, *_):
         seen.append(sorted(int(photo[0, 0, 0]) for photo in photos))
         return two_plain_pairs(), 0.5
 
