@@ -85,8 +85,13 @@ def test_setting_a_on_cars_is_the_papers_car_experiment():
     assert configs.load("ablations/a_default") == configs.load("lsun_car")
 
 
-def test_setting_d_on_scenes_is_the_quickstart_without_self_training():
+# What the quickstart leaves out of its steps, and the experiments do not.
+WHOLE_STEPS = {"gan.penalty_every": 1, "gan.shared_pass": False, "gan.average_every": 1}
+
+
+def test_setting_d_on_scenes_is_the_quickstart_without_self_training_and_with_whole_steps():
     assert changed("shapes/d_contrast_jitter", "quickstart") == {
+        **WHOLE_STEPS,
         "student.self_training": 0,
         "student.self_training_steps": 300,
     }
@@ -94,6 +99,8 @@ def test_setting_d_on_scenes_is_the_quickstart_without_self_training():
 
 def test_two_objects_have_the_quickstarts_settings_with_the_size_of_one():
     assert changed("shapes/two_objects", "quickstart") == {
+        **WHOLE_STEPS,
+        "student.self_training": 3,
         "data.objects": 2,
         "gan.layers": 2,
         "gan.mask_size": 0.1,
