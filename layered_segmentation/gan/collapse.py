@@ -25,9 +25,8 @@ _EMPTY = 0.02
 _FULL = 0.98
 _LARGE = 0.6
 _AT_EDGE = 0.5
-_CROSSES_EDGE = 0.2
+_CROSSES_EDGE = 0.25
 _ABOVE_LEAST = 0.3
-_BELOW_MOST = 0.01
 _ALIKE = 0.95
 UNDECIDED = 0.1
 
@@ -97,17 +96,15 @@ def kind(masks: MaskStatistics, gan: GANConfig, is_faded_in: bool) -> str:
         masks: Of one look.
         gan: Its bounds on coverage. Where objects are large, large masks are no collapse.
         is_faded_in: Whether the resolution is final, or at least 16 px, and faded in. Before that,
-            trainings that end well also have one mask for all scenes, at the upper bound.
+            trainings that end well also have one mask for all scenes, across the frame's edge.
 
     Returns:
-        `empty` or `full`: nothing, or everything. `background`: most of the image, most of the
-        frame's edge, or all that the upper bound allows. `edge`: much of the frame's edge, although
-        an upper bound says that objects have room around them. `alike`: the same mask in every
-        scene. `none`: none of these, or masks are still grey.
+        `empty` or `full`: nothing, or everything. `background`: most of the image, or most of the
+        frame's edge. `edge`: much of the frame's edge, although an upper bound says that
+        objects have room around them. `alike`: the same mask in every scene. `none`: none of these,
+        or masks are still grey.
     """
     least = gan.mask_size + _ABOVE_LEAST
-    has_room = gan.mask_size_most < 1 and is_faded_in
-    most = gan.mask_size_most - _BELOW_MOST if has_room else 1.0
     if masks.mask_undecided > UNDECIDED:
         return "none"
     if masks.mask_coverage < _EMPTY:
@@ -116,9 +113,8 @@ def kind(masks: MaskStatistics, gan: GANConfig, is_faded_in: bool) -> str:
         return "full"
     if masks.mask_coverage > max(_LARGE, least) or masks.mask_edge > max(_AT_EDGE, least):
         return "background"
-    if masks.mask_coverage > most:
-        return "background"
-    if has_room and masks.mask_edge > _CROSSES_EDGE:
+    has_room = gan.mask_size_most < 1
+    if has_room and is_faded_in and masks.mask_edge > _CROSSES_EDGE:
         return "edge"
     return "alike" if is_faded_in and masks.mask_alike > _ALIKE else "none"
 
