@@ -28,6 +28,7 @@ from layered_segmentation.errors import UserError
 if TYPE_CHECKING:
     from layered_segmentation.data.source import Pair
     from layered_segmentation.evaluation.scoring import PredictPairs
+    from layered_segmentation.segmenter import domain
 
 _SEGMENTER = flags.DEFINE_string(
     "segmenter", "", "Run directory, preset directory, hf://… or kaggle://…."
@@ -80,11 +81,12 @@ def main(_: list[str]) -> None:
     from layered_segmentation.evaluation import examples, scoring
     from layered_segmentation.evaluation.baselines import GrabCutSettings
     from layered_segmentation.progress import Bar
-    from layered_segmentation.segmenter import looks
+    from layered_segmentation.segmenter import domain, looks
 
     pairs, protocol = _open_pairs()
     count = min(_LIMIT.value or len(pairs), len(pairs))
-    predict = _open_method(pairs, count)
+    watch = domain.Watch(None if _PREDICTIONS.value else domain.of_segmenter(_segmenter()))
+    predict = _open_method(pairs, count, watch)
     with Bar(count, "scoring", "photo") as bar:
         scores = scoring.score_pairs(
             predict,
@@ -93,12 +95,16 @@ def main(_: list[str]) -> None:
             progress=bar.update,
             grabcut=GrabCutSettings(_MARGIN.value, _ITERATIONS.value, _SIDE.value),
         )
+    verdict = scores.verdict()
+    if warning := watch.warning():
+        verdict.append(f"warning: {warning}")
     is_split = bool(_DETECTOR.path)
     results = scores.to_results(split=is_split)
     protocol += looks.PROTOCOL if _LOOKS.value == 2 else ""
     results = {
         "measure": "segmentation",
         **results,
+        "verdict": verdict,
         "protocol": protocol + results["protocol"],
         "settings": app.settings(main),
     }
@@ -107,7 +113,7 @@ def main(_: list[str]) -> None:
     )
     shared.write_results(out, results, scores, {SHEET: sheet})
     print("\n".join(scores.lines(split=is_split)))
-    print("\n".join(f"verdict: {line}" for line in scores.verdict()))
+    print("\n".join(f"verdict: {line}" for line in verdict))
     print(f"  {scores.grabcut.protocol}")
     print(f"results: {os.path.join(out, RESULTS)}, {TABLE}, {SHEET}")
 
@@ -162,8 +168,11 @@ def _open_pairs() -> "tuple[Sequence[Pair], str]":
     return folder.PairFolder(_IMAGES.value, _MASKS.value, _IGNORE.value, _MASK_VALUE.value), ""
 
 
-def _open_method(pairs: "Sequence[Pair]", count: int) -> "PredictPairs":
-    """Opens the segmenter, or the directory of masks after checking the first `count` photos."""
+def _open_method(pairs: "Sequence[Pair]", count: int, watch: "domain.Watch") -> "PredictPairs":
+    """Opens the segmenter, or the directory of masks after checking the first `count` photos.
+
+    `watch` is given the photos and the segmenter's own masks.
+    """
     if not _PREDICTIONS.value:
         from layered_segmentation.segmenter import looks, presets
 
@@ -172,7 +181,7 @@ def _open_method(pairs: "Sequence[Pair]", count: int) -> "PredictPairs":
             return lambda batch: segmenter.predict([pair.image for pair in batch])
         predict = segmenter.predict_masks
         return lambda batch: looks.predict_masks(
-            predict, [pair.image for pair in batch], _LOOKS.value
+            predict, [pair.image for pair in batch], _LOOKS.value, watch
         )
 
     from layered_segmentation.data.folder import MaskFolder

@@ -16,6 +16,7 @@ Example:
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
@@ -27,6 +28,9 @@ from layered_segmentation.errors import UserError
 from layered_segmentation.photo import Photo
 from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter import cut_out, outputs, pipeline, preset_files
+
+if TYPE_CHECKING:
+    from layered_segmentation.segmenter import domain
 
 ARGUMENTS = "PHOTO_OR_DIRECTORY …"
 
@@ -145,12 +149,14 @@ def _write_stdout(photos: dict[str, str | bytes], style: outputs.Style) -> int:
         raise UserError("--out=-: stdout is a terminal; redirect it to a file or a program")
     ((name, file),) = photos.items()
     source = _read(file, name)
-    (mask,) = _open_segmenter()([source])
+    predict, watch = _open_segmenter()
+    (mask,) = predict([source])
     (end, *_) = reversed(style.endings)
     result = outputs.encode(end, source, _refined(source, mask), style)
     sys.stdout.flush()
     sys.stdout.buffer.write(result)
     sys.stdout.buffer.flush()
+    _warn(watch)
     return 0
 
 
@@ -164,7 +170,7 @@ def _segment_files(
         paths: The path of its outputs without the ending, by its name.
         style: What is written.
     """
-    predict = _open_segmenter()
+    predict, watch = _open_segmenter()
     start, processor = time.perf_counter(), time.process_time()
     unreadable = []
     sizes = ((name, outputs.pixels_of(path)) for name, path in photos.items())
@@ -189,6 +195,7 @@ def _segment_files(
     what = {"": "masks and cut-outs", "mask": "masks", "cutout": "cut-outs"}[style.only]
     where = _OUT.value or "the directories of the photos"
     print(f"{done:,} {what} in {where}, {done / seconds:,.1f} images/s, {cores:.2f} cores busy")
+    _warn(watch)
     return shared.print_skipped(unreadable)
 
 
@@ -202,9 +209,14 @@ def _refined(source: Photo, mask: np.ndarray) -> np.ndarray:
     return refine.refine(source.image, mask, _REFINE.value)
 
 
-def _open_segmenter() -> Callable[[list[Photo]], list[np.ndarray]]:
-    """Returns a function from photos to their masks."""
-    from layered_segmentation.segmenter import lite, looks
+def _warn(watch: "domain.Watch") -> None:
+    if warning := watch.warning():
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _open_segmenter() -> "tuple[Callable[[list[Photo]], list[np.ndarray]], domain.Watch]":
+    """Returns a function from photos to their masks, and what watches the photos it is given."""
+    from layered_segmentation.segmenter import domain, lite, looks
 
     path, runtime = _SEGMENTER.value, _RUNTIME.value
     file = lite.find(path)
@@ -223,7 +235,12 @@ def _open_segmenter() -> Callable[[list[Photo]], list[np.ndarray]]:
         from layered_segmentation.segmenter import presets
 
         predict = presets.load(path).predict_masks
-    return lambda photos: looks.predict_masks(predict, [one.image for one in photos], _LOOKS.value)
+    watch = domain.Watch(domain.of_segmenter(path))
+
+    def segment(photos: list[Photo]) -> list[np.ndarray]:
+        return looks.predict_masks(predict, [one.image for one in photos], _LOOKS.value, watch)
+
+    return segment, watch
 
 
 if __name__ == "__main__":

@@ -15,24 +15,28 @@ import tensorflow as tf
 from keras import ops
 
 from layered_segmentation import files, paths, sheets
-from layered_segmentation.choices import StudentMasks
+from layered_segmentation.choices import Aspect, StudentMasks
 from layered_segmentation.config import Config
+from layered_segmentation.errors import UserError
 from layered_segmentation.gan import composite, networks, strategy
 from layered_segmentation.gan.composite import Layers, union_mask, visible_masks
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.gan.keras_settings import DATA_FORMAT
 from layered_segmentation.gan.sampling import sampler
-from layered_segmentation.images import to_uint8_mask
+from layered_segmentation.images import TRIANGLE, to_square, to_uint8_mask
 from layered_segmentation.progress import Bar
 from layered_segmentation.run_directory import STUDENT_MASKS, STUDENT_RESULTS, RunDirectory
 from layered_segmentation.segmenter import (
+    domain,
     fit,
     model_card,
     presets,
     self_training,
     student_events,
 )
+from layered_segmentation.segmenter.domain import Domain
 from layered_segmentation.segmenter.fit import FitSummary, Pool
+from layered_segmentation.segmenter.preprocessing import union
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter, create_segmenter
 from layered_segmentation.segmenter.self_training import RoundSummary
 from layered_segmentation.segmenter.student_events import StudentEvents
@@ -155,7 +159,8 @@ def distill_run(
     facts = {"steps": summary.steps, "seed": config.train.seed}
     card = model_card.draft(config, side, segmenter.count_params(), facts)
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    presets.save(segmenter, out, overwrite, card, tflite=True, float16=float16)
+    statistics = statistics_of(segmenter, config, photos)
+    presets.save(segmenter, out, overwrite, card, True, float16, statistics)
     sheet = events.sheet()
     if sheet is not None:
         sheets.save_png(sheet, out + STUDENT_MASKS)
@@ -168,6 +173,35 @@ def distill_run(
     }
     files.write_json(out + STUDENT_RESULTS, results)
     return segmenter, summary
+
+
+def statistics_of(
+    segmenter: LayeredSegmenter, config: Config, photos: np.ndarray | None = None
+) -> Domain | None:
+    """Returns the statistics of the training photos and a student's masks of them.
+
+    Args:
+        segmenter: The student, of resolution R.
+        config: The run's config.
+        photos: The training photos, uint8 [N, S, S, 3] with S >= R; None to load them.
+
+    Returns:
+        The statistics; None if there are too few photos, if they cannot be read, or if training cut
+        or padded them: whole photos would not compare with these.
+    """
+    if config.data.aspect != Aspect.squash:
+        return None
+    side = segmenter.resolution
+    try:
+        if photos is None:
+            photos = self_training.load_photos(config, side, domain.PHOTOS, TRIANGLE)
+    except UserError:  # a preset is complete without
+        return None
+    count = min(domain.PHOTOS, len(photos))
+    chosen = photos[np.linspace(0, len(photos) - 1, count).round().astype(int)]
+    small = np.stack([to_square(photo, side) for photo in chosen])
+    masks = self_training.probabilities(segmenter, small)
+    return Domain.of_training(small, masks if masks.ndim == 3 else union(masks)[..., 0])
 
 
 def draw_pool(generator: LayeredGenerator, config: Config) -> Pool:

@@ -95,8 +95,9 @@ def add_to_preset(segmenter: Any, preset: str, quantize: Quantization = Quantiza
 
 
 def remove(preset: str) -> None:
-    """Removes a preset's TFLite file, if there is one."""
-    files.remove(os.path.join(preset, preset_files.TFLITE))
+    """Removes what a preset has of other weights: its TFLite file and its statistics."""
+    for name in (preset_files.TFLITE, preset_files.DOMAIN):
+        files.remove(os.path.join(preset, name))
 
 
 def _differences(written: lite.LiteSegmenter, segmenter: Any) -> np.ndarray:

@@ -21,13 +21,19 @@ Predict = Callable[[list[np.ndarray]], Sequence[np.ndarray]]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
-def predict_masks(predict: Predict, images: Sequence[np.ndarray], looks: int) -> list[np.ndarray]:
+def predict_masks(
+    predict: Predict,
+    images: Sequence[np.ndarray],
+    looks: int,
+    watch: Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], None] | None = None,
+) -> list[np.ndarray]:
     """Segments photos, and with two looks the objects found in them a second time.
 
     Args:
         predict: A segmenter's `predict_masks`.
         images: uint8 [H, W, 3] of any sizes.
         looks: 1 for `predict` alone, 2 to add the second look.
+        watch: Called with the photos and the masks of the first look.
 
     Returns:
         For each photo a float32 [H, W] in [0, 1]: the mask of the second look inside the crop, and
@@ -40,6 +46,8 @@ def predict_masks(predict: Predict, images: Sequence[np.ndarray], looks: int) ->
     if looks not in (1, 2):
         raise ValueError(f"looks={looks}: must be 1 or 2")
     masks = [np.array(mask, np.float32) for mask in predict(list(images))]
+    if watch is not None:
+        watch(images, masks)
     if looks == 1:
         return masks
     boxes = {index: box for index, mask in enumerate(masks) if (box := crop_box(mask)) is not None}

@@ -17,6 +17,7 @@ from layered_segmentation.errors import UserError
 DEFAULT = "layered_unet_flowers_64"  # of the packaged presets
 CARD = "README.md"
 CHECKSUMS = "checksums.json"
+DOMAIN = "domain.json"
 TFLITE = "segmenter.tflite"
 # What KerasHub writes for a segmenter, with this package's three files and a licence: all that a
 # preset shares.
@@ -25,6 +26,7 @@ SHARED = (
     CHECKSUMS,
     "LICENSE",
     "config.json",
+    DOMAIN,
     "image_converter.json",
     "metadata.json",
     "model.weights.h5",
@@ -36,7 +38,7 @@ SHARED = (
 
 SAVE_AGAIN = "save it again, or copy it again from an intact one"  # what to do if it is damaged
 
-_LOADED = set(SHARED) - {CARD, CHECKSUMS, TFLITE, "LICENSE"}  # by KerasHub
+_LOADED = set(SHARED) - {CARD, CHECKSUMS, DOMAIN, TFLITE, "LICENSE"}  # by KerasHub
 _OLD_CARD = "README.old.md"
 _PACKAGED = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "presets")
 

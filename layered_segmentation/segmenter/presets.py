@@ -7,6 +7,7 @@ import keras_hub
 from layered_segmentation import files
 from layered_segmentation.errors import UserError
 from layered_segmentation.segmenter import preset_checks, preset_files
+from layered_segmentation.segmenter.domain import Domain
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 
 
@@ -17,6 +18,7 @@ def save(
     card: str = "",
     tflite: bool = False,
     float16: bool = False,
+    statistics: Domain | None = None,
 ) -> None:
     """Writes a preset. The directory appears only when it is complete.
 
@@ -28,6 +30,7 @@ def save(
         card: The model card; empty for none.
         tflite: Whether to write its TFLite file too.
         float16: Whether to round the segmenter's weights to 16 bits and to store them so.
+        statistics: Of the training photos, for warnings about photos that are unlike them.
 
     Raises:
         UserError: The directory exists and `overwrite` is off.
@@ -38,6 +41,8 @@ def save(
         segmenter.save_to_preset(partial, tflite=tflite, float16=float16)
         if card:
             preset_files.write_card(partial, card)
+        if statistics is not None:
+            statistics.save(partial)
         preset_files.keep_edited_card(directory, partial)
 
 
