@@ -23,7 +23,7 @@ PHOTOS = 2000  # of the training photos, from which the statistics are computed
 _SIDE = 32  # at which photos and masks are described
 _NUMBERS = 24  # of `describe`
 _LEAST = 5 * _NUMBERS  # photos; of fewer, no statistics are computed
-_LEAST_DEVIATION = 1e-3  # of a number; so one that is constant in training stays finite
+_CONSTANT = 1e-3  # standard deviation; a number that varies less in training is ignored
 _MOST = 3.0  # standard deviations; so a single photo cannot decide about a set
 _SHRINK = 0.02  # is added to the eigenvalues of the correlations, so that all are above 0
 _DIGITS = 4  # significant digits of what is stored
@@ -83,7 +83,8 @@ class Domain:
         if len(photos) < _LEAST:
             return None
         numbers = describe(photos, masks)
-        mean, deviation = numbers.mean(axis=0), np.maximum(numbers.std(axis=0), _LEAST_DEVIATION)
+        mean, deviation = numbers.mean(axis=0), numbers.std(axis=0)
+        deviation[deviation < _CONSTANT] = np.inf
         scaled = (numbers - mean) / deviation
         values, vectors = np.linalg.eigh(scaled.T @ scaled / len(scaled))
         scales = np.sqrt(np.maximum(values, 0) + _SHRINK)
