@@ -100,8 +100,9 @@ class Domain:
         Returns:
             Float64 [N, D] in [-3, 3]; on the training photos with mean 0 and variance about 1.
         """
-        coordinates: np.ndarray = (describe(photos, masks) - self.mean) @ self.transform
-        return np.clip(coordinates, -_MOST, _MOST)
+        coordinates = (describe(photos, masks) - self.mean) @ self.transform
+        clipped: np.ndarray = np.clip(coordinates, -_MOST, _MOST)
+        return clipped
 
     def save(self, preset: str) -> None:
         """Writes the statistics to a preset's directory and updates its checksums."""
@@ -213,8 +214,9 @@ def _moments(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.nd
 def _laplacian(grey: np.ndarray) -> np.ndarray:
     """Returns how much each pixel inside the frame differs from its four neighbours."""
     centre, left, right = grey[:, 1:-1, 1:-1], grey[:, 1:-1, :-2], grey[:, 1:-1, 2:]
-    texture: np.ndarray = 4 * centre - left - right - grey[:, :-2, 1:-1] - grey[:, 2:, 1:-1]
-    return np.abs(texture)
+    texture = 4 * centre - left - right - grey[:, :-2, 1:-1] - grey[:, 2:, 1:-1]
+    strength: np.ndarray = np.abs(texture)
+    return strength
 
 
 def _log(values: np.ndarray) -> np.ndarray:

@@ -151,7 +151,7 @@ def drawings(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("runtime", ["litert", "keras"])
+@pytest.mark.parametrize("runtime", ["litert", pytest.param("keras", marks=pytest.mark.slow)])
 def test_segment_warns_with_either_runtime(runtime, drawings, tmp_path, layerseg):
     arguments = (f"--runtime={runtime}", f"--out={tmp_path}", "--refine=none", "--looks=2")
     done = layerseg("segment", drawings / "photos", *arguments)
