@@ -15,6 +15,7 @@ _WEBP_QUALITY = 90  # visually lossless; transparency is always lossless
 _RGB_PROFILE = b"RGB "  # colour space in the header of an ICC profile
 _SOFTWARE, _X_RESOLUTION, _Y_RESOLUTION, _UNIT = 0x0131, 0x011A, 0x011B, 0x0128  # EXIF's tags
 _INCH = 2
+_START = 1024  # bytes of a GIF file: a comment comes after the palette
 _END = 512  # bytes of a WebP file in which its EXIF block is, the last one
 
 
@@ -76,11 +77,14 @@ def encode(image: np.ndarray, photo: Photo, kind: str = "png") -> bytes:
 
 
 def is_result(path: str) -> bool:
-    """Returns whether a file was written by `encode` or with `images.write(mark=True)`."""
-    if not path.lower().endswith(".webp"):
+    """Returns whether a file is a result of this package, a picture or an animation."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in (".gif", ".webp"):
         return images.has_mark(path)
     try:
         with open(path, "rb") as file:
+            if suffix == ".gif":
+                return bytes([len(images.MARK)]) + images.MARK in file.read(_START)
             file.seek(max(0, file.seek(0, os.SEEK_END) - _END))
             return images.MARK + b"\0" in file.read()
     except OSError:  # reading it later names the reason

@@ -20,6 +20,7 @@ _GAP = 3
 _SIDE = 144  # of the square that a photo is fitted into, pixels
 _TARGET_SIDE = 96  # small images are enlarged to about this side
 _CHECKS = (200, 232)
+_SOFTWARE = 0x0131  # EXIF's tag
 _COLOURS = 255  # of a GIF, besides the one that stands for an unchanged pixel
 LABELS = ("photo", "true mask", "predicted mask", "cut-out")  # of a segmentation sheet's rows
 _COMPARED_SIDE = 480  # the longer one of a photo next to its cut-out, pixels at most
@@ -231,6 +232,8 @@ def save_png(image: np.ndarray, path: str) -> None:
 def save_animation(frames: Sequence[Sheet], path: str, milliseconds: int = 80) -> None:
     """Writes sheets of one size as an animation that repeats for ever, a GIF or WebP file.
 
+    Like a picture of `save_png`, it is known as a result.
+
     Args:
         frames: The sheets, one after the other.
         path: Ends with .gif or .webp.
@@ -241,6 +244,8 @@ def save_animation(frames: Sequence[Sheet], path: str, milliseconds: int = 80) -
         # One palette for all frames, so that what stands still keeps its colours.
         palette = Image.fromarray(np.concatenate(frames)).quantize(_COLOURS)
         pictures = [one.quantize(palette=palette, dither=Image.Dither.NONE) for one in pictures]
+    exif = Image.Exif()
+    exif[_SOFTWARE] = images.MARK.decode()
     file = io.BytesIO()
     pictures[0].save(
         file,
@@ -252,6 +257,8 @@ def save_animation(frames: Sequence[Sheet], path: str, milliseconds: int = 80) -
         lossless=True,
         method=6,  # half the size
         minimize_size=True,
+        comment=images.MARK,  # of a GIF file
+        exif=exif,  # of a WebP file
     )
     files.write_bytes(path, file.getvalue())
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from layered_segmentation import sheets
+from layered_segmentation import photo, sheets
 from layered_segmentation.gan.composite import Layers
 
 
@@ -155,6 +155,10 @@ def test_an_animation_has_its_frames_and_repeats(tmp_path, kind):
     assert (np.stack(shown)[:, :, 30:] == shown[0][:, 30:]).all()
     if kind == "webp":
         np.testing.assert_array_equal(shown, frames)
+    assert photo.is_result(path)
+    unmarked = str(tmp_path / f"unmarked.{kind}")
+    Image.fromarray(frames[0]).save(unmarked)
+    assert not photo.is_result(unmarked)
 
 
 def test_a_sheet_of_composites_has_a_row_for_each_label():

@@ -2,6 +2,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 
 import cv2
 import h5py
@@ -92,6 +93,15 @@ def test_each_has_a_card_checksums_and_is_small(name):
         card = file.read()
     assert tuple(re.findall(r"^## (.+)$", card, re.M)) == SECTIONS
     assert f"--segmenter={name}" in card
+
+
+@pytest.mark.parametrize("name", preset_files.names())
+def test_each_tflite_file_says_what_it_knows(name):
+    # `build.mjs` names the page after it.
+    with zipfile.ZipFile(os.path.join(preset_files.packaged(name), preset_files.TFLITE)) as archive:
+        label = archive.read("labels.txt").decode()
+    plural = label.strip().replace("fly", "flie") + "s"
+    assert name == f"layered_unet_{plural}_64"
 
 
 def test_segment_works_without_any_training(layerseg, tmp_path):
