@@ -199,7 +199,12 @@ def test_segment_imports_neither_tensorflow_nor_keras(kind, preset, flower, tmp_
         "segment", flower, f"--segmenter={segmenter}", f"--out={tmp_path}", "--looks=2"
     )
     assert done.returncode == 0, done.stderr
-    assert heavy == [] and done.stderr == ""
+    # Only packaged presets have statistics here, and a drawn flower is unlike their photos.
+    warning = (
+        "warning: This photo looks unlike the photos that this segmenter learnt from. Its masks "
+        "may be wrong.\n"
+    )
+    assert heavy == [] and done.stderr == (warning if kind == "packaged" else "")
     assert (tmp_path / "photo.cutout.png").exists()
     assert seconds < 3.0  # 0.4 on an idle machine; TensorFlow's import alone takes 4
 
