@@ -306,9 +306,10 @@ def _dataset_sheet(chain: Chain, predict: scoring.Predict) -> np.ndarray:
 
 def _export(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
     from layered_segmentation.export import saved_model, tflite
-    from layered_segmentation.segmenter import presets
+    from layered_segmentation.segmenter import domain, presets
 
     segmenter = presets.load(directory.path)
+    statistics = domain.of_segmenter(directory.path)
     shutil.rmtree(chain.path("export"), ignore_errors=True)  # left by a chain that was stopped
     images = chain.test.images or chain.config.data.path
     return {
@@ -316,7 +317,12 @@ def _export(chain: Chain, directory: RunDirectory) -> dict[str, Any]:
             saved_model.export_saved_model(segmenter, chain.path("export", "saved_model"), images)
         ),
         "tflite": dataclasses.asdict(
-            tflite.export_tflite(segmenter, chain.path("export", "segmenter.tflite"), images=images)
+            tflite.export_tflite(
+                segmenter,
+                chain.path("export", "segmenter.tflite"),
+                images=images,
+                statistics=statistics,
+            )
         ),
     }
 

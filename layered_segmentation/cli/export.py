@@ -121,7 +121,7 @@ def _export_onnx() -> None:
 
 def _export_tflite() -> None:
     from layered_segmentation.export import tflite
-    from layered_segmentation.segmenter import presets
+    from layered_segmentation.segmenter import domain, presets
 
     done = tflite.export_tflite(
         presets.load(_segmenter()),
@@ -135,6 +135,7 @@ def _export_tflite() -> None:
         ignore=_IGNORE.value,
         label=_LABEL.value,
         mask_values=_MASK_VALUE.value,
+        statistics=domain.of_segmenter(_segmenter()),
     )
     print(done.summary())
 

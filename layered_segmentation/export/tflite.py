@@ -23,6 +23,7 @@ from layered_segmentation.data import folder
 from layered_segmentation.errors import UserError
 from layered_segmentation.export import compare, metadata
 from layered_segmentation.images import to_square
+from layered_segmentation.segmenter import domain, lite, preset_files
 from layered_segmentation.segmenter.lite import interpreter as interpreter
 from layered_segmentation.segmenter.lite_file import convert as convert
 from layered_segmentation.segmenter.segmenter import OBJECT_MASKS, LayeredSegmenter
@@ -75,6 +76,7 @@ def export_tflite(
     ignore: str = "",
     label: str = "object",
     mask_values: Sequence[int] = (),
+    statistics: domain.Domain | None = None,
 ) -> TFLiteExport:
     """Writes a TFLite file and checks it.
 
@@ -90,6 +92,7 @@ def export_tflite(
         ignore: Directory of masks of pixels that are not scored.
         label: What the masks show, in a word or a few, for the file's metadata.
         mask_values: Stored values of the object in `masks`, if these are label maps.
+        statistics: Of the training photos. They are added to the file, for the web page.
 
     Raises:
         UserError: The size does not suit the network, the file exists, the mode is unknown, no
@@ -124,6 +127,8 @@ def export_tflite(
         aspect=segmenter.preprocessor.image_converter.aspect,
         masks=segmenter.num_masks,
     )
+    if statistics is not None:
+        content = lite.append(content, preset_files.DOMAIN, statistics.text())
     operators, operations = builtin_operators(content), _count_operations(content)
 
     run, keras = interpreter(content, threads=1), functools.partial(keras_masks, segmenter)

@@ -9,6 +9,7 @@ The statistics are a small file of the preset. They need NumPy only, so both run
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Sequence
 
@@ -104,13 +105,17 @@ class Domain:
         clipped: np.ndarray = np.clip(coordinates, -_MOST, _MOST)
         return clipped
 
-    def save(self, preset: str) -> None:
-        """Writes the statistics to a preset's directory and updates its checksums."""
+    def text(self) -> str:
+        """Returns the statistics as JSON, rounded."""
         values = {
             "mean": [_rounded(value) for value in self.mean],
             "transform": [[_rounded(value) for value in row] for row in self.transform],
         }
-        files.write_json(os.path.join(preset, preset_files.DOMAIN), values, indent=None)
+        return json.dumps(values) + "\n"
+
+    def save(self, preset: str) -> None:
+        """Writes the statistics to a preset's directory and updates its checksums."""
+        files.write_text(os.path.join(preset, preset_files.DOMAIN), self.text())
         preset_files.write_checksums(preset)
 
 

@@ -1,11 +1,14 @@
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 
+import numpy as np
 import pytest
 from tiny_networks import random_student
 
-from layered_segmentation.segmenter import presets
+from layered_segmentation.segmenter import domain, presets
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -30,10 +33,14 @@ def test_a_saved_model(layerseg, preset, tmp_path):
 
 def test_a_tflite_file(layerseg, preset, tmp_path):
     out = tmp_path / "segmenter.tflite"
+    preset = shutil.copytree(preset, tmp_path / "preset")
+    domain.Domain(np.zeros(24), np.eye(24)).save(str(preset))
     command = ["export", "--format=tflite", f"--segmenter={preset}", f"--out={out}"]
     result = layerseg(*command, "--quantize=float16", "--label=flower", "--input_size=32")
     assert result.status == 0, result.stderr
-    assert b"flower" in out.read_bytes()
+    with zipfile.ZipFile(out) as archive:
+        assert archive.read("labels.txt") == b"flower\n"
+        assert archive.read("domain.json") == (preset / "domain.json").read_bytes()
     for row in ("size", "operators", "1 thread", "2 threads", "difference", "mIoU with Keras"):
         assert f"\n  {row}" in f"\n{result.stdout}"
     assert "MB, float16" in result.stdout

@@ -18,7 +18,7 @@ from PIL import Image
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.export import signatures, tflite
 from layered_segmentation.images import to_square
-from layered_segmentation.segmenter import lite
+from layered_segmentation.segmenter import domain, lite
 from layered_segmentation.segmenter.preprocessing import (
     crop_from_square,
     pad_to_square,
@@ -37,7 +37,8 @@ LABEL = "flower & <leaf>"  # what must be escaped in HTML
 def exported(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("mobile") / "segmenter.tflite")
     keras.utils.set_random_seed(0)  # its mask of the scene below is neither empty nor full
-    tflite.export_tflite(create_segmenter(8, SIDE), path, label=LABEL)
+    far = domain.Domain(np.zeros(24), 1e6 * np.eye(24))  # of photos that are unlike any other
+    tflite.export_tflite(create_segmenter(8, SIDE), path, label=LABEL, statistics=far)
     return path
 
 
@@ -262,9 +263,79 @@ def test_the_pages_resizes_are_the_saved_models(tmp_path, size, pads):
 
 
 @pytest.mark.slow
+def test_the_page_describes_photos_as_python_does(tmp_path):
+    """Wide photos become the same bytes at 32 x 32, and masks differ by float32's rounding.
+
+    Pillow 13 resizes tall photos along the other axis first, which rounds some levels differently.
+    """
+    if not shutil.which("node"):
+        pytest.skip("needs node")
+    scenes, masks = Scenes(seed=0, count=300, split="train").load_pairs(32)
+    trained = domain.Domain.of_training(scenes, masks.astype(np.float32))
+    draws = np.random.default_rng(0)
+    photos, small = [], []
+    for width, height in ((150, 97), (16, 7), (33, 32), (64, 64), (40, 200)):
+        level = draws.integers(0, 200, 3)
+        noise = draws.integers(0, 56, (height, width, 3))
+        photos.append((level + noise).astype(np.uint8))
+        top = draws.integers(0, SIDE // 2)
+        small.append(np.full((SIDE, SIDE), 0.02, np.float32))
+        small[-1][top : top + 5, 2:9] = draws.uniform(0.2, 1, (5, 7))
+    masks = [
+        photo_mask(mask, *photo.shape[:2], False) for photo, mask in zip(photos, small, strict=True)
+    ]
+    source = os.path.join(WEB, "src", "domain.js")
+    sides = [photo.shape[1::-1] for photo in photos]
+    rgba = [np.insert(photo, 3, 255, axis=-1).ravel().tolist() for photo in photos]
+    statistics = {"mean": trained.mean.tolist(), "transform": trained.transform.tolist()}
+    program = f"""
+        import {{ Watch }} from {json.dumps(source)};
+        const watch = new Watch({json.dumps(statistics)});
+        const masks = {json.dumps([mask.ravel().tolist() for mask in small])};
+        const sides = {json.dumps(sides)};
+        const answers = {json.dumps(rgba)}.map((rgba, i) => {{
+          const [width, height] = sides[i];
+          const rows = (top, count) => rgba.slice(4 * width * top, 4 * width * (top + count));
+          const words = [1, 2].map(() => watch.add(rows, width, height, masks[i], {SIDE}));
+          return [words, watch.distance()];
+        }});
+        const silent = new Watch(null).add();
+        console.log(JSON.stringify([[...watch.seen.values()], answers, silent]));
+    """
+    (tmp_path / "program.mjs").write_text(program)
+    node = ["node", str(tmp_path / "program.mjs")]
+    output = subprocess.run(node, capture_output=True, check=True).stdout
+    coordinates, answers, silent = json.loads(output)
+    differences = np.abs(coordinates - trained.coordinates(photos, masks)).max(axis=1)
+    assert differences[:-1].max() < 1e-4 and differences[-1] < 0.1  # of at most 3 either way
+    for count, (words, distance) in enumerate(answers, 1):
+        watch = domain.Watch(trained)
+        watch(photos[:count], masks[:count])
+        assert distance == pytest.approx(watch.distance(), abs=0.01)
+        expected = watch.warning().replace(
+            f"These {count} photos", f"The {count} photos of this visit"
+        )
+        # The photo counts once, although it is chosen twice.
+        assert words == [expected.replace("segmenter", "model")] * 2
+    assert silent == ""
+
+
+@pytest.mark.slow
 def test_the_page_runs_the_model_as_python_does(page):
     answers, _, _, masks = page
     np.testing.assert_allclose(np.reshape(answers["masks"], masks.shape), masks, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_page_warns_about_photos_unlike_those_of_training(page):
+    if "LAYERSEG_PAGE_MODEL" in os.environ:
+        pytest.skip("it depends on the model")
+    end = "unlike the photos that this model learnt from. Its masks may be wrong."
+    assert page[0]["warnings"] == [
+        f"This photo looks {end}",
+        f"The 2 photos of this visit look {end}",
+        f"This photo looks {end}",  # a new visit, without the server
+    ]
 
 
 @pytest.mark.slow
@@ -368,6 +439,27 @@ def test_a_model_of_something_else_needs_a_sample_of_its_own(exported, tmp_path)
         assert "<strong>bird</strong>" in page and 'data-pads="yes"' in page and "{{" not in page
         assert ("sample.png" in page, "A &amp; B, CC0" in page) == (has_sample, has_sample)
         assert (site / "sample.png").exists() == has_sample
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("aspect", ["squash", "pad"])
+@pytest.mark.parametrize("numbers", [0, 23, 24])
+def test_statistics_next_to_the_model(tmp_path, aspect, numbers):
+    """They are of squashed photos, so a page that pads photos must not use them."""
+    if not shutil.which("node"):
+        pytest.skip("needs node")
+    content = lite.append(b"\0\0\0\0TFL3", "labels.txt", "bird\n")
+    (tmp_path / "bird.tflite").write_bytes(lite.add_aspect(content, aspect))
+    if numbers:
+        rows = [[0.125] * numbers] * numbers
+        statistics = {"mean": [0.12345] * numbers, "transform": rows}
+        (tmp_path / "domain.json").write_text(json.dumps(statistics))
+    site = tmp_path / "site"
+    build = ["node", "build.mjs", f"--model={tmp_path / 'bird.tflite'}", f"--out={site}"]
+    done = subprocess.run(build, cwd=install(tmp_path), check=True, capture_output=True, text=True)
+    is_used = ".12345" in (site / "wasm" / "worker.js").read_text()
+    assert is_used == (numbers == 24 and aspect == "squash")
+    assert ("no statistics" in done.stdout) != is_used
 
 
 @pytest.mark.slow

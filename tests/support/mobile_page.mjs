@@ -50,6 +50,7 @@ async function open(flags, options = {}) {
   return { browser, context, page };
 }
 
+const warning = (page) => page.locator("#warning").innerText();
 const status = (page) => page.locator("#status").textContent();
 const waitForStatus = (page, text) =>
   page.waitForFunction((t) => document.getElementById("status").textContent.includes(t), text);
@@ -92,11 +93,13 @@ await page.evaluate(() => {
 await page.setInputFiles("#file", join(out, "large.jpg"));
 await page.locator("#result").waitFor({ state: "visible" });
 [answers.gap, answers.time] = await page.evaluate(() => [window.gap, window.time]);
+answers.warnings = [await warning(page)];
 answers.largeName = await download(page, "cutout", "large.png");
 
 await page.setInputFiles("#file", photo);
 await waitForStatus(page, basename(photo));
 answers.answer = await status(page);
+answers.warnings.push(await warning(page));
 answers.names = [];
 for (const kind of ["mask", "cutout"]) {
   answers.names.push(await download(page, kind, `${kind}.png`));
@@ -131,6 +134,7 @@ await page.screenshot({ path: join(out, "phone_start.png"), fullPage: true });
 await page.locator("#sample").click();
 await waitForStatus(page, "sample.jpg");
 answers.offline = await status(page);
+answers.warnings.push(await warning(page));
 answers.overflows = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
 answers.bottoms = await page.evaluate(() =>
   ["cutout", "save-cutout"].map((id) => document.getElementById(id).getBoundingClientRect().bottom),

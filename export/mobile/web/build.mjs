@@ -10,6 +10,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { build } from "esbuild";
 
+const NUMBERS = 24; // that describe a photo, in src/domain.js
 const here = dirname(fileURLToPath(import.meta.url));
 const { values } = parseArgs({
   options: {
@@ -61,10 +62,11 @@ async function bundle(folder) {
   const texts = textsOf(readFileSync(model));
   const label = (texts["labels.txt"] ?? "object").trim();
   const pads = (texts["aspect.txt"] ?? "squash").trim() !== "squash";
+  const domain = domainOf(texts, pads);
   const sample = sampleOf(label);
   await compile("page.js", folder, "esm");
   // A classic script, since the runtime loads itself by importScripts, and next to its files.
-  await compile("worker.js", join(folder, "wasm"), "iife");
+  await compile("worker.js", join(folder, "wasm"), "iife", { DOMAIN: JSON.stringify(domain) });
   let page = readFileSync(join(here, "src", "index.html"), "utf8");
   page = fill(page, { label, pads: pads ? "yes" : "" }, escaped);
   page = fill(page, sample?.html ?? { sample: "", credit: "" });
@@ -134,6 +136,21 @@ function textsOf(content) {
     at += 46 + length + content.readUInt16LE(at + 30) + content.readUInt16LE(at + 32);
   }
   return texts;
+}
+
+/** Returns the statistics of the training photos: those in the file, or else next to it; or null. */
+function domainOf(texts, pads) {
+  try {
+    const text = texts["domain.json"] ?? readFileSync(join(dirname(model), "domain.json"), "utf8");
+    const { mean, transform } = JSON.parse(text);
+    const isRight = [mean, transform, ...transform].every((values) => values.length === NUMBERS);
+    const isFinite = [mean, ...transform].flat().every(Number.isFinite);
+    if (isRight && isFinite && !pads) return { mean, transform }; // it is of squashed photos
+  } catch {
+    // As without the file.
+  }
+  console.log("no statistics of the training photos: the page does not warn about other photos");
+  return null;
 }
 
 /** Returns the sample photo: --sample, or the flower, if the model may know flowers. */

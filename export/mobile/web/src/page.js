@@ -32,7 +32,7 @@ function setStatus(text, isError = false) {
 }
 
 /** Shows the photo, its mask (white is object) and the cut-out. */
-function show(file, { width, height, part, views }) {
+function show(file, { width, height, part, views, warning }) {
   for (const [id, bitmap] of Object.entries(views)) {
     const canvas = find(id);
     canvas.width = bitmap.width;
@@ -42,6 +42,7 @@ function show(file, { width, height, part, views }) {
   stem = file.name.replace(/\.[^.]+$/, "") || file.name;
   document.body.classList.add("has-result");
   find("result").hidden = false;
+  find("warning").textContent = warning;
   const size = `${file.name}, ${width} × ${height} pixels`;
   setStatus(
     part ? `The object covers ${Math.round(100 * part)} % of ${size}.` : `No object was found in ${size}.`,

@@ -29,6 +29,9 @@ function triangles(from, to) {
   return { starts, pixels: Int32Array.from(pixels), weights: Float64Array.from(weights) };
 }
 
+/** A weight as Pillow's fixed-point number, so that levels between two are rounded as there. */
+const fixed = (weight) => Math.round(weight * 2 ** 22) / 2 ** 22;
+
 /** Pixels before an axis of `length` where it is continued at both ends to `square` pixels. */
 const before = (length, square) => Math.floor((square - length) / 2);
 
@@ -51,12 +54,14 @@ function enlarging(side, square, length) {
  * Makes a photo square, as the segmenter's preprocessing does.
  * @param readRows (top, count) => RGBA of these rows, 4 * width * count bytes
  * @param pads whether the photo's edges are continued to a square, instead of squashing it
+ * @param rounds whether levels are rounded along each axis, as Pillow does for photos of bytes
  * @returns Float32 RGB of side * side, 0 to 255
  */
-export function squash(readRows, width, height, side, pads = false) {
+export function squash(readRows, width, height, side, pads = false, rounds = false) {
   const longest = Math.max(width, height);
   const across = shrinking(width, pads ? longest : width, side);
   const down = shrinking(height, pads ? longest : height, side);
+  if (rounds) for (const axis of [across, down]) axis.weights = axis.weights.map(fixed);
   const parts = Array.from({ length: height }, () => []); // by row: the cells it is part of
   for (let cell = 0; cell < side; cell++) {
     for (let i = down.starts[cell]; i < down.starts[cell + 1]; i++) {
@@ -71,12 +76,13 @@ export function squash(readRows, width, height, side, pads = false) {
     const rgba = readRows(top, count);
     for (let y = 0; y < count; y++) {
       shrinkLine(rgba, 4 * width * y, across, line);
+      if (rounds) line.forEach((level, i) => (line[i] = Math.round(level)));
       for (const [cell, weight] of parts[top + y]) {
         for (let i = 0; i < length; i++) out[cell * length + i] += weight * line[i];
       }
     }
   }
-  return Float32Array.from(out);
+  return Float32Array.from(out, rounds ? Math.round : undefined);
 }
 
 function shrinkLine(rgba, offset, { starts, pixels, weights }, line) {
@@ -118,6 +124,32 @@ export function enlarge(mask, side, width, height, pads = false) {
     }
     return out;
   };
+}
+
+/** Enlarges a mask of side * side to a photo's size, and squashes it to `to` * `to` cells. */
+export function squashMask(mask, side, width, height, to) {
+  const [across, down] = [width, height].map((length) => composed(side, length, to));
+  const half = Array.from({ length: side }, (_, y) =>
+    across.map((weights) => weights.reduce((sum, weight, x) => sum + weight * mask[side * y + x], 0)),
+  );
+  return Float64Array.from({ length: to * to }, (_, i) =>
+    down[Math.floor(i / to)].reduce((sum, weight, y) => sum + weight * half[y][i % to], 0),
+  );
+}
+
+/** The weights of `from` pixels in each of `to` cells, resized by way of `between` pixels. */
+function composed(from, between, to) {
+  const [first, second] = [triangles(from, between), triangles(between, to)];
+  return Array.from({ length: to }, (_, cell) => {
+    const weights = new Float64Array(from);
+    for (let i = second.starts[cell]; i < second.starts[cell + 1]; i++) {
+      const pixel = second.pixels[i];
+      for (let j = first.starts[pixel]; j < first.starts[pixel + 1]; j++) {
+        weights[first.pixels[j]] += second.weights[i] * first.weights[j];
+      }
+    }
+    return weights;
+  });
 }
 
 /**

@@ -1,5 +1,6 @@
 // Runs the model, reads photos and writes results, so that the page itself never waits.
 import { Tensor, getWebGpuDevice, loadAndCompile, loadLiteRt } from "@litertjs/core";
+import { Watch } from "./domain.js";
 import { eachRow, squash } from "./resize.js";
 
 const LONGEST_VIEW = 1280; // pixels of what the page shows; files have the photo's own size
@@ -8,6 +9,7 @@ const MOST_DIFFERENCE = 0.01; // of a probability, between the graphics card's a
 
 let models = []; // compiled; the first one runs, the next one if that fails
 let pads = false; // whether photos are padded to a square
+const watch = new Watch(DOMAIN); // set by build.mjs
 let current; // the latest photo: { bitmap, mask }
 
 /** Loads the model; rejects if the runtime or the file cannot be loaded. */
@@ -67,7 +69,7 @@ async function runOn(model, rgb) {
   return mask;
 }
 
-/** Segments a photo; returns its size, the part that the object covers, and pictures to show. */
+/** Segments a photo; returns its size, the object's part of it, pictures to show, and a warning. */
 async function segment(file) {
   let bitmap;
   try {
@@ -91,7 +93,8 @@ async function segment(file) {
   const photo = canvasOf(...size);
   photo.drawImage(bitmap, 0, 0, ...size);
   views.photo = photo.canvas.transferToImageBitmap();
-  return { width, height, part, views };
+  const warning = watch.add(reader(bitmap), width, height, mask, side());
+  return { width, height, part, views, warning };
 }
 
 /** Writes the latest photo's cut-out or mask as a PNG file of the photo's size. */
