@@ -264,9 +264,10 @@ def test_the_pages_resizes_are_the_saved_models(tmp_path, size, pads):
 
 @pytest.mark.slow
 def test_the_page_describes_photos_as_python_does(tmp_path):
-    """Wide photos become the same bytes at 32 x 32, and masks differ by float32's rounding.
+    """Photos become the same bytes at 32 x 32, and masks differ by float32's rounding.
 
-    Pillow 13 resizes tall photos along the other axis first, which rounds some levels differently.
+    Except the last one: Pillow 13 resizes very tall photos along the other axis first, which rounds
+    some levels differently.
     """
     if not shutil.which("node"):
         pytest.skip("needs node")
