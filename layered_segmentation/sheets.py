@@ -1,6 +1,7 @@
 """Sheets: grids of arrays for a person to look at. Pure NumPy and Pillow; no networks."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -179,6 +180,42 @@ def grid(
         left = margin + _GAP + x * (width + _GAP) + width // 2
         draw.text((left, canvas.shape[0] - _GAP), caption, fill=_INK, font=font, anchor="mb")
     return np.asarray(picture)
+
+
+def stacked(sheet: Sheet, columns: int = 4) -> Sheet:
+    """Cuts a wide sheet into parts below each other, for narrow screens.
+
+    Args:
+        sheet: Of `grid`, or several of them below each other.
+        columns: Images per row of a part, at most.
+
+    Returns:
+        The parts, each with the labels. It is the sheet itself if that has no more columns, or if
+        they cannot be found: white edges of photos look like gaps.
+    """
+    drawn = (sheet != _PAPER).any(axis=(0, 2))
+    margin = end = sheet.shape[1] - _GAP
+    width = int(np.argmin(drawn[:end][::-1]))  # of the last column
+    pitch = width + _GAP
+    while (
+        width
+        and margin > pitch
+        and drawn[margin - width : margin].all()
+        and not drawn[margin - pitch : margin - width].any()
+    ):
+        margin -= pitch
+    labels, count = sheet[:, :margin], (end - margin) // pitch
+    is_text = labels.min() >= min(_INK) and not np.ptp(labels, axis=2).any()
+    if count <= columns or not is_text:
+        return sheet
+    each = math.ceil(count / math.ceil(count / columns))
+    length = each * pitch + _GAP
+    parts = []
+    for left in range(margin, end, each * pitch):
+        part = sheet[:, left : left + length]
+        gap = ((0, 0), (0, length - part.shape[1]), (0, 0))
+        parts.append(np.hstack([labels, np.pad(part, gap, constant_values=_PAPER)]))
+    return np.concatenate(parts)
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

@@ -168,3 +168,26 @@ def test_a_sheet_of_composites_has_a_row_for_each_label():
     expected = sheets.to_uint8(layers.background[1])[0, 0]
     np.testing.assert_array_equal(cell(sheet, 1, 1)[0, 0], expected)
     assert (cell(sheet, 0, 1) != cell(sheet, 1, 1)).any()
+
+
+def random_images(count, side=24):
+    return list(np.random.default_rng(0).integers(0, 250, (count, side, side, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("count", "each"), [(10, 4), (8, 4), (5, 3)])
+def test_a_wide_sheet_is_cut_into_parts_with_all_labels(count, each):
+    images, labels = random_images(count), ["background", "mask"]
+    sheet = sheets.grid([images, images[::-1]], labels, count)
+    rows = ([images[i : i + each], images[::-1][i : i + each]] for i in range(0, count, each))
+    parts = np.concatenate([sheets.grid(part, labels, each) for part in rows])
+    np.testing.assert_array_equal(sheets.stacked(sheet), parts)
+
+
+@pytest.mark.parametrize("column", [None, 0, 3, 7])
+def test_sheets_that_are_not_cut(column):
+    """Narrow ones, and those with a photo in portrait format, whose white edges look like gaps."""
+    images = random_images(4 if column is None else 8)
+    if column is not None:
+        images[column][:, :5] = images[column][:, -5:] = 255
+    sheet = sheets.grid([images], ["photo"], len(images))
+    assert sheets.stacked(sheet) is sheet

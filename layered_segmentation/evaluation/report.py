@@ -41,6 +41,26 @@ class Picture:
         """Whether it is a sheet, which a phone shows in parts; drawings fit any width."""
         return self.data.startswith(b"\x89PNG")
 
+    @property
+    def stacked(self) -> str:
+        """A wide sheet in parts below each other, as a data URI; empty if it is not cut."""
+        import numpy as np
+        from PIL import Image
+
+        from layered_segmentation import sheets
+
+        with Image.open(io.BytesIO(self.data)) as image:
+            sheet = np.asarray(image.convert("RGB"))
+        parts = sheets.stacked(sheet)
+        if parts is sheet:
+            return ""
+        encoded = []
+        for options in ({"lossless": True}, {"quality": 85}):  # smaller for scenes, for photos
+            buffer = io.BytesIO()
+            Image.fromarray(parts).save(buffer, "WEBP", **options)
+            encoded.append(buffer.getvalue())
+        return Picture(self.caption, min(encoded, key=len)).source
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison(Picture):

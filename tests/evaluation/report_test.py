@@ -1,5 +1,6 @@
 import base64
 import html.parser
+import io
 import math
 import os
 import platform
@@ -7,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from layered_segmentation import config as configs
 from layered_segmentation import files, sheets, versions
@@ -22,12 +24,13 @@ class Reader(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.links, self.images, self.words, self.open = [], [], [], []
+        self.stacked = []  # pictures for phones
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
-        if tag not in ("meta", "img", "br", "link", "input"):
+        if tag not in ("meta", "img", "br", "link", "input", "source"):
             self.open.append(tag)
         if tag == "th":
             assert attrs["scope"] in ("col", "row")
@@ -36,6 +39,9 @@ class Reader(html.parser.HTMLParser):
         if tag == "img":
             assert attrs["alt"]
             self.images.append(attrs["src"])
+        if tag == "source":
+            assert attrs["media"] == "(max-width: 699.9px)"
+            self.stacked.append(attrs["srcset"])
         for name in ("href", "src"):
             if name in attrs and tag != "img":
                 self.links.append(attrs[name])
@@ -153,6 +159,26 @@ def test_the_page_is_self_contained_and_complete(run):
         "after 240,000 images", "layerseg segment", "masks <are> empty",
     ):  # fmt: skip
         assert words in page.text
+
+
+def test_phones_get_wide_sheets_in_parts(run):
+    page = Reader(report.render(full_page(run)))
+    wide = [image for image in page.images if image.startswith("data:image/png")]
+    assert len(page.stacked) == len(wide) == 1 + 6
+    for image, parts in zip(wide, page.stacked, strict=True):
+        kind, _, data = parts.partition(";base64,")
+        assert kind == "data:image/webp"
+        part = Image.open(io.BytesIO(base64.b64decode(data)))
+        whole = Image.open(io.BytesIO(base64.b64decode(image.partition(",")[2])))
+        assert part.width < 0.7 * whole.width and part.height % whole.height == 0
+    assert "Scroll the sheet" not in page.text
+
+
+def test_a_sheet_that_cannot_be_cut_has_a_hint_to_scroll(run):
+    page = full_page(run)
+    page.examples = [report.Picture("one", encode_png(np.zeros((9, 900, 3), np.uint8)))]
+    text = Reader(report.render(page)).text
+    assert text.count("Scroll the sheet sideways") == 1
 
 
 def test_a_slider_shows_a_photo_and_its_cut_out(run, tmp_path):
