@@ -69,30 +69,45 @@ def test_where_photos_and_which_stages_are_kept_may_change(tmp_path, config):
     assert "data.aspect" in str(error.value) and "cache" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["quickstart", "quickstart_photos", "folder", "photos/flowers", "shapes/d_contrast_jitter"],
-)
-def test_a_run_of_version_0_1_0_with_a_measured_config_resumes_with_the_same_command(
-    tmp_path, name
-):
+def save_config_of_0_1_0(path, config):
+    """Writes a config without the fields that 0.1.0 did not have."""
     added = {
         field.name
         for section in dataclasses.fields(configs.Config)
         for field in dataclasses.fields(section.type)
         if "was" in field.metadata
     }
+    lines = configs.to_yaml(config).splitlines(keepends=True)
+    saved = "".join(line for line in lines if line.strip().partition(":")[0] not in added)
+    path.write_text(saved)
+    return saved
+
+
+@pytest.mark.parametrize("name", ["folder", "shapes/d_contrast_jitter"])
+def test_a_run_of_version_0_1_0_with_a_measured_config_resumes_with_the_same_command(
+    tmp_path, name
+):
     config = configs.load(name)
     for field in dataclasses.fields(config.student):  # what a student learns has changed since
         if "was" in field.metadata:
             setattr(config.student, field.name, field.metadata["was"])
-    lines = configs.to_yaml(config).splitlines(keepends=True)
-    saved = "".join(line for line in lines if line.strip().partition(":")[0] not in added)
-    (tmp_path / "config.yaml").write_text(saved)
+    saved = save_config_of_0_1_0(tmp_path / "config.yaml", config)
     run = RunDirectory(tmp_path)
     run.append_log({"images_seen": 0})
     assert run.config().gan == config.gan and run.config().data == config.data
     assert run.create_or_resume(config) is True
+    assert (tmp_path / "config.yaml").read_text() == saved
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_photos", "photos/flowers"])
+def test_a_run_of_version_0_1_0_keeps_its_settings_where_a_recipe_has_new_ones(tmp_path, name):
+    saved = save_config_of_0_1_0(tmp_path / "config.yaml", configs.load(name))
+    run = RunDirectory(tmp_path)
+    run.append_log({"images_seen": 0})
+    with pytest.raises(UserError) as error:
+        run.create_or_resume(configs.load(name))
+    assert "gan.penalty_every: 1 != 4" in str(error.value)
+    assert run.create_or_resume(run.config()) is True
     assert (tmp_path / "config.yaml").read_text() == saved
 
 
