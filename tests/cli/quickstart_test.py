@@ -23,6 +23,7 @@ TINY = [
     "--set=train.sheet_every=256",
     "--set=student.resolution=8",
     "--set=student.steps=4",
+    "--set=student.self_training=2",
     "--set=student.self_training_steps=2",
     "--set=student.width=4",
 ]
