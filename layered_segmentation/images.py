@@ -57,7 +57,7 @@ BICUBIC = Image.Resampling.BICUBIC  # for what a GAN learns from
 # Damaged files make Pillow's decoders raise nearly anything: OSError, SyntaxError, ValueError,
 # struct.error, zlib.error, DecompressionBombError, …
 _DAMAGED = Exception
-ORIENTATION = 0x0112  # EXIF's tag
+ORIENTATION, SOFTWARE = 0x0112, 0x0131  # EXIF's tags
 MARK = b"layered_segmentation"  # the software, in files that are results, never photos
 _MARK_CHUNK = b"tEXtSoftware\0" + MARK
 _MARK_AT = 33  # bytes: after the signature and the first chunk

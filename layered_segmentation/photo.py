@@ -13,7 +13,7 @@ FORMATS = ("png", "webp")  # of results
 
 _WEBP_QUALITY = 90  # visually lossless; transparency is always lossless
 _RGB_PROFILE = b"RGB "  # colour space in the header of an ICC profile
-_SOFTWARE, _X_RESOLUTION, _Y_RESOLUTION, _UNIT = 0x0131, 0x011A, 0x011B, 0x0128  # EXIF's tags
+_X_RESOLUTION, _Y_RESOLUTION, _UNIT = 0x011A, 0x011B, 0x0128  # EXIF's tags
 _INCH = 2
 _START = 1024  # bytes of a GIF file: a comment comes after the palette
 _END = 512  # bytes of a WebP file in which its EXIF block is, the last one
@@ -64,7 +64,7 @@ def encode(image: np.ndarray, photo: Photo, kind: str = "png") -> bytes:
     if kind == "webp":
         picture, file = Image.fromarray(image), io.BytesIO()
         exif = picture.getexif()
-        exif[_SOFTWARE] = images.MARK.decode()
+        exif[images.SOFTWARE] = images.MARK.decode()
         if photo.dpi:
             exif[_X_RESOLUTION], exif[_Y_RESOLUTION], exif[_UNIT] = *photo.dpi, _INCH
         picture.save(file, "WEBP", quality=_WEBP_QUALITY, exif=exif, **options)

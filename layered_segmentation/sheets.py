@@ -21,7 +21,6 @@ _GAP = 3
 _SIDE = 144  # of the square that a photo is fitted into, pixels
 _TARGET_SIDE = 96  # small images are enlarged to about this side
 _CHECKS = (200, 232)
-_SOFTWARE = 0x0131  # EXIF's tag
 _COLOURS = 255  # of a GIF, besides the one that stands for an unchanged pixel
 LABELS = ("photo", "true mask", "predicted mask", "cut-out")  # of a segmentation sheet's rows
 _COMPARED_SIDE = 480  # the longer one of a photo next to its cut-out, pixels at most
@@ -282,7 +281,7 @@ def save_animation(frames: Sequence[Sheet], path: str, milliseconds: int = 80) -
         palette = Image.fromarray(np.concatenate(frames)).quantize(_COLOURS)
         pictures = [one.quantize(palette=palette, dither=Image.Dither.NONE) for one in pictures]
     exif = Image.Exif()
-    exif[_SOFTWARE] = images.MARK.decode()
+    exif[images.SOFTWARE] = images.MARK.decode()
     file = io.BytesIO()
     pictures[0].save(
         file,

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from layered_segmentation.benchmarks import memory
+from layered_segmentation.benchmarks import memory, training
 
 HEADER = (
     f"{'px':>4} {'work':>24} {'precision':>15} {'images/s':>9} {'min–max':>17} {'MB':>8} "
@@ -96,27 +96,19 @@ def steps(resolutions: Sequence[int], precisions: Sequence[str], sizes: Sizes) -
 
     from layered_segmentation import config as configs
     from layered_segmentation.gan.layered_gan import LayeredGAN
+    from layered_segmentation.gan.step_timer import graph_flops
 
     gpus = tf.config.list_physical_devices("GPU")
     print(gpus[0].name if gpus else "CPU, no GPU was found", flush=True)
     for resolution in resolutions:
+        shape = training.Sizes(resolution, sizes.max_channels, sizes.batch, sizes.latent_dim)
         for precision in precisions:
+            stage = training.stage_settings(shape, precision)
             peak, flops = _tensorflow_peak(precision, sizes.peak_side), 0.0
             for jit_compile in (False, True):
                 if gpus:
                     tf.config.experimental.reset_memory_stats("GPU:0")
-                config = configs.load(
-                    "",
-                    [
-                        f"gan.resolution={resolution}",
-                        f"gan.initial_resolution={resolution}",
-                        f"gan.max_channels={sizes.max_channels}",
-                        f"gan.latent_dim={sizes.latent_dim}",
-                        f"gan.mapping_layers={sizes.mapping_layers}",
-                        f"schedule.batch.{resolution}={sizes.batch}",
-                        f"train.precision={precision}",
-                    ],
-                )
+                config = configs.load("", [*stage, f"gan.mapping_layers={sizes.mapping_layers}"])
                 gan = LayeredGAN.from_run_config(config)
                 gan.set_stage(gan.stages[0])
                 step = tf.function(gan.train_step, jit_compile=jit_compile)
@@ -125,7 +117,8 @@ def steps(resolutions: Sequence[int], precisions: Sequence[str], sizes: Sizes) -
                 )
                 name = "step with XLA" if jit_compile else "step"
                 call = functools.partial(_take, step, real)
-                flops = flops or _tensorflow_flops(step, real) / sizes.batch  # of the first graph
+                if not flops:
+                    flops = graph_flops(step.get_concrete_function(real).graph) / sizes.batch
                 try:
                     call()  # compiles
                     speeds = timed(call, sizes)
@@ -139,15 +132,6 @@ def steps(resolutions: Sequence[int], precisions: Sequence[str], sizes: Sizes) -
 
 def _take(step: Callable[[Any], Any], real: Any) -> None:
     step(real)["g_loss"].numpy()
-
-
-def _tensorflow_flops(step: Any, real: Any) -> float:
-    from tensorflow.python.profiler import model_analyzer, option_builder
-
-    builder = option_builder.ProfileOptionBuilder
-    options = builder(builder.float_operation()).with_empty_output().build()
-    graph = step.get_concrete_function(real).graph
-    return float(model_analyzer.profile(graph, options=options).total_float_ops)
 
 
 def _tensorflow_memory(gpus: Sequence[Any]) -> float:

@@ -184,22 +184,21 @@ def step_timer(sizes: Sizes, fused: bool, precision: str, settings: str = "") ->
     from layered_segmentation.gan.layered_gan import LayeredGAN
     from layered_segmentation.gan.step_timer import StepTimer
 
-    resolution = sizes.resolution
-    config = configs.load(
-        "",
-        [
-            f"gan.resolution={resolution}",
-            f"gan.initial_resolution={resolution}",
-            f"gan.max_channels={sizes.max_channels}",
-            f"gan.latent_dim={sizes.latent_dim}",
-            "gan.mapping_layers=4",
-            "gan.contrast_jitter=0.3",
-            f"schedule.batch.{resolution}={sizes.batch}",
-            f"train.precision={precision}",
-            *filter(None, settings.split(",")),
-        ],
-    )
+    own = ["gan.mapping_layers=4", "gan.contrast_jitter=0.3", *filter(None, settings.split(","))]
+    config = configs.load("", [*stage_settings(sizes, precision), *own])
     return StepTimer(LayeredGAN.from_run_config(config, fused=fused), sizes.batch)
+
+
+def stage_settings(sizes: Sizes, precision: str) -> list[str]:
+    """Returns the settings, `section.field=value`, of a GAN that has one stage."""
+    return [
+        f"gan.resolution={sizes.resolution}",
+        f"gan.initial_resolution={sizes.resolution}",
+        f"gan.max_channels={sizes.max_channels}",
+        f"gan.latent_dim={sizes.latent_dim}",
+        f"schedule.batch.{sizes.resolution}={sizes.batch}",
+        f"train.precision={precision}",
+    ]
 
 
 def second_process() -> concurrent.futures.ProcessPoolExecutor:

@@ -100,9 +100,9 @@ def kind(masks: MaskStatistics, gan: GANConfig, is_faded_in: bool) -> str:
 
     Returns:
         `empty` or `full`: nothing, or everything. `background`: most of the image, or most of the
-        frame's edge. `edge`: much of the frame's edge, although an upper bound says that
-        objects have room around them. `alike`: the same mask in every scene. `none`: none of these,
-        or masks are still grey.
+        frame's edge. `edge`: much of the frame's edge, although an upper bound says that objects
+        have room around them. `alike`: the same mask in every scene. `none`: none of these, or
+        masks are still grey.
     """
     least = gan.mask_size + _ABOVE_LEAST
     if masks.mask_undecided > UNDECIDED:

@@ -55,15 +55,8 @@ class StepTimer:
 
     def flops_per_image(self) -> float:
         """Counts the floating-point operations of the graphs of the steps taken, per image."""
-        from tensorflow.python.profiler import model_analyzer, option_builder
-
-        builder = option_builder.ProfileOptionBuilder
-        options = builder(builder.float_operation()).with_empty_output().build()
-        total = sum(
-            count * model_analyzer.profile(self._graph(kind), options=options).total_float_ops
-            for kind, count in self._kinds.items()
-        )
-        return float(total) / sum(self._kinds.values()) / self.batch
+        total = sum(count * graph_flops(self._graph(kind)) for kind, count in self._kinds.items())
+        return total / sum(self._kinds.values()) / self.batch
 
     def operations(self) -> int:
         """Returns the number of operations in the graph of a step, the largest of those taken."""
@@ -78,3 +71,12 @@ class StepTimer:
 
     def _graph(self, kind: tuple[tuple[str, bool], ...]) -> Any:
         return self._step(kind).get_concrete_function(self._real).graph
+
+
+def graph_flops(graph: tf.Graph) -> float:
+    """Counts the floating-point operations of a graph."""
+    from tensorflow.python.profiler import model_analyzer, option_builder
+
+    builder = option_builder.ProfileOptionBuilder
+    options = builder(builder.float_operation()).with_empty_output().build()
+    return float(model_analyzer.profile(graph, options=options).total_float_ops)

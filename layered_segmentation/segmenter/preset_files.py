@@ -19,7 +19,7 @@ CARD = "README.md"
 CHECKSUMS = "checksums.json"
 DOMAIN = "domain.json"
 TFLITE = "segmenter.tflite"
-# What KerasHub writes for a segmenter, with this package's three files and a licence: all that a
+# What KerasHub writes for a segmenter, with this package's four files and a licence: all that a
 # preset shares.
 SHARED = (
     CARD,
