@@ -48,14 +48,16 @@ class ProgressiveAdam(keras.optimizers.Adam):
         self._rates = tuple(rates.get(id(v), 1.0) for v in variables)
         self._first_steps = tuple(first_steps.get(id(v), 0) for v in variables)
 
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+        self._shared: dict[Any, tuple[Any, Any, Any]] = {}
+        return super().apply(grads, trainable_variables)
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         dtype = variable.dtype
         gradient = ops.cast(gradient, dtype)
         index = self._get_variable_index(variable)
-        rate = ops.cast(learning_rate, dtype) * self._rates[index]
-        step = ops.cast(ops.maximum(self.iterations - self._first_steps[index], 0) + 1, dtype)
+        rate, step, correction = self._scalars(index, learning_rate, dtype)
         velocity = self._velocities[index]
-        correction = ops.sqrt(1 - ops.power(ops.cast(self.beta_2, dtype), step))
         if self.beta_1 == 0:  # the moment is the gradient itself
             moment = gradient
         else:
@@ -66,3 +68,16 @@ class ProgressiveAdam(keras.optimizers.Adam):
         # As in the reference code's framework, ε is added after the bias correction.
         denominator = ops.sqrt(velocity) / correction + self.epsilon
         self.assign_sub(variable, rate * moment / denominator)
+
+    def _scalars(self, index: int, learning_rate: Any, dtype: Any) -> tuple[Any, Any, Any]:
+        """Returns a variable's rate, its count of updates and the correction of its velocity.
+
+        Most variables share them. Computed for each, they are a quarter of a step's operations.
+        """
+        key = self._rates[index], self._first_steps[index], dtype
+        if key not in self._shared:
+            rate = ops.cast(learning_rate, dtype) * self._rates[index]
+            step = ops.cast(ops.maximum(self.iterations - self._first_steps[index], 0) + 1, dtype)
+            correction = ops.sqrt(1 - ops.power(ops.cast(self.beta_2, dtype), step))
+            self._shared[key] = rate, step, correction
+        return self._shared[key]

@@ -230,8 +230,10 @@ class AdaIN(keras.layers.Layer):
         mean = ops.mean(x32, axis=(1, 2), keepdims=True)
         centred = x32 - mean
         variance = ops.mean(ops.square(centred), axis=(1, 2), keepdims=True)
-        scale = scale[:, None, None, :] * ops.rsqrt(variance + 1e-5)
-        return ops.cast(centred * scale + offset[:, None, None, :], x.dtype)
+        # Reshaped, since the gradient of an index is slow.
+        scale, offset = (ops.reshape(part, (-1, 1, 1, self.channels)) for part in (scale, offset))
+        scale = scale * ops.rsqrt(variance + 1e-5)
+        return ops.cast(centred * scale + offset, x.dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "channels": self.channels}
@@ -239,5 +241,10 @@ class AdaIN(keras.layers.Layer):
 
 def _four_shifts(kernel: Any) -> Any:
     """Sums the four one-pixel shifts of a kernel, [3, 3, I, O] -> [4, 4, I, O]."""
-    kernel = ops.pad(kernel, ((1, 1), (1, 1), (0, 0), (0, 0)))
-    return kernel[1:, 1:] + kernel[:-1, 1:] + kernel[1:, :-1] + kernel[:-1, :-1]
+    # Padded, since the gradient of a slice is slow.
+    shifts = [
+        ops.pad(kernel, (rows, columns, (0, 0), (0, 0)))
+        for columns in ((0, 1), (1, 0))
+        for rows in ((0, 1), (1, 0))
+    ]
+    return shifts[0] + shifts[1] + shifts[2] + shifts[3]
