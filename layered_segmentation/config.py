@@ -39,6 +39,7 @@ NOT_TRAINED = (
     "encoder.feature_term",
     "train.keep_stages",
     "train.strategy",
+    "train.steps_per_execution",
 )
 
 
@@ -119,6 +120,9 @@ class GANConfig:
     penalty_every: int = added(1, was=1, possible="at least 1")
     # Whether the discriminator learns from the generator step's composites; the paper draws others.
     shared_pass: bool = added(False, was=False)
+    # Whether both networks follow the scores before the discriminator's update, on shared
+    # composites: one pass through the discriminator serves both. The paper alternates.
+    simultaneous: bool = added(False, was=False)
     # Steps from one update of the average to the next, with that power of the decay.
     average_every: int = added(1, was=1, possible="at least 1")
 
@@ -170,6 +174,10 @@ class StudentConfig:
     self_training_rise: float = added(0.005, was=0.005, possible="at least 0")
     # Photos of a round at most; 0 for 8,000, or 4,000 if masks are refined.
     self_training_photos: int = added(0, was=0, possible="at least 0")
+    # Steps and photos of the last of `self_training` rounds; 0 for as many as in the others. Masks
+    # are best by then, and the student learns more from more of them.
+    self_training_last_steps: int = added(0, was=0, possible="at least 0")
+    self_training_last_photos: int = added(0, was=0, possible="at least 0")
     # Whether the masks of the first round are those of photos as coarse as the generated pairs. The
     # student has seen nothing finer; it then learns them together with the photos as they are.
     self_training_coarse: bool = added(False, was=False)
@@ -204,6 +212,9 @@ class TrainConfig:
     # `auto` measures when a run begins, and takes mixed precision only where it is clearly faster.
     precision: Precision = Precision.float32
     jit_compile: bool = False  # whether XLA compiles the step; slower on CPU
+    # Steps from one update of log, checkpoints and progress to the next. More are faster where
+    # steps are small; the networks are the same.
+    steps_per_execution: int = added(1, was=1, possible="at least 1")
     strategy: Strategy = Strategy.auto
     checkpoint_every: int = bounded(50_000, "at least 1")  # images between checkpoints
     # Minutes between checkpoints, whichever comes first.

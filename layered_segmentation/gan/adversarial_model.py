@@ -31,6 +31,7 @@ class AdversarialModel(DistributedModel):
         discriminator_optimizer: Any = None,
         jit_compile: bool = False,
         run_eagerly: bool = False,
+        steps_per_execution: int = 1,
         **refused: Any,
     ) -> None:
         """Chooses the optimizers; the losses are those of eq. 5 and 6.
@@ -42,6 +43,8 @@ class AdversarialModel(DistributedModel):
             discriminator_optimizer: Likewise.
             jit_compile: Whether XLA compiles the step.
             run_eagerly: Whether steps run without a graph, for debugging.
+            steps_per_execution: Steps from one call of the callbacks to the next. More are faster
+                where steps are small; the result is the same.
             **refused: Nothing else can be set.
 
         Raises:
@@ -58,7 +61,7 @@ class AdversarialModel(DistributedModel):
             "generator_optimizer": generator_optimizer,
             "discriminator_optimizer": discriminator_optimizer,
         }
-        self._compile(optimizers, jit_compile, run_eagerly, refused)
+        self._compile(optimizers, jit_compile, run_eagerly, steps_per_execution, refused)
 
     def _counter(self, name: str) -> Any:
         return self.add_weight(

@@ -226,7 +226,10 @@ class CollapseWarning(_RunCallback):
         self.may_restart = may_restart
         layers = config.gan.layers
         names = ["coverage"] if layers == 1 else [f"coverage_{k + 1}" for k in range(layers)]
-        self._recent = {name: collections.deque[float](maxlen=_WINDOW) for name in names}
+        # The logs of an execution are means over its steps.
+        self._steps = config.train.steps_per_execution
+        window = max(1, _WINDOW // self._steps)
+        self._recent = {name: collections.deque[float](maxlen=window) for name in names}
         # A resumed run does not repeat its warnings, and continues its looks.
         records = run.read_log()
         self._warned = {record["collapse"] for record in records if "collapse" in record}
@@ -249,11 +252,12 @@ class CollapseWarning(_RunCallback):
             if not logs or name not in logs:
                 continue
             recent.append(float(logs[name]))
-            if len(recent) < _WINDOW:
+            if len(recent) < (recent.maxlen or 1):
                 continue
             mean = sum(recent) / len(recent)
             layer = name.removeprefix("coverage").replace("_", " of layer ")
-            facts = f"mean mask coverage{layer} over the last {len(recent)} steps is {mean:.3f}"
+            steps = len(recent) * self._steps
+            facts = f"mean mask coverage{layer} over the last {steps} steps is {mean:.3f}"
             if mean < 0.02:
                 self._warn("empty", facts)
             elif mean > 0.98:

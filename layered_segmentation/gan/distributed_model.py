@@ -1,16 +1,20 @@
 """What a Keras model needs to train under any strategy as it trains on one device."""
 
 import functools
+import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from layered_segmentation import stopping
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import inputs
 from layered_segmentation.gan.keras_settings import standard
+
+_MOST_SECONDS = 0.5  # that steps may take within one graph
 
 
 class DistributedModel(keras.Model):
@@ -29,7 +33,7 @@ class DistributedModel(keras.Model):
         self.wait_seconds = 0.0
         self._sums: dict[str, Any] = {}
         self._counts: dict[str, int] = {}
-        self._steps = 0
+        self._step_seconds = _MOST_SECONDS  # of the last steps
 
     def default_optimizers(self) -> Sequence[keras.optimizers.Optimizer]:
         """Returns new optimizers, one for each of `trained_networks`."""
@@ -43,11 +47,15 @@ class DistributedModel(keras.Model):
         """Raises UserError if one replica's data cannot be trained on."""
         raise NotImplementedError
 
-    def step_options(self, batch: int) -> dict[str, bool]:
-        """Returns keyword arguments of the next `train_step` of a global batch of this size.
+    def step_options(self, batch: int, ahead: int = 0) -> dict[str, bool]:
+        """Returns keyword arguments of a coming `train_step`.
 
         Each combination is a graph of its own, so what a step leaves out costs nothing, and
         replicas exchange values outside of conditions.
+
+        Args:
+            batch: The step's global batch size.
+            ahead: Images between now and the step.
         """
         return {}
 
@@ -56,13 +64,14 @@ class DistributedModel(keras.Model):
         optimizers: Mapping[str, Any],
         jit_compile: bool,
         run_eagerly: bool,
+        steps_per_execution: int,
         refused: Mapping[str, Any],
     ) -> None:
         """Compiles with optimizers by the names of their attributes; None is a default one."""
         if refused:
             raise UserError(
-                f"compile({', '.join(refused)}=...) is not possible: the losses are "
-                f"fixed; it takes {', '.join(optimizers)}, jit_compile and run_eagerly"
+                f"compile({', '.join(refused)}=...) is not possible: the losses are fixed; it "
+                f"takes {', '.join(optimizers)}, jit_compile, run_eagerly and steps_per_execution"
             )
         with self.distribute_strategy.scope():
             with standard():
@@ -80,12 +89,14 @@ class DistributedModel(keras.Model):
                 optimizer=built[0],
                 jit_compile=jit_compile,
                 run_eagerly=run_eagerly,
+                steps_per_execution=steps_per_execution,
                 auto_scale_loss=False,
             )
         self._compile_arguments = {
             **optimizers,
             "jit_compile": jit_compile,
             "run_eagerly": run_eagerly,
+            "steps_per_execution": steps_per_execution,
         }
 
     def _scaled(self, given: Any) -> keras.optimizers.Optimizer:
@@ -129,51 +140,136 @@ class DistributedModel(keras.Model):
     def _loop_function(
         self,
         take_step: Callable[..., dict[str, tf.Tensor]],
-        step_options: Callable[[int], dict[str, bool]] = lambda batch: {},
+        step_options: Callable[[int, int], dict[str, bool]] = lambda batch, ahead: {},
     ) -> Any:
-        """Returns a function (iterator) -> logs of one step on the global batch."""
+        """Returns a function (iterator) -> logs of the next `steps_per_execution` steps."""
+        take_steps = self.steps_function(take_step, step_options)
+
+        def function(iterator: Any) -> dict[str, tf.Tensor]:
+            start = time.perf_counter()
+            batches = list(itertools.islice(self._even(iterator), self.steps_per_execution))
+            if not batches:
+                raise StopIteration
+            self.wait_seconds += time.perf_counter() - start
+            if not self._counts:
+                for share in self.distribute_strategy.experimental_local_results(batches[0]):
+                    self.check_batch(share)
+            return take_steps(batches)
+
+        return function
+
+    def steps_function(
+        self,
+        take_step: Callable[..., dict[str, tf.Tensor]],
+        step_options: Callable[[int, int], dict[str, bool]] = lambda batch, ahead: {},
+    ) -> Callable[[Sequence[Any]], dict[str, tf.Tensor]]:
+        """Returns a function that takes a step on each of some global batches.
+
+        It returns the means of the logs over the steps that have them. On one replica, steps of the
+        same kind are one loop within a graph. To start a graph takes a fifth of a small step.
+
+        Args:
+            take_step: A replica's step.
+            step_options: As `DistributedModel.step_options`.
+        """
         strategy = self.distribute_strategy
+        is_loop = self.steps_per_execution > 1 and self._replicas == 1 and not self.run_eagerly
 
         @functools.cache
         def compiled(**options: bool) -> Any:
             take = functools.partial(take_step, **options) if options else take_step
+            run = tf.function(take, jit_compile=True) if self.jit_compile else take
+            names: list[str] = []
 
             def step(data: Any) -> dict[str, tf.Tensor]:
-                run = tf.function(take, jit_compile=True) if self.jit_compile else take
                 logs = strategy.run(run, args=(data,))
                 return {
                     name: strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
                     for name, value in logs.items()
                 }
 
-            return step if self.run_eagerly else tf.function(step, reduce_retracing=True)
+            def loop(stacked: Any) -> dict[str, tf.Tensor]:
+                def one(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                    logs = step(tf.nest.map_structure(lambda part: part[index], stacked))
+                    names.clear()
+                    names.extend(logs)
+                    return index + 1, sums + tf.stack(list(logs.values()))
 
-        def function(iterator: Any) -> dict[str, tf.Tensor]:
-            start = time.perf_counter()
-            data = next(iterator)
-            while not inputs.is_even(shares := strategy.experimental_local_results(data)):
-                data = next(iterator)
-            self.wait_seconds += time.perf_counter() - start
-            if not self._steps:
-                for share in shares:
-                    self.check_batch(share)
-            options = step_options(inputs.count(shares[0]) * self._replicas)
-            logs: dict[str, tf.Tensor] = compiled(**options)(data)
-            self._steps += 1
-            for name, value in logs.items():
+                count = tf.shape(tf.nest.flatten(stacked)[0])[0]
+                _, sums = tf.while_loop(
+                    lambda index, sums: index < count,
+                    one,
+                    (0, tf.zeros([])),
+                    shape_invariants=(tf.TensorShape([]), tf.TensorShape(None)),
+                )
+                return dict(zip(names, tf.unstack(sums, num=len(names)), strict=True))
+
+            if self.run_eagerly:
+                return step
+            return tf.function(loop if is_loop else step, reduce_retracing=True)
+
+        def take_steps(batches: Sequence[Any]) -> dict[str, tf.Tensor]:
+            sums: dict[str, Any] = {}
+            counts: dict[str, int] = {}
+            for options, group in self._kinds(batches, step_options, is_loop):
+                start = time.perf_counter()
+                data = group[0]
+                if is_loop:
+                    data = tf.nest.map_structure(lambda *parts: tf.stack(parts), *group)
+                for name, value in compiled(**options)(data).items():
+                    sums[name] = sums.get(name, 0.0) + value
+                    counts[name] = counts.get(name, 0) + len(group)
+                self._step_seconds = (time.perf_counter() - start) / len(group)
+                if stopping.is_requested():
+                    break
+            for name, value in sums.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
-                self._counts[name] = self._counts.get(name, 0) + 1
-            return logs
+                self._counts[name] = self._counts.get(name, 0) + counts[name]
+            return {name: value / counts[name] for name, value in sums.items()}
 
-        return function
+        return take_steps
+
+    def _even(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        """Yields the batches of which all replicas have equally many images."""
+        for data in iterator:
+            if inputs.is_even(self.distribute_strategy.experimental_local_results(data)):
+                yield data
+
+    def _kinds(
+        self,
+        batches: Sequence[Any],
+        step_options: Callable[[int, int], dict[str, bool]],
+        is_loop: bool,
+    ) -> Iterator[tuple[dict[str, bool], list[Any]]]:
+        """Yields options with the batches of successive steps of the same options and shapes.
+
+        They take about `_MOST_SECONDS` together, so that a signal stops long steps in between.
+        """
+        ahead, kinds = 0, []
+        for number, data in enumerate(batches):
+            share = self.distribute_strategy.experimental_local_results(data)[0]
+            batch = inputs.count(share) * self._replicas
+            shapes = [part.shape for part in tf.nest.flatten(share)]
+            kinds.append((step_options(batch, ahead), None if is_loop else number, shapes))
+            ahead += batch
+        pairs = zip(kinds, batches, strict=True)
+        for kind, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
+            same = [data for _, data in group]
+            while same:
+                most = max(1, int(_MOST_SECONDS / self._step_seconds))
+                part, same = same[:most], same[most:]
+                yield kind[0], part
 
     def get_metrics_result(self) -> dict[str, float]:
         """Returns each log's mean over the epoch's steps that have it, which Keras shows."""
         return {name: float(value) / self._counts[name] for name, value in self._sums.items()}
 
+    def _get_metrics_result_or_logs(self, logs: Any) -> dict[str, float]:
+        # Keras would take the last logs instead of the means if the last step has not all of them.
+        return self.get_metrics_result()
+
     def reset_metrics(self) -> None:
         self._sums, self._counts = {}, {}
-        self._steps = 0
 
     @property
     def _replicas(self) -> int:
@@ -191,13 +287,32 @@ class DistributedModel(keras.Model):
         compute: Callable[[], tuple[tf.Tensor, dict[str, tf.Tensor]]],
         variables: list[Any],
         optimizer: Any,
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Takes an optimizer step on the loss that `compute` returns beside its logs."""
+        watched: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor], tf.Tensor | None]:
+        """Takes an optimizer step on the loss that `compute` returns with its logs.
+
+        Args:
+            compute: Computes the loss and the logs.
+            variables: What the step updates.
+            optimizer: Their optimizer.
+            watched: A tensor that `compute` uses.
+
+        Returns:
+            This replica's share of the loss, the logs, and the gradient of the unscaled loss with
+            respect to `watched`.
+        """
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in variables])
+            if watched is not None:
+                tape.watch(watched)
             loss, logs = compute()
-            loss, scaled = self._scale(loss, optimizer)
-        gradients = tape.gradient(scaled, [v.value for v in variables])
+            share, scaled = self._scale(loss, optimizer)
+        sources = [v.value for v in variables]
+        if watched is None:
+            gradients, slope = tape.gradient(scaled, sources), None
+        else:
+            gradients, slope = tape.gradient(scaled, [sources, watched])
+            slope *= self._replicas / optimizer.scale_loss(1.0)
         gradients = [
             tf.zeros_like(v.value) if g is None else g
             for g, v in zip(gradients, variables, strict=True)
@@ -205,7 +320,7 @@ class DistributedModel(keras.Model):
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             gradients = self._overflowing_alike(gradients)
         optimizer.apply(gradients, variables)
-        return loss, logs
+        return share, logs, slope
 
     def _overflowing_alike(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         """Returns gradients that are NaN on all replicas if they are not finite on one of them.

@@ -124,7 +124,10 @@ class LayeredGAN(LayeredSteps):
             fused=fused,
             dtype=str(config.train.precision),
         )
-        gan.compile(jit_compile=config.train.jit_compile)
+        gan.compile(
+            jit_compile=config.train.jit_compile,
+            steps_per_execution=config.train.steps_per_execution,
+        )
         return gan
 
     def default_optimizers(self) -> tuple[keras.optimizers.Optimizer, keras.optimizers.Optimizer]:
@@ -251,7 +254,7 @@ class LayeredGAN(LayeredSteps):
             place = (images_seen, purpose, batch)
             return self._draws(*place), alpha, self._augmentations(*place)
 
-        if self.settings.shared_pass:
+        if self.settings.shared_pass or self.settings.simultaneous:
             logs = self.shared_step(real, *drawn(Purpose.GENERATOR), penalise)
         else:
             logs = self.discriminator_step(real, *drawn(Purpose.DISCRIMINATOR), penalise)
@@ -273,6 +276,7 @@ class LayeredGAN(LayeredSteps):
         draws = self._draws(place, Purpose.EVALUATION, batch)
         fake, _ = self.composite(draws, alpha)
         loss, logs = self._discriminator_loss(real, fake, draws.zeta, alpha)
+        logs.pop("score")
         generator_loss, generator_logs = self._generator_loss(draws, alpha)
         self._images_evaluated.assign(place + tf.cast(batch, tf.int64))
         return {

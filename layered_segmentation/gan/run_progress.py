@@ -57,11 +57,11 @@ class Advance(keras.callbacks.Callback):
         self.progress.resolution = self.gan.stage.resolution
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Counts the images of a batch."""
+        """Counts the images of an execution."""
         progress = self.progress
-        progress.images_seen += self.gan.stage.batch
+        progress.images_seen = int(self.gan.images_seen.numpy())
         now = time.perf_counter()
-        if self._mark is None:  # the first step compiles
+        if self._mark is None:  # the first execution compiles
             self._mark = (now, progress.images_seen, self.gan.wait_seconds)
             return
         then, images, waited = self._mark

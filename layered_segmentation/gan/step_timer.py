@@ -36,18 +36,19 @@ class StepTimer:
         real = np.random.default_rng(0).uniform(-1, 1, (batch, side, side, 3))
         self._real = tf.constant(real, tf.float32)
         self._kinds: collections.Counter[tuple[tuple[str, bool], ...]] = collections.Counter()
-        self._compiled: dict[tuple[tuple[str, bool], ...], Any] = {}
+        self._take = gan.steps_function(gan.train_step, gan.step_options)
+        self._graphs: dict[tuple[tuple[str, bool], ...], Any] = {}
 
     def run(self, steps: int) -> Turn:
-        """Takes steps."""
+        """Takes at least so many steps, in executions of `steps_per_execution`, as `fit` does."""
+        each = self.gan.steps_per_execution
+        executions = -(-steps // each)
         start, processor = time.perf_counter(), time.process_time()
-        for _ in range(steps):
-            options = self.gan.step_options(self.batch)
-            kind = tuple(options.items())
-            self._kinds[kind] += 1
-            logs = self._step(kind)(self._real)
-            logs["g_loss"].numpy()
-        images = steps * self.batch
+        for _ in range(executions):
+            for ahead in range(0, each * self.batch, self.batch):
+                self._kinds[tuple(self.gan.step_options(self.batch, ahead).items())] += 1
+            self._take([self._real] * each)["g_loss"].numpy()
+        images = executions * each * self.batch
         return Turn(
             images / (time.perf_counter() - start),
             1e3 * (time.process_time() - processor) / images,
@@ -62,15 +63,12 @@ class StepTimer:
         """Returns the number of operations in the graph of a step, the largest of those taken."""
         return max(len(self._graph(kind).get_operations()) for kind in self._kinds or [()])
 
-    def _step(self, kind: tuple[tuple[str, bool], ...]) -> Any:
-        if kind not in self._compiled:
-            step = functools.partial(self.gan.train_step, **dict(kind))
-            # As `fit` does.
-            self._compiled[kind] = tf.function(step, jit_compile=self.gan.jit_compile or None)
-        return self._compiled[kind]
-
     def _graph(self, kind: tuple[tuple[str, bool], ...]) -> Any:
-        return self._step(kind).get_concrete_function(self._real).graph
+        if kind not in self._graphs:
+            step = functools.partial(self.gan.train_step, **dict(kind))
+            function = tf.function(step, jit_compile=self.gan.jit_compile or None)
+            self._graphs[kind] = function.get_concrete_function(self._real).graph
+        return self._graphs[kind]
 
 
 def graph_flops(graph: tf.Graph) -> float:

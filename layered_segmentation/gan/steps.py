@@ -38,14 +38,15 @@ class LayeredSteps(AdversarialModel):
     average: Any
     images_seen: Any
 
-    def step_options(self, batch: int) -> dict[str, bool]:
-        """Returns what the next step does, as keyword arguments of `train_step`.
+    def step_options(self, batch: int, ahead: int = 0) -> dict[str, bool]:
+        """Returns what a step does, as keyword arguments of `train_step`.
 
         A function of the images seen alone, so a resumed run does the same. If a setting is 1,
         every step does it, and the argument keeps its default.
 
         Args:
             batch: Global batch size of the step.
+            ahead: Images between now and the step.
         """
         intervals = {
             "penalise": self.settings.penalty_every,
@@ -54,7 +55,7 @@ class LayeredSteps(AdversarialModel):
         intervals = {name: every for name, every in intervals.items() if every > 1}
         if not intervals:
             return {}
-        seen = int(self.images_seen.numpy()) - self.stage.first_image
+        seen = int(self.images_seen.numpy()) + ahead - self.stage.first_image
         # Whether a multiple of `every` batches lies within the step's images.
         return {name: -seen % (every * batch) < batch for name, every in intervals.items()}
 
@@ -74,7 +75,7 @@ class LayeredSteps(AdversarialModel):
         fake, _ = self.composite(draws, alpha)
         if augmentations:
             fake = augment(fake, augmentations[1])
-        return self._update_discriminator(real, fake, draws, alpha, augmentations, penalise)
+        return self._update_discriminator(real, fake, draws, alpha, augmentations, penalise)[0]
 
     def generator_step(
         self, draws: StepDraws, alpha: tf.Tensor | float, augmentations: Augmentations = None
@@ -90,13 +91,25 @@ class LayeredSteps(AdversarialModel):
         augmentations: Augmentations = None,
         penalise: bool = True,
     ) -> dict[str, tf.Tensor]:
-        """Updates the discriminator, then the generator, on the same composites."""
+        """Updates the discriminator and the generator on the same composites.
+
+        With `gan.simultaneous`, both follow the scores before the discriminator's update. As their
+        losses contain the same mean score with opposite signs, one backward pass through the
+        discriminator then has the gradients of both.
+        """
+        is_simultaneous = self.settings.simultaneous
         logs: dict[str, tf.Tensor] = {}
 
-        def judge(fake: tf.Tensor) -> None:
-            logs.update(
-                self._update_discriminator(real, fake, draws, alpha, augmentations, penalise)
+        def judge(fake: tf.Tensor) -> tf.Tensor:
+            image = tf.stop_gradient(fake)
+            judged, score, slope = self._update_discriminator(
+                real, image, draws, alpha, augmentations, penalise, is_simultaneous
             )
+            logs.update(judged)
+            if not is_simultaneous:
+                return self.discriminator(fake, alpha=alpha)
+            # The mean score, with its gradient.
+            return tf.stop_gradient(score) + tf.reduce_sum((fake - image) * slope)
 
         generator_logs = self._update_generator(
             lambda: self._generator_loss(draws, alpha, augmentations, judge)
@@ -111,17 +124,25 @@ class LayeredSteps(AdversarialModel):
         alpha: tf.Tensor | float,
         augmentations: Augmentations,
         penalise: bool,
-    ) -> dict[str, tf.Tensor]:
-        """Updates the discriminator; `fake` are composites, already augmented."""
+        with_slope: bool = False,
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor | None]:
+        """Updates the discriminator; `fake` are composites, already augmented.
+
+        Returns:
+            The logs, the mean score of the composites before the update and, `with_slope`, its
+            gradient with respect to them.
+        """
         if augmentations:
             real = augment(real, augmentations[0])
         every = self.settings.penalty_every
         variables = self.discriminator.stage_variables(self.stage.resolution)
-        loss, logs = self._minimise(
+        loss, logs, slope = self._minimise(
             lambda: self._discriminator_loss(real, fake, draws.zeta, alpha, every == 1),
             variables,
             self.discriminator_optimizer,
+            watched=fake if with_slope else None,
         )
+        score = logs.pop("score")
         logs = {"d_loss": loss, **logs}
         if every > 1 and penalise:
 
@@ -130,7 +151,7 @@ class LayeredSteps(AdversarialModel):
                 return every * (self.settings.gradient_penalty * penalty + r1), logs
 
             logs |= self._minimise(penalties, variables, self.discriminator_optimizer)[1]
-        return logs
+        return logs, score, slope
 
     def _discriminator_loss(
         self,
@@ -148,16 +169,17 @@ class LayeredSteps(AdversarialModel):
         loss = losses.discriminator(
             real_score, fake_score, penalty, gan.gradient_penalty, gan.drift
         )
-        distance = tf.reduce_mean(real_score) - tf.reduce_mean(fake_score)
+        score = tf.reduce_mean(fake_score)
+        distance = tf.reduce_mean(real_score) - score
         loss = loss + r1 if gan.r1 else loss
-        return loss, {"wasserstein": distance / self._replicas, **logs}
+        return loss, {"wasserstein": distance / self._replicas, "score": score, **logs}
 
     def _penalties(
         self, real: tf.Tensor, fake: tf.Tensor, zeta: tf.Tensor, alpha: tf.Tensor | float
     ) -> tuple[tf.Tensor, tf.Tensor | float, dict[str, tf.Tensor]]:
         """Returns the gradient penalty without its weight, R1 with it, and logs."""
         gan = self.settings
-        mixed = losses.interpolate(real, fake, zeta)
+        mixed = losses.interpolate(real, tf.stop_gradient(fake), zeta)
         penalty = losses.gradient_penalty(self._score_gradients(mixed, alpha))
         r1 = gan.r1 * losses.r1(self._score_gradients(real, alpha)) if gan.r1 else 0.0
         return penalty, r1, {"gradient_penalty": gan.gradient_penalty * penalty / self._replicas}
@@ -165,7 +187,7 @@ class LayeredSteps(AdversarialModel):
     def _update_generator(
         self, compute: Callable[[], tuple[tf.Tensor, dict[str, tf.Tensor]]]
     ) -> dict[str, tf.Tensor]:
-        loss, logs = self._minimise(
+        loss, logs, _ = self._minimise(
             compute,
             self.generator.stage_variables(self.stage.resolution),
             self.generator_optimizer,
@@ -177,17 +199,15 @@ class LayeredSteps(AdversarialModel):
         draws: StepDraws,
         alpha: tf.Tensor | float,
         augmentations: Augmentations = None,
-        before: Callable[[tf.Tensor], None] | None = None,
+        judge: Callable[[tf.Tensor], tf.Tensor] | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Returns the loss and logs; `before` is called with the composites to be scored."""
+        """Returns the loss and logs; `judge` returns the scores of composites, or their mean."""
         gan = self.settings
         layers = self._draw_layers(draws, alpha)
         fake, mask = self._perturbed(layers, draws)
         if augmentations:
             fake = augment(fake, augmentations[1])
-        if before:
-            before(tf.stop_gradient(fake))
-        score = self.discriminator(fake, alpha=alpha)
+        score = judge(fake) if judge else self.discriminator(fake, alpha=alpha)
         masks = tf.split(mask, gan.layers, axis=-1)
         size = sum(losses.mask_size(one, gan.mask_size, gan.mask_size_most) for one in masks)
         binary = sum(losses.mask_binary(one) for one in masks)

@@ -93,6 +93,7 @@ class Autoencoder(DistributedModel):
         optimizer: Any = None,
         jit_compile: bool = False,
         run_eagerly: bool = False,
+        steps_per_execution: int = 1,
         **refused: Any,
     ) -> None:
         """Chooses the optimizer; the loss is that of eq. 7.
@@ -101,12 +102,16 @@ class Autoencoder(DistributedModel):
             optimizer: A Keras optimizer, its name or its config; by default the paper's Adam.
             jit_compile: Whether XLA compiles the step.
             run_eagerly: Whether steps run without a graph, for debugging.
+            steps_per_execution: Steps from one call of the callbacks to the next. More are faster
+                where steps are small; the result is the same.
             **refused: Nothing else can be set.
 
         Raises:
             UserError: An argument that has no meaning here.
         """
-        self._compile({"optimizer": optimizer}, jit_compile, run_eagerly, refused)
+        self._compile(
+            {"optimizer": optimizer}, jit_compile, run_eagerly, steps_per_execution, refused
+        )
 
     def check_batch(self, data: Any) -> None:
         inputs.check(data, self.generator.resolution)
@@ -124,7 +129,7 @@ class Autoencoder(DistributedModel):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Takes a step of the encoder; returns this replica's share of the losses before it."""
         variables = self.encoder.trainable_variables
-        loss, logs = self._minimise(lambda: self._compute(data, True), variables, self.optimizer)
+        loss, logs, _ = self._minimise(lambda: self._compute(data, True), variables, self.optimizer)
         return {"loss": loss, **logs}
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:

@@ -1,4 +1,4 @@
-"""What a step leaves out: penalties, a second pass of the generator, updates of the average."""
+"""What a step leaves out: penalties, passes of the networks, updates of the average, its start."""
 
 import keras
 import numpy as np
@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from tiny_networks import tiny_run_config
 
-from layered_segmentation import LayeredGAN
+from layered_segmentation import LayeredGAN, stopping
+from layered_segmentation.gan import distributed_model
 from layered_segmentation.gan.draws import Purpose
 from layered_segmentation.gan.layered_gan import LayeredGAN as GAN
 
@@ -56,9 +57,10 @@ def test_what_a_step_does_depends_on_the_images_seen_alone():
         for step in reversed(range(steps)):
             gan.images_seen.assign(stage.first_image + step * stage.batch)
             found.append((step, gan.step_options(stage.batch)))
+            found.append((step + 1, gan.step_options(stage.batch, ahead=stage.batch)))
     for step, options in found:
         assert options == {"penalise": step % 3 == 0, "average": step % 2 == 0}
-    assert len(found) == 15
+    assert len(found) == 30
     assert create().step_options(8) == {}
     assert create(average_every=2).step_options(8) == {"average": True}
 
@@ -130,6 +132,85 @@ def test_a_shared_pass_is_both_steps_on_the_same_scenes(eagerly, monkeypatch):
         (a != b).any()
         for a, b in zip(weights(shared.generator), weights(create().generator), strict=True)
     )
+
+
+@pytest.mark.parametrize("settings", [{}, {"penalty_every": 2}, {"augment": 0.5}])
+@pytest.mark.parametrize("is_scaled", [False, True])
+def test_simultaneous_steps_follow_the_scores_before_the_update(eagerly, settings, is_scaled):
+    """Both networks change as in a step of their own from the same weights."""
+    both, apart, start = (create(simultaneous=one, **settings) for one in (True, False, False))
+    if is_scaled:
+        both.compile(
+            *(
+                keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(RATE), scale)
+                for scale in (2.0**10, 2.0**5)
+            )
+        )
+    place = tf.constant(0, tf.int64), Purpose.GENERATOR, 4
+    draws, augmentations = apart._draws(*place), apart._augmentations(*place)
+    expected = apart.generator_step(draws, 1.0, augmentations)
+    apart.generator.set_weights(changed := weights(apart.generator))
+    judged = create(**settings)
+    expected |= judged.discriminator_step(real(), draws, 1.0, augmentations)
+    logs = both.train_step(real())
+    for name, value in expected.items():
+        assert float(logs[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-5), name
+    pairs = (both.generator, changed), (both.discriminator, weights(judged.discriminator))
+    for network, after in pairs:
+        for here, there in zip(weights(network), after, strict=True):
+            np.testing.assert_allclose(here, there, atol=2e-6)
+    for name in ("generator", "discriminator"):
+        before = weights(getattr(start, name))
+        moved = zip(weights(getattr(both, name)), before, strict=True)
+        assert max(float(np.abs(after - one).max()) for after, one in moved) > 1e-3
+
+
+def test_simultaneous_steps_pass_once_through_the_discriminator(eagerly, monkeypatch):
+    gan = create(simultaneous=True, penalty_every=2)
+    passes, call = [], type(gan.discriminator).call
+
+    def noting(*arguments, **options):
+        passes.append(1)
+        return call(*arguments, **options)
+
+    monkeypatch.setattr(type(gan.discriminator), "call", noting)
+    gan.train_step(real(), penalise=False)
+    assert len(passes) == 1
+
+
+def test_several_steps_per_execution_are_the_same_steps():
+    """To the last bit, also where the last batch is smaller and kinds of steps alternate."""
+    runs, ends = [], []
+
+    class Noting(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            ends[-1].append(batch)
+
+    for steps in (1, 3):
+        gan = create(penalty_every=2, average_every=3, simultaneous=True)
+        gan.compile("sgd", keras.optimizers.SGD(RATE), steps_per_execution=steps)
+        ends.append([])
+        history = gan.fit(
+            photos(30), batch_size=4, epochs=2, verbose=0, shuffle=False, callbacks=[Noting()]
+        )
+        runs.append((gan, history.history))
+    (plain, means), (gan, others) = runs
+    assert int(gan.images_seen.numpy()) == int(plain.images_seen.numpy()) == 60
+    assert_same(gan.get_weights(), plain.get_weights())
+    assert list(means) == list(others) and "gradient_penalty" in means
+    for name, values in means.items():
+        assert others[name] == pytest.approx(values, rel=1e-5), name
+    assert [len(part) for part in ends] == [16, 6]
+    assert gan.get_compile_config()["steps_per_execution"] == 3
+
+
+def test_a_signal_ends_an_execution_between_slow_steps(monkeypatch):
+    monkeypatch.setattr(distributed_model, "_MOST_SECONDS", 1e-9)
+    gan = create()
+    gan.compile("sgd", keras.optimizers.SGD(RATE), steps_per_execution=4)
+    monkeypatch.setattr(stopping, "is_requested", lambda: int(gan.images_seen.numpy()) >= 8)
+    gan.fit(photos(16), batch_size=4, verbose=0, shuffle=False)
+    assert int(gan.images_seen.numpy()) == 8
 
 
 def test_the_average_moves_by_all_steps_since_its_last_update(eagerly):

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow  # five processes, each compiles a step or two
+pytestmark = pytest.mark.slow  # seven processes, each compiles a step or two
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "replica_steps.py"
 
@@ -38,9 +38,10 @@ def test_two_replicas_take_the_steps_of_one_device(one_device, tmp_path):
     assert largest_difference(train(tmp_path, 2, "whole"), one_device) < 1e-5
 
 
-def test_two_replicas_leave_out_what_one_device_leaves_out(one_device, tmp_path):
-    alone = train(tmp_path, 1, "lazy")
-    assert largest_difference(train(tmp_path, 2, "lazy"), alone) < 1e-5
+@pytest.mark.parametrize("how", ["lazy", "simultaneous"])
+def test_two_replicas_leave_out_what_one_device_leaves_out(one_device, tmp_path, how):
+    alone = train(tmp_path, 1, how)
+    assert largest_difference(train(tmp_path, 2, how), alone) < 1e-5
     # Penalties in the first and the third step of each stage.
     logged = [name for name in alone if name.endswith("gradient_penalty")]
     assert logged == [f"log_{side}_{step}_gradient_penalty" for side in (8, 16) for step in (0, 2)]

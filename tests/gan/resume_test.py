@@ -19,7 +19,7 @@ CONFIG = """
 data: {name: shapes, limit: 300}
 gan: {resolution: 16, max_channels: 8, latent_dim: 8, mapping_layers: 2, contrast_jitter: 0.3}
 schedule: {images_at: {8: 800, 16: 800}, batch: {8: 16, 16: 16}}
-train: {checkpoint_every: 160, sheet_every: 800}
+train: {checkpoint_every: 160, sheet_every: 800, steps_per_execution: 4}
 """
 
 

@@ -1,8 +1,9 @@
 """Training steps on one or two logical CPU devices, across two stages; writes all weights.
 
-usage: replica_steps.py REPLICAS whole|unscaled|alone|lazy|float16 OUT.npz
+usage: replica_steps.py REPLICAS whole|unscaled|alone|lazy|simultaneous|float16 OUT.npz
 
 `lazy` leaves out what it can: penalties, updates of the average, a second pass of the generator.
+`simultaneous` also shares the pass through the discriminator.
 
 `float16` takes steps of one stage in mixed precision, one of which overflows on the last replica
 alone, and writes loss scales and weights of every replica after each step.
@@ -54,7 +55,8 @@ def main(replicas: int, how: str, path: str) -> None:
         f"schedule.images_per_stage={STEPS * BATCH}",
         "train.strategy=mirrored",
         *(["train.precision=mixed_float16"] if how == "float16" else []),
-        *(LAZY if how == "lazy" else []),
+        *(LAZY if how in ("lazy", "simultaneous") else []),
+        *(["gan.simultaneous=true"] if how == "simultaneous" else []),
     )
     engine = strategy.open_strategy(config, ["CPU:0", "CPU:1"][:replicas])
     assert engine.num_replicas_in_sync == replicas
