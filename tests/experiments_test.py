@@ -86,7 +86,13 @@ def test_setting_a_on_cars_is_the_papers_car_experiment():
 
 
 # What the quickstart leaves out of its steps, and the experiments do not.
-WHOLE_STEPS = {"gan.penalty_every": 1, "gan.shared_pass": False, "gan.average_every": 1}
+WHOLE_STEPS = {
+    "gan.penalty_every": 1,
+    "gan.shared_pass": False,
+    "gan.simultaneous": False,
+    "gan.average_every": 1,
+    "train.steps_per_execution": 1,
+}
 
 
 def test_setting_d_on_scenes_is_the_quickstart_without_self_training_and_with_whole_steps():

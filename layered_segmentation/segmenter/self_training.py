@@ -66,8 +66,8 @@ def self_train(
     Args:
         segmenter: A distilled student.
         photos: The unlabelled training photos, uint8 [N, S, S, 3] with S = `photo_side(…)`.
-        settings: `self_training` rounds of `self_training_steps` steps, and the other settings of
-            that prefix.
+        settings: `self_training` rounds of `self_training_steps` steps (`self_training_last_steps`
+            in the last one), and the other settings of that prefix.
         seed: Seed of the choice of photos and of all draws.
         events: Where the rounds are written, each a phase.
         drawn_side: Side of the images that the student has learnt from, before they were resized
@@ -95,8 +95,10 @@ def self_train(
     summaries: list[RoundSummary] = []
     before: list[np.ndarray] = []  # the student's weights before the last round
     for number in range(settings.self_training):
+        is_last = number == settings.self_training - 1
+        count = settings.self_training_last_photos if is_last else 0
         # Only a part of the photos can be refined per round, so each round takes another part.
-        chosen = _choose(photos, most, seed + number if is_refined else seed)
+        chosen = _choose(photos, count or most, seed + number if is_refined else seed)
         coarse = drawn_side if settings.self_training_coarse and number == 0 else 0
         judged = 1.0
         if is_refined:
@@ -120,7 +122,9 @@ def self_train(
         round_seed = seed + 1000 * (number + 1)
         events.begin(round_name(number + 1))
         title = f"self-training, round {number + 1} of {settings.self_training}"
-        fitted = fit(segmenter, pool, round_settings, round_seed, events, title)
+        steps = settings.self_training_last_steps if is_last else 0
+        now = dataclasses.replace(round_settings, steps=steps or round_settings.steps)
+        fitted = fit(segmenter, pool, now, round_seed, events, title)
         weight = 1.0 if pool.weights is None else float(pool.weights.mean() / 255)
         summary = RoundSummary(
             **dataclasses.asdict(fitted),

@@ -210,6 +210,10 @@ def test_each_round_refines_other_photos(monkeypatch, eagerly):
     student.self_training_photos = 5
     self_training.self_train(create_segmenter(8, 16), photos, student, seed=0)
     assert [len(part) for part in seen] == [6, 6, 5, 5]
+    student.self_training_last_photos, student.self_training_last_steps = 9, 3
+    rounds = self_training.self_train(create_segmenter(8, 16), photos, student, seed=0)
+    assert [len(part) for part in seen[4:]] == [5, 9]
+    assert [one.steps for one in rounds] == [1, 3]
 
 
 @pytest.mark.parametrize("method", ["none", "grabcut"])
