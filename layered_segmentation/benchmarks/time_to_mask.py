@@ -152,12 +152,18 @@ class _Looks(keras.callbacks.Callback):
         super().__init__()
         self.look = look
         self.every = every
+        self._last = 0  # images seen at the end of the last execution
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        gan: Any = self.model
+        self._last = int(gan.images_seen.numpy())
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         gan: Any = self.model
         seen, stage = int(gan.images_seen.numpy()), gan.stage
         is_whole = stage == gan.stages[-1] and schedule.alpha(stage, seen) == 1.0
-        is_due = seen // self.every > (seen - stage.batch) // self.every
+        is_due = seen // self.every > self._last // self.every
+        self._last = seen
         if is_whole and (is_due or seen >= stage.end_image):
             self.look(gan, seen)
 

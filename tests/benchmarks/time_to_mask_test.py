@@ -5,6 +5,7 @@ import types
 import pytest
 
 from layered_segmentation import config as configs
+from layered_segmentation import schedule
 from layered_segmentation.benchmarks import time_to_mask
 from layered_segmentation.benchmarks.time_to_mask import Look
 from layered_segmentation.evaluation import test_sets
@@ -75,6 +76,24 @@ def test_looks_take_no_time_but_the_student_of_a_look_counts_in_it(monkeypatch):
             Look(0, "round 1", 200, 36, 72, 0.5),
         ]
     )
+
+
+def test_no_look_is_left_out_where_an_execution_has_several_steps():
+    stage = schedule.stages(configs.load("", ["gan.resolution=8", "schedule.images_at={8: 960}"]))[
+        0
+    ]
+    counter, found = types.SimpleNamespace(), []
+    gan = types.SimpleNamespace(images_seen=counter, stage=stage, stages=[stage])
+    looks = time_to_mask._Looks(lambda _, seen: found.append(seen), 100)
+    looks.set_model(gan)
+    for executions in ([0, 64, 128, 192, 256, 960], [0, 128]):  # training begins again
+        for number, seen in enumerate(executions):
+            counter.numpy = lambda seen=seen: seen
+            if number:
+                looks.on_train_batch_end(number)
+            else:
+                looks.on_train_begin()
+    assert found == [128, 256, 960, 128]
 
 
 def test_each_seed_has_the_time_of_its_first_good_masks():
