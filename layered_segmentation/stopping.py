@@ -156,6 +156,8 @@ def _handling() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if before:  # what runs later in this process has not been asked to stop
+            _State.received = None
 
 
 def _handle(number: int, frame: types.FrameType | None) -> None:

@@ -158,6 +158,7 @@ def test_without_a_command_a_second_signal_raises():
         time.sleep(1)
         raise AssertionError("not stopped")
     assert stopped.value.status == 130
+    assert not stopping.is_requested()  # of what this process does next
     with pytest.raises(stopping.Stopped), stopping.deferred():
         os.kill(os.getpid(), signal.SIGTERM)
     before = signal.getsignal(signal.SIGINT)
