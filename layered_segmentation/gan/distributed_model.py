@@ -1,7 +1,10 @@
 """What a Keras model needs to train under any strategy as it trains on one device."""
 
+import contextlib
 import functools
+import inspect
 import itertools
+import numbers
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +17,7 @@ from layered_segmentation.errors import UserError
 from layered_segmentation.gan import inputs
 from layered_segmentation.gan.keras_settings import standard
 
-_MOST_SECONDS = 0.5  # that steps may take within one graph
+_MOST_SECONDS = 0.5  # of the steps of one loop within a graph
 
 
 class DistributedModel(keras.Model):
@@ -34,6 +37,8 @@ class DistributedModel(keras.Model):
         self._sums: dict[str, Any] = {}
         self._counts: dict[str, int] = {}
         self._step_seconds = _MOST_SECONDS  # of the last steps
+        self._epoch_steps: int | None = None  # as asked for; None for all the data
+        self._steps = 0  # of the epoch so far
 
     def default_optimizers(self) -> Sequence[keras.optimizers.Optimizer]:
         """Returns new optimizers, one for each of `trained_networks`."""
@@ -73,6 +78,11 @@ class DistributedModel(keras.Model):
                 f"compile({', '.join(refused)}=...) is not possible: the losses are fixed; it "
                 f"takes {', '.join(optimizers)}, jit_compile, run_eagerly and steps_per_execution"
             )
+        if not isinstance(steps_per_execution, numbers.Integral) or steps_per_execution < 1:
+            raise UserError(
+                f"compile(steps_per_execution={steps_per_execution!r}): pass an integer, at least 1"
+            )
+        steps_per_execution = int(steps_per_execution)
         with self.distribute_strategy.scope():
             with standard():
                 defaults = self.default_optimizers()
@@ -118,12 +128,26 @@ class DistributedModel(keras.Model):
     @standard()  # Keras converts arrays to its general float type
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Trains as Keras's `fit` does."""
-        return super().fit(*args, **kwargs)
+        given = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+        with self._epochs_of(given.get("steps_per_epoch")):
+            return super().fit(*args, **kwargs)
 
     @standard()
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Measures the losses as Keras's `evaluate` does."""
-        return super().evaluate(*args, **kwargs)
+        given = inspect.signature(super().evaluate).bind(*args, **kwargs).arguments
+        with self._epochs_of(given.get("steps")):
+            return super().evaluate(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _epochs_of(self, steps: int | None) -> Iterator[None]:
+        """Ends epochs after so many steps. Keras itself only ends them after whole executions."""
+        before = self._epoch_steps, self._steps
+        self._epoch_steps, self._steps = steps or None, 0
+        try:
+            yield
+        finally:
+            self._epoch_steps, self._steps = before
 
     def make_train_function(self, force: bool = False) -> Any:
         """Compiles the step; the time spent waiting for data is measured around the iterator."""
@@ -147,9 +171,13 @@ class DistributedModel(keras.Model):
 
         def function(iterator: Any) -> dict[str, tf.Tensor]:
             start = time.perf_counter()
-            batches = list(itertools.islice(self._even(iterator), self.steps_per_execution))
+            most = self.steps_per_execution
+            if self._epoch_steps is not None:
+                most = min(most, max(0, self._epoch_steps - self._steps))
+            batches = [inputs.images(data) for data in itertools.islice(self._even(iterator), most)]
             if not batches:
                 raise StopIteration
+            self._steps += len(batches)
             self.wait_seconds += time.perf_counter() - start
             if not self._counts:
                 for share in self.distribute_strategy.experimental_local_results(batches[0]):
@@ -163,20 +191,21 @@ class DistributedModel(keras.Model):
         take_step: Callable[..., dict[str, tf.Tensor]],
         step_options: Callable[[int, int], dict[str, bool]] = lambda batch, ahead: {},
     ) -> Callable[[Sequence[Any]], dict[str, tf.Tensor]]:
-        """Returns a function that takes a step on each of some global batches.
+        """Returns a function that takes a step on each of several global batches of images.
 
-        It returns the means of the logs over the steps that have them. On one replica, steps of the
-        same kind are one loop within a graph. To start a graph takes a fifth of a small step.
+        The function returns each log's mean over the steps that have it. On one replica,
+        successive steps of the same kind run as one loop within a graph, because starting a graph
+        takes a fifth of the time of a small step.
 
         Args:
-            take_step: A replica's step.
+            take_step: A step of one replica.
             step_options: As `DistributedModel.step_options`.
         """
         strategy = self.distribute_strategy
         is_loop = self.steps_per_execution > 1 and self._replicas == 1 and not self.run_eagerly
 
         @functools.cache
-        def compiled(**options: bool) -> Any:
+        def compiled(signature: tf.TensorSpec | None, **options: bool) -> Any:
             take = functools.partial(take_step, **options) if options else take_step
             run = tf.function(take, jit_compile=True) if self.jit_compile else take
             names: list[str] = []
@@ -188,14 +217,14 @@ class DistributedModel(keras.Model):
                     for name, value in logs.items()
                 }
 
-            def loop(stacked: Any) -> dict[str, tf.Tensor]:
+            def loop(stacked: tf.Tensor) -> dict[str, tf.Tensor]:
                 def one(index: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                    logs = step(tf.nest.map_structure(lambda part: part[index], stacked))
+                    logs = step(stacked[index])
                     names.clear()
                     names.extend(logs)
                     return index + 1, sums + tf.stack(list(logs.values()))
 
-                count = tf.shape(tf.nest.flatten(stacked)[0])[0]
+                count = tf.shape(stacked)[0]
                 _, sums = tf.while_loop(
                     lambda index, sums: index < count,
                     one,
@@ -206,17 +235,21 @@ class DistributedModel(keras.Model):
 
             if self.run_eagerly:
                 return step
-            return tf.function(loop if is_loop else step, reduce_retracing=True)
+            if is_loop:
+                return tf.function(loop, input_signature=[signature])
+            return tf.function(step, reduce_retracing=True)
 
         def take_steps(batches: Sequence[Any]) -> dict[str, tf.Tensor]:
             sums: dict[str, Any] = {}
             counts: dict[str, int] = {}
             for options, group in self._kinds(batches, step_options, is_loop):
                 start = time.perf_counter()
-                data = group[0]
+                data, signature = group[0], None
                 if is_loop:
-                    data = tf.nest.map_structure(lambda *parts: tf.stack(parts), *group)
-                for name, value in compiled(**options)(data).items():
+                    data = tf.stack(group)
+                    # Whatever the number of steps, they are traced once.
+                    signature = tf.TensorSpec([None, *data.shape[1:]], data.dtype)
+                for name, value in compiled(signature, **options)(data).items():
                     sums[name] = sums.get(name, 0.0) + value
                     counts[name] = counts.get(name, 0) + len(group)
                 self._step_seconds = (time.perf_counter() - start) / len(group)
@@ -241,24 +274,28 @@ class DistributedModel(keras.Model):
         step_options: Callable[[int, int], dict[str, bool]],
         is_loop: bool,
     ) -> Iterator[tuple[dict[str, bool], list[Any]]]:
-        """Yields options with the batches of successive steps of the same options and shapes.
+        """Groups successive steps that have the same options and shapes.
 
-        They take about `_MOST_SECONDS` together, so that a signal stops long steps in between.
+        A group takes about `_MOST_SECONDS` at most, so that a signal can stop slow steps between
+        two groups.
+
+        Yields:
+            The options of a group and its batches.
         """
         ahead, kinds = 0, []
         for number, data in enumerate(batches):
             share = self.distribute_strategy.experimental_local_results(data)[0]
             batch = inputs.count(share) * self._replicas
-            shapes = [part.shape for part in tf.nest.flatten(share)]
-            kinds.append((step_options(batch, ahead), None if is_loop else number, shapes))
+            own = None if is_loop else number  # without loops, a step is a group of its own
+            kinds.append((step_options(batch, ahead), own, tuple(share.shape)))
             ahead += batch
         pairs = zip(kinds, batches, strict=True)
         for kind, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
             same = [data for _, data in group]
             while same:
                 most = max(1, int(_MOST_SECONDS / self._step_seconds))
-                part, same = same[:most], same[most:]
-                yield kind[0], part
+                yield kind[0], same[:most]
+                same = same[most:]
 
     def get_metrics_result(self) -> dict[str, float]:
         """Returns each log's mean over the epoch's steps that have it, which Keras shows."""
@@ -269,7 +306,7 @@ class DistributedModel(keras.Model):
         return self.get_metrics_result()
 
     def reset_metrics(self) -> None:
-        self._sums, self._counts = {}, {}
+        self._sums, self._counts, self._steps = {}, {}, 0
 
     @property
     def _replicas(self) -> int:

@@ -42,10 +42,10 @@ def prepare(data: Any) -> tf.Tensor:
         data: Images [B, R, R, 3], float in [-1, 1] or uint8, or a pair of images and labels, which
             are ignored.
     """
-    images = tf.convert_to_tensor(_images(data))
-    if images.dtype == tf.uint8:
-        return tf.cast(images, tf.float32) / 127.5 - 1.0
-    return tf.cast(images, tf.float32)
+    values = tf.convert_to_tensor(images(data))
+    if values.dtype == tf.uint8:
+        return tf.cast(values, tf.float32) / 127.5 - 1.0
+    return tf.cast(values, tf.float32)
 
 
 def check(data: Any, resolution: int) -> None:
@@ -58,18 +58,18 @@ def check(data: Any, resolution: int) -> None:
     Raises:
         UserError: Another shape, type or range.
     """
-    images = np.asarray(_images(data))
-    if images.ndim != 4 or images.shape[1:] != (resolution, resolution, 3):
+    values = np.asarray(images(data))
+    if values.ndim != 4 or values.shape[1:] != (resolution, resolution, 3):
         raise UserError(
-            f"images have the shape {list(images.shape)}; the model now trains on "
+            f"images have the shape {list(values.shape)}; the model now trains on "
             f"[batch, {resolution}, {resolution}, 3]: resize them, for example with "
             "keras.ops.image.resize(images, size, antialias=True)"
         )
-    if images.dtype == np.uint8:
+    if values.dtype == np.uint8:
         return
-    if not np.issubdtype(images.dtype, np.floating):
-        raise UserError(f"images are {images.dtype}; pass uint8, or float in [-1, 1]")
-    least, most = float(np.min(images)), float(np.max(images))
+    if not np.issubdtype(values.dtype, np.floating):
+        raise UserError(f"images are {values.dtype}; pass uint8, or float in [-1, 1]")
+    least, most = float(np.min(values)), float(np.max(values))
     if not (least >= -1 - _ROUNDING and most <= 1 + _ROUNDING):
         raise UserError(
             f"images have values from {least:g} to {most:g}; pass uint8, or float in [-1, 1]: "
@@ -93,8 +93,9 @@ def is_even(shares: Sequence[Any]) -> bool:
 
 def count(data: Any) -> int:
     """Returns the number of images of a batch, given as for `prepare`."""
-    return int(_images(data).shape[0])
+    return int(images(data).shape[0])
 
 
-def _images(data: Any) -> Any:
+def images(data: Any) -> Any:
+    """Returns the images of a batch, given as for `prepare`, without its labels."""
     return keras.utils.unpack_x_y_sample_weight(data)[0]

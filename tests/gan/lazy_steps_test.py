@@ -7,6 +7,7 @@ import tensorflow as tf
 from tiny_networks import tiny_run_config
 
 from layered_segmentation import LayeredGAN, stopping
+from layered_segmentation.errors import UserError
 from layered_segmentation.gan import distributed_model
 from layered_segmentation.gan.draws import Purpose
 from layered_segmentation.gan.layered_gan import LayeredGAN as GAN
@@ -202,6 +203,71 @@ def test_several_steps_per_execution_are_the_same_steps():
         assert others[name] == pytest.approx(values, rel=1e-5), name
     assert [len(part) for part in ends] == [16, 6]
     assert gan.get_compile_config()["steps_per_execution"] == 3
+
+
+def test_compile_refuses_wrong_numbers_of_steps_per_execution():
+    gan = LayeredGAN(8, **SIZES)
+    for wrong in (0, -1, 2.5, "auto", None):
+        with pytest.raises(UserError, match=r"steps_per_execution=.*pass an integer, at least 1"):
+            gan.compile(steps_per_execution=wrong)
+
+
+class Cheap(GAN):
+    """Its steps only count images."""
+
+    def train_step(self, data):
+        self.images_seen.assign_add(data.shape[0])
+        return {"d_loss": tf.reduce_mean(tf.cast(data, tf.float32))}
+
+    def test_step(self, data):
+        return {"d_loss": tf.reduce_mean(tf.cast(data, tf.float32))}
+
+
+def cheap(steps_per_execution):
+    gan = Cheap(8, **SIZES)
+    gan.compile("sgd", "sgd", steps_per_execution=steps_per_execution)
+    return gan
+
+
+def test_epochs_end_after_the_steps_asked_for():
+    """Not only after whole executions; in training, validation and evaluation."""
+    data = tf.data.Dataset.from_tensor_slices(photos(40)).batch(4).repeat()
+    found = []
+    for gan in (cheap(1), cheap(4)):
+        options = {"validation_data": data, "validation_steps": 3, "verbose": 0}
+        history = gan.fit(data, steps_per_epoch=5, epochs=2, **options).history
+        evaluated = gan.evaluate(data, steps=2, verbose=0)
+        assert int(gan.images_seen.numpy()) == 40
+        found.append([*history["d_loss"], *history["val_d_loss"], *np.ravel(evaluated)])
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+def test_any_labels_are_ignored():
+    images = tf.data.Dataset.from_tensor_slices(photos(8)).batch(4)
+    datasets = images.map(lambda x: (x, None)), images.map(lambda x: (x, tf.sparse.eye(4)))
+    for gan in (cheap(1), cheap(2)):
+        for data in datasets:
+            gan.fit(data, verbose=0)
+        assert int(gan.images_seen.numpy()) == 16
+
+
+def test_single_batches_can_be_trained_and_tested_on():
+    gan = cheap(1)
+    gan.train_on_batch(photos(4))
+    gan.test_on_batch(photos(4))
+    assert int(gan.images_seen.numpy()) == 4
+
+
+def test_a_loop_is_traced_once_for_all_numbers_of_steps(monkeypatch):
+    traced, step = [], Cheap.train_step
+
+    def noting(gan, data):
+        traced.append(tuple(data.shape))
+        return step(gan, data)
+
+    monkeypatch.setattr(Cheap, "train_step", noting)
+    cheap(4).fit(photos(28), batch_size=4, verbose=0)  # executions of 4 and of 3 steps
+    assert traced == [(4, 8, 8, 3)]
 
 
 def test_a_signal_ends_an_execution_between_slow_steps(monkeypatch):
