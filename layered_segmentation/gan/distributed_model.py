@@ -102,7 +102,7 @@ class DistributedModel(keras.Model):
                 steps_per_execution=steps_per_execution,
                 auto_scale_loss=False,
             )
-        self._compile_arguments = {
+        self._compile_arguments: dict[str, Any] = {
             **optimizers,
             "jit_compile": jit_compile,
             "run_eagerly": run_eagerly,
