@@ -235,8 +235,8 @@ class DistributedModel(keras.Model):
 
             if self.run_eagerly:
                 return step
-            if is_loop:
-                return tf.function(loop, input_signature=[signature])
+            if signature is not None:
+                return tf.function(loop if is_loop else step, input_signature=[signature])
             return tf.function(step, reduce_retracing=True)
 
         def take_steps(batches: Sequence[Any]) -> dict[str, tf.Tensor]:
@@ -245,10 +245,13 @@ class DistributedModel(keras.Model):
             for options, group in self._kinds(batches, step_options, is_loop):
                 start = time.perf_counter()
                 data, signature = group[0], None
+                # Traced once for each shape, since a graph of any shape rounds differently.
                 if is_loop:
                     data = tf.stack(group)
-                    # Whatever the number of steps, they are traced once.
                     signature = tf.TensorSpec([None, *data.shape[1:]], data.dtype)
+                elif self._replicas == 1:
+                    data = tf.convert_to_tensor(data)
+                    signature = tf.TensorSpec(data.shape, data.dtype)
                 for name, value in compiled(signature, **options)(data).items():
                     sums[name] = sums.get(name, 0.0) + value
                     counts[name] = counts.get(name, 0) + len(group)
