@@ -175,7 +175,8 @@ class StudentConfig:
     # Photos of a round at most; 0 for 8,000, or 4,000 if masks are refined.
     self_training_photos: int = added(0, was=0, possible="at least 0")
     # Steps and photos of the last of `self_training` rounds; 0 for as many as in the others. Masks
-    # are best by then, and the student learns more from more of them.
+    # are best by then, and the student learns more from more of them. With steps of its own, this
+    # round follows also if the others end early.
     self_training_last_steps: int = added(0, was=0, possible="at least 0")
     self_training_last_photos: int = added(0, was=0, possible="at least 0")
     # Whether the masks of the first round are those of photos as coarse as the generated pairs. The

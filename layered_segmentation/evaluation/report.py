@@ -243,7 +243,7 @@ def student_of(run: "RunDirectory") -> dict[str, Any]:
             pictures.append(Picture("Masks of some images after each phase", file.read()))
     return {
         "student_phases": [_phase_row(*item) for item in phases.items()],
-        "student_note": (found["rounds"][-1].get("end") or "") if found["rounds"] else "",
+        "student_note": "".join(one.get("end") or "" for one in found["rounds"]),
         "student": pictures,
     }
 

@@ -77,6 +77,7 @@ def self_train(
         A summary per round. Rounds end early if no mask shows an object and, with
         `self_training_early_stop`, once a round has raised `judged` by less than
         `self_training_rise`. If that round has lowered it, the student before the round is kept.
+        A last round of `self_training_last_steps` follows all the same.
 
     Raises:
         UserError: The loss is not finite.
@@ -94,7 +95,10 @@ def self_train(
     )
     summaries: list[RoundSummary] = []
     before: list[np.ndarray] = []  # the student's weights before the last round
-    for number in range(settings.self_training):
+    has_own_last = bool(settings.self_training_last_steps)
+    numbers = list(range(settings.self_training))
+    while numbers:
+        number = numbers.pop(0)
         is_last = number == settings.self_training - 1
         count = settings.self_training_last_photos if is_last else 0
         # Only a part of the photos can be refined per round, so each round takes another part.
@@ -111,17 +115,19 @@ def self_train(
         if can_stop and summaries:
             rise = judged - summaries[-1].judged
             events.write(summaries[-1].steps, judged_after=judged)
-            if rise < settings.self_training_rise:
+            if rise < settings.self_training_rise and not (is_last and has_own_last):
                 if rise < 0:
                     segmenter.set_weights(before)
                 end = _end(number, settings, summaries[-1].judged, judged)
                 print(end, file=sys.stderr, flush=True)
                 summaries[-1] = dataclasses.replace(summaries[-1], end=end)
-                break
+                numbers = numbers[-1:] if has_own_last else []
+                continue
         before = segmenter.get_weights() if can_stop else []
         round_seed = seed + 1000 * (number + 1)
-        events.begin(round_name(number + 1))
-        title = f"self-training, round {number + 1} of {settings.self_training}"
+        place = len(summaries) + 1
+        events.begin(round_name(place))
+        title = f"self-training, round {place} of {settings.self_training}"
         steps = settings.self_training_last_steps if is_last else 0
         now = dataclasses.replace(round_settings, steps=steps or round_settings.steps)
         fitted = fit(segmenter, pool, now, round_seed, events, title)
@@ -314,10 +320,11 @@ def _reduced(photos: np.ndarray, side: int) -> np.ndarray:
 def _end(rounds: int, settings: StudentConfig, before: float, after: float) -> str:
     """Returns a sentence that explains why self-training ends after some rounds."""
     kept = "" if after >= before else "; the student before it is kept"
+    ends = "skips to its last round" if settings.self_training_last_steps else "ends"
     return (
-        f"self-training ends after round {rounds} of at most {settings.self_training}: it changed "
-        f"the agreement with the refined masks from {before:.3f} to {after:.3f}, and a rise of "
-        f"{settings.self_training_rise:g} is required{kept}"
+        f"self-training {ends} after round {rounds} of at most {settings.self_training}: it "
+        f"changed the agreement with the refined masks from {before:.3f} to {after:.3f}, and a "
+        f"rise of {settings.self_training_rise:g} is required{kept}"
     )
 
 

@@ -174,6 +174,22 @@ def test_rounds_end_when_the_agreement_rises_too_little(
         assert ("the student before it is kept" in said[0]) == (kept == 1)
 
 
+def test_a_last_round_of_its_own_length_follows_all_the_same(monkeypatch, eagerly, capsys):
+    judged = iter([0.5, 0.6, 0.59, 0.59])
+    monkeypatch.setattr(
+        self_training, "refined_pairs", lambda *_: (two_plain_pairs(), next(judged))
+    )
+    student = settings(
+        self_training=5, self_training_steps=1, batch=2, self_training_refine="grabcut"
+    )
+    student.self_training_early_stop, student.self_training_last_steps = True, 2
+    photos = np.zeros((3, 16, 16, 3), np.uint8)
+    rounds = self_training.self_train(create_segmenter(8, 16), photos, student, seed=0)
+    assert [(one.judged, one.steps) for one in rounds] == [(0.5, 1), (0.6, 1), (0.59, 2)]
+    assert [bool(one.end) for one in rounds] == [False, True, False]
+    assert "skips to its last round after round 2 of at most 5" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method, runs", [("grabcut", 1), ("consensus", 3)])
 def test_self_training_has_grabcut_iterations_of_its_own(monkeypatch, eagerly, method, runs):
     asked = []
