@@ -115,6 +115,7 @@ def test_every_phase_of_every_seed_is_measured(layerseg, tmp_path, monkeypatch):
     monkeypatch.setattr(test_sets, "HELD_OUT", 8)
     out = tmp_path / "looks.json"
     flags = ["--time_to_mask=0.01", "--seeds=0,4", "--look_every=32", f"--out={out}", *TINY]
+    flags.append("--set=train.steps_per_execution=1")  # looks follow whole executions
     result = layerseg("benchmark", *flags)
     assert result.status == 0, result.stderr
     looks = json.loads(out.read_text())

@@ -144,6 +144,7 @@ def test_a_signal_while_scenes_are_drawn_loses_no_step(tmp_path, monkeypatch, dr
     config.write_text(CONFIG.replace("resolution: 16", "resolution: 8"))
     every = 32 if drawn == "sheet" else 10_000
     sets = ["schedule.images_at={8: 80}", "train.checkpoint_every=10000"]
+    sets.append("train.steps_per_execution=1")  # a callback after each step
     run = RunDirectory(tmp_path / "run")
     sample_layers = trainer.sample_layers
 
