@@ -79,9 +79,8 @@ def test_looks_take_no_time_but_the_student_of_a_look_counts_in_it(monkeypatch):
 
 
 def test_no_look_is_left_out_where_an_execution_has_several_steps():
-    stage = schedule.stages(configs.load("", ["gan.resolution=8", "schedule.images_at={8: 960}"]))[
-        0
-    ]
+    config = configs.load("", ["gan.resolution=8", "schedule.images_at={8: 960}"])
+    stage = schedule.stages(config)[0]
     counter, found = types.SimpleNamespace(), []
     gan = types.SimpleNamespace(images_seen=counter, stage=stage, stages=[stage])
     looks = time_to_mask._Looks(lambda _, seen: found.append(seen), 100)

@@ -75,7 +75,7 @@ def test_the_graph_of_a_step_does_not_grow():
     """A step is made of thousands of small operations; starting them takes most of its time."""
     sizes = training.Sizes(16, max_channels=32, batch=8, latent_dim=64)  # the quickstart's
     timer = training.step_timer(sizes, fused=True, precision="float32")
-    assert 4_000 < timer.operations() <= MOST_OPERATIONS
+    assert 5_000 < timer.operations() <= MOST_OPERATIONS
 
 
 def test_a_row_of_the_table():
