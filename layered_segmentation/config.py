@@ -183,6 +183,12 @@ class StudentConfig:
     # student has seen nothing finer; it then learns them together with the photos as they are.
     self_training_coarse: bool = added(False, was=False)
     masks: StudentMasks = added(StudentMasks.union, was=StudentMasks.union)
+    # Into how many parts a step divides its batch, each with its own batch norm. They are computed
+    # at the same time, so 2 are faster on two cores or more. Several devices take a part each.
+    parts: int = added(1, was=1, possible="at least 1")
+    # Of its training; its weights are float32. `auto` measures, and takes mixed precision only
+    # where it is clearly faster.
+    precision: Precision = added(Precision.float32, was=Precision.float32)
 
 
 @dataclasses.dataclass
@@ -322,6 +328,11 @@ def _check_combinations(config: Config) -> None:
     refine = student.self_training_refine  # fits one mask to a photo
     is_possible = refine == Refinement.none or student.masks == StudentMasks.union
     require(is_possible, "student.self_training_refine", refine, "none with student.masks=each")
+    is_possible = student.batch % student.parts == 0
+    require(is_possible, "student.parts", student.parts, f"a divisor of {student.batch}, the batch")
+    is_possible = student.precision != Precision.mixed_float16  # it would need scaled losses
+    possible = "auto, float32 or mixed_bfloat16"
+    require(is_possible, "student.precision", student.precision, possible)
     for table in ("images_at", "batch"):
         for key, value in getattr(schedule, table).items():
             is_power = config_files.is_power_of_two(key)

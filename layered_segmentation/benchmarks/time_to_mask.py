@@ -24,8 +24,6 @@ from layered_segmentation.segmenter import distill, self_training
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 from layered_segmentation.segmenter.student_events import StudentEvents
 
-STEPS = 200  # of the student of a look
-
 Times = tuple[float, float]  # seconds and processor seconds
 HEADER = f"{'seed':>6} {'phase':>15} {'images':>9} {'seconds':>9} {'processor':>10} {'mIoU':>6}"
 
@@ -107,11 +105,7 @@ def measure(
         until_now = clock.read()
         with clock.paused():
             student = Clock()
-            settings = dataclasses.replace(
-                config.student, steps=min(STEPS, config.student.steps), self_training=0
-            )
-            short = dataclasses.replace(config, student=settings)
-            segmenter, _ = distill.distill(gan.average, short)
+            segmenter, _ = distill.distill(gan.average, distill.quick(config))
             look("gan", images_seen, segmenter, until_now, student.read())
 
     summary = trainer.train(config, run, watchers=[_Looks(look_at_gan, every)])

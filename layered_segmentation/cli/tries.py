@@ -12,7 +12,6 @@ from layered_segmentation import files, records
 from layered_segmentation.config import Config
 from layered_segmentation.run_directory import RunDirectory
 
-STEPS = 200  # of the student that judges a run
 _CHOICE = "choice.json"
 
 
@@ -72,9 +71,7 @@ def _score(run: RunDirectory, config: Config, devices: Sequence[str]) -> float:
     trainer.train(config, run, devices)
     measured = quality.read(run)
     if measured is None:
-        steps = min(STEPS, config.student.steps)
-        student = dataclasses.replace(config.student, steps=steps, self_training=0)
-        config = dataclasses.replace(config, student=student)
+        config = distill.quick(config)
         segmenter, _ = distill.distill(networks.load_generator(run), config, devices=devices)
         measured = quality.measure_run(run, config, segmenter)
     print(f"{run.path}: score {measured.score:.3f}", flush=True)

@@ -1,14 +1,15 @@
-"""`train.precision=auto`: float32, or the device's mixed precision where that is clearly faster.
+"""`precision=auto`: float32, or the device's mixed precision where that is clearly faster.
 
-The chief measures before the first step of a run and records its choice in RUN/precision.json. From
-then on the record decides, for all workers and after every interruption.
+For `train.precision` the chief measures before the first step of a run and records its choice in
+RUN/precision.json. From then on the record decides, for all workers and after every interruption.
 """
 
 import dataclasses
 import gc
 import math
 import statistics
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import tensorflow as tf
 
@@ -18,7 +19,7 @@ from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import strategy
 from layered_segmentation.gan.layered_gan import LayeredGAN
-from layered_segmentation.gan.step_timer import StepTimer
+from layered_segmentation.gan.step_timer import StepTimer, Turn
 from layered_segmentation.run_directory import RunDirectory
 
 LEAST_GAIN = 1.15  # speed relative to float32 from which mixed precision is chosen
@@ -33,6 +34,17 @@ def _is_choice(value: Any) -> bool:
 
 
 _RECORD = {"precision": _is_choice}
+
+
+class Timer(Protocol):
+    """Takes training steps in one precision and times them."""
+
+    batch: int  # images per step
+    warm_up: int  # steps after which everything is compiled
+
+    def run(self, steps: int) -> Turn:
+        """Takes steps."""
+        ...
 
 
 def choose(config: Config, run: RunDirectory, engine: tf.distribute.Strategy) -> None:
@@ -111,8 +123,24 @@ def measure(config: Config, mixed: Precision, replicas: int) -> tuple[float, dic
         second of float32 and of `mixed`, the medians over the rounds.
     """
     timers = [_timer(config, precision, replicas) for precision in (Precision.float32, mixed)]
+    gain, plain, other = compare(timers)
+    del timers
+    gc.collect()  # frees the device's memory before training takes its own
+    return gain, {str(Precision.float32): plain, str(mixed): other}
+
+
+def compare(timers: Sequence[Timer]) -> tuple[float, float, float]:
+    """Lets two timers take the same steps in turn.
+
+    Args:
+        timers: Of float32 and of the mixed precision.
+
+    Returns:
+        The speed of the second relative to the first, and the images per second of both. Each is
+        the median over the rounds.
+    """
     for timer in timers:
-        timer.run(timer.warm_up)  # compiles
+        timer.run(timer.warm_up)
     step_speed = timers[0].run(1).images_per_second
     timers[1].run(1)
     steps = math.ceil(_TURN_SECONDS * step_speed / timers[0].batch)
@@ -121,11 +149,8 @@ def measure(config: Config, mixed: Precision, replicas: int) -> tuple[float, dic
         rounds.append([timer.run(steps).images_per_second for timer in timers])
         if rounds[0][1] < _HOPELESS * rounds[0][0]:
             break
-    del timer, timers
-    gc.collect()  # frees the device's memory before training takes its own
-    speeds = [statistics.median(speeds) for speeds in zip(*rounds, strict=True)]
-    gain = statistics.median(other / plain for plain, other in rounds)
-    return gain, {str(Precision.float32): speeds[0], str(mixed): speeds[1]}
+    plain, mixed = (statistics.median(speeds) for speeds in zip(*rounds, strict=True))
+    return statistics.median(second / first for first, second in rounds), plain, mixed
 
 
 def _timer(config: Config, precision: Precision, replicas: int) -> StepTimer:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras import ops
 
 from layered_segmentation import files, paths, sheets
-from layered_segmentation.choices import Aspect, StudentMasks
+from layered_segmentation.choices import Aspect, Precision, StudentMasks
 from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import composite, networks, strategy
@@ -42,6 +42,7 @@ from layered_segmentation.segmenter.self_training import RoundSummary
 from layered_segmentation.segmenter.student_events import StudentEvents
 
 POOL = 10_000  # scenes
+_QUICK_STEPS = 200
 _POOL_BYTES = 500_000_000
 _DRAW_BATCH = 64
 
@@ -53,12 +54,14 @@ class DistillSummary(FitSummary):
     Attributes:
         seconds: Total duration.
         draw_seconds: Time spent drawing the pool.
+        precision: That of the training, as `auto` has chosen it.
         self_training_rounds: Completed rounds of self-training.
         self_training_judged: `RoundSummary.judged` of each round.
         rounds: The summaries of the rounds.
     """
 
     draw_seconds: float = 0.0
+    precision: Precision = Precision.float32
     self_training_rounds: int = 0
     self_training_judged: tuple[float, ...] = ()
     rounds: tuple[RoundSummary, ...] = ()
@@ -103,22 +106,35 @@ def distill(
         masks = generator.foreground_layers if learns_each(config) else 1
         segmenter = create_segmenter(config.student.width, side, config.data.aspect, masks)
         fit.initialise(segmenter, seed)
+        student = fit.with_precision(segmenter, pool, config.student)
         events.begin(student_events.FIRST)
-        summary = fit.fit(segmenter, pool, config.student, seed, events)
+        summary = fit.fit(segmenter, pool, student, seed, events)
         self_training.show_masks(segmenter, events, summary.steps)
-        if photos is not None and config.student.self_training:
+        if photos is not None and student.self_training:
             rounds = self_training.self_train(
-                segmenter, photos, config.student, seed, events, generator.resolution
+                segmenter, photos, student, seed, events, generator.resolution
             )
     fields = {**dataclasses.asdict(summary), "seconds": time.perf_counter() - start}
     judged = tuple(part.judged for part in rounds)
     return segmenter, DistillSummary(
         **fields,
         draw_seconds=drawn,
+        precision=student.precision,
         self_training_rounds=len(rounds),
         self_training_judged=judged,
         rounds=tuple(rounds),
     )
+
+
+def quick(config: Config) -> Config:
+    """Returns a config with a student of few steps, which judges a generator."""
+    student = dataclasses.replace(
+        config.student,
+        steps=min(_QUICK_STEPS, config.student.steps),
+        self_training=0,
+        precision=Precision.float32,  # a measurement would take longer than it saves
+    )
+    return dataclasses.replace(config, student=student)
 
 
 def distill_run(

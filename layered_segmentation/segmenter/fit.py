@@ -15,13 +15,15 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from layered_segmentation.choices import Precision
 from layered_segmentation.config import StudentConfig
 from layered_segmentation.errors import UserError
-from layered_segmentation.gan import composite
+from layered_segmentation.gan import composite, precision, strategy
 from layered_segmentation.gan.augment import augment_pairs
 from layered_segmentation.gan.composite import Layers
 from layered_segmentation.gan.draws import Purpose, replica_share, scales, student_draws, weights
 from layered_segmentation.gan.keras_settings import standard
+from layered_segmentation.gan.step_timer import Turn
 from layered_segmentation.images import to_uint8_mask
 from layered_segmentation.progress import Bar
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
@@ -89,6 +91,114 @@ class FitSummary:
     curve: tuple[tuple[int, float, float], ...] = ()
 
 
+class _Steps:
+    """The training steps of a segmenter on a pool."""
+
+    def __init__(
+        self, segmenter: LayeredSegmenter, pool: Pool, settings: StudentConfig, seed: int
+    ) -> None:
+        self._engine = tf.distribute.get_strategy()
+        self._segmenter, self._variables = segmenter, segmenter.trainable_variables
+        self._pool, self._settings, self._seed = pool, settings, seed
+        self._layers = Layers(*(tf.constant(part) for part in pool.layers))
+        self._weights = None if pool.weights is None else tf.constant(pool.weights)
+        replicas = self._engine.num_replicas_in_sync
+        self._parts = settings.parts if replicas == 1 else 1  # replicas are parts already
+        self._optimizer = _optimizer(settings, replicas)
+        self._optimizer.build(self._variables)
+        _synchronise_norms(segmenter, replicas)
+        has_replicas = tf.distribute.has_strategy()
+        self._step = tf.function(self._of_all if has_replicas else self._of_replica)
+
+    def take(self, step: int) -> list[float]:
+        """Takes a step; returns loss and agreement."""
+        return [float(value) for value in self._step(tf.constant(step))]
+
+    def finish(self) -> None:
+        """Sets the averaged weights."""
+        self._optimizer.finalize_variable_values(self._variables)
+        _synchronise_norms(self._segmenter, 1)
+
+    def _of_replica(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        drawn = _pairs(self._pool, self._layers, self._weights, self._settings, self._seed, step)
+        # Parts do not wait for each other, so they keep several cores busy.
+        cut = [[None] * self._parts if x is None else tf.split(x, self._parts) for x in drawn]
+        losses, gradients, agreements = zip(*map(self._of_part, *cut), strict=True)
+        self._optimizer.apply([tf.add_n(parts) for parts in zip(*gradients, strict=True)])
+        return tf.add_n(losses), tf.add_n(agreements)
+
+    def _of_part(
+        self, images: tf.Tensor, masks: tf.Tensor, counts: tf.Tensor | None
+    ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+        """Returns the loss, the gradients and the agreement, as shares of all parts' sums."""
+        count = self._parts * self._engine.num_replicas_in_sync
+        with tf.GradientTape() as tape:
+            logits = self._segmenter.logits(images, training=True)
+            # Keras sums gradients over the replicas.
+            loss = mask_loss(masks, logits, counts) / count
+        gradients = tape.gradient(loss, self._variables)
+        if counts is not None:
+            masks, logits = (tf.where(counts > 0.5, part, -1.0) for part in (masks, logits))
+        return loss, gradients, _agreement(masks > 0.5, logits > 0) / count
+
+    def _of_all(self, step: tf.Tensor) -> list[tf.Tensor]:
+        parts = self._engine.run(self._of_replica, args=(step,))
+        return [self._engine.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in parts]
+
+
+class _Timer:
+    """Times steps of a copy of a segmenter in a precision."""
+
+    def __init__(
+        self,
+        segmenter: LayeredSegmenter,
+        pool: Pool,
+        settings: StudentConfig,
+        policy: Precision,
+    ) -> None:
+        self._steps = _Steps(_copy(segmenter, policy), pool, settings, 0)
+        self.batch, self.warm_up = settings.batch, 1
+
+    def run(self, steps: int) -> Turn:
+        """Takes steps."""
+        start, processor = time.perf_counter(), time.process_time()
+        for step in range(steps):
+            self._steps.take(step)
+        images = steps * self.batch
+        return Turn(
+            images / (time.perf_counter() - start),
+            1e3 * (time.process_time() - processor) / images,
+        )
+
+
+@standard()
+def with_precision(
+    segmenter: LayeredSegmenter, pool: Pool, settings: StudentConfig
+) -> StudentConfig:
+    """Returns settings with the precision that `auto` stands for, and prints it.
+
+    Args:
+        segmenter: A segmenter with the pool's resolution; it is not changed.
+        pool: Scenes to take the measured steps on.
+        settings: The student's settings. If they give a precision, nothing is measured.
+    """
+    if settings.precision != Precision.auto:
+        return settings
+    device = strategy.first_device(tf.distribute.get_strategy())
+    chosen, reason = Precision.float32, "this device is not known to have fast bfloat16"
+    if precision.mixed_precision(device) == Precision.mixed_bfloat16:
+        mixed = Precision.mixed_bfloat16
+        both = [_Timer(segmenter, pool, settings, name) for name in (Precision.float32, mixed)]
+        gain, plain, other = precision.compare(both)
+        chosen = mixed if gain >= precision.LEAST_GAIN else chosen
+        reason = (
+            f"the student learns {plain:,.1f} images/s in float32 and {other:,.1f} in {mixed} "
+            f"({gain:.2f} times as fast; {precision.LEAST_GAIN:g} is the least for {mixed})"
+        )
+    print(f"student.precision=auto: {chosen}, since {reason}", flush=True)
+    return dataclasses.replace(settings, precision=chosen)
+
+
 @standard()
 def fit(
     segmenter: LayeredSegmenter,
@@ -106,7 +216,7 @@ def fit(
     Args:
         segmenter: A segmenter with the pool's resolution; trained in place.
         pool: The scenes.
-        settings: Steps, batch, learning rate and strength of augmentation.
+        settings: Steps, batch, learning rate, precision and strength of augmentation.
         seed: Seed of the order, the shifts and the augmentation.
         events: Where loss and agreement are written during training.
         title: Of the progress bar.
@@ -115,36 +225,15 @@ def fit(
         UserError: The loss is not finite.
     """
     events = events or StudentEvents()
-    engine = tf.distribute.get_strategy()
-    replicas = engine.num_replicas_in_sync
-    optimizer = _optimizer(settings, replicas)
-    variables = segmenter.trainable_variables
-    optimizer.build(variables)
-    layers = Layers(*(tf.constant(part) for part in pool.layers))
-    weighted = None if pool.weights is None else tf.constant(pool.weights)
-    _synchronise_norms(segmenter, replicas)
-
-    def replica_step(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        images, masks, counts = _pairs(pool, layers, weighted, settings, seed, step)
-        with tf.GradientTape() as tape:
-            logits = segmenter.logits(images, training=True)
-            # Keras sums gradients over the replicas.
-            loss = mask_loss(masks, logits, counts) / replicas
-        optimizer.apply(tape.gradient(loss, variables), variables)
-        if counts is not None:
-            masks, logits = (tf.where(counts > 0.5, part, -1.0) for part in (masks, logits))
-        return loss, _agreement(masks > 0.5, logits > 0) / replicas
-
-    def step_of_all(step: tf.Tensor) -> list[tf.Tensor]:
-        parts = engine.run(replica_step, args=(step,))
-        return [engine.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in parts]
-
-    train_step = tf.function(step_of_all if tf.distribute.has_strategy() else replica_step)
+    trained = segmenter
+    if settings.precision != Precision.float32:
+        trained = _copy(segmenter, settings.precision)
+    steps = _Steps(trained, pool, settings, seed)
     start = compiled = time.perf_counter()
     history = []
     with Bar(settings.steps, title, "step") as bar:
         for step in range(settings.steps):
-            history.append([float(value) for value in train_step(tf.constant(step))])
+            history.append(steps.take(step))
             if not math.isfinite(history[-1][0]):
                 raise UserError(
                     f"distillation: the loss is not finite at step {step}; lower "
@@ -157,8 +246,9 @@ def fit(
             if (step + 1) % EVERY == 0:
                 events.write(step + 1, loss=loss, agreement=agreement)
     end = time.perf_counter()
-    optimizer.finalize_variable_values(variables)
-    _synchronise_norms(segmenter, 1)
+    steps.finish()
+    if trained is not segmenter:
+        segmenter.set_weights(trained.get_weights())
     loss, agreement = np.mean(history[-50:], axis=0)
     pairs_after_first = (settings.steps - 1) * settings.batch
     return FitSummary(
@@ -279,6 +369,17 @@ def _optimizer(settings: StudentConfig, replicas: int) -> keras.optimizers.Optim
     momentum = min(0.995, max(0.5, 1 - 20 / settings.steps))
     # Keras clips a replica's gradient, of a share of the loss, before it sums them.
     return keras.optimizers.Adam(rate, clipnorm=5.0 / replicas, use_ema=True, ema_momentum=momentum)
+
+
+def _copy(segmenter: LayeredSegmenter, policy: Precision) -> LayeredSegmenter:
+    """Returns a copy that computes in a precision; its weights are float32."""
+    backbone = segmenter.backbone
+    settings = {**backbone.get_config(), "dtype": str(policy)}
+    copy = type(segmenter)(
+        type(backbone).from_config(settings), segmenter.preprocessor, segmenter.num_masks
+    )
+    copy.set_weights(segmenter.get_weights())
+    return copy
 
 
 def _synchronise_norms(segmenter: LayeredSegmenter, replicas: int) -> None:

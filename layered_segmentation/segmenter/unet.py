@@ -8,7 +8,8 @@ from typing import Any
 
 import keras
 import keras_hub
-from keras import layers
+import tensorflow as tf
+from keras import layers, ops
 
 from layered_segmentation.gan.keras_settings import DATA_FORMAT, policy
 from layered_segmentation.segmenter.preset_checks import Checked
@@ -83,6 +84,27 @@ class UNetBackbone(Checked, keras_hub.models.Backbone):
         return {**super().get_config(), "width": self.width, "levels": self.levels}
 
 
+class BatchNormalization(layers.BatchNormalization):
+    """Keras's batch norm, with TensorFlow's fused kernel in training, which is faster.
+
+    It has Keras's name, by which saved files find its weights.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if not training or not self.trainable or self.synchronized or mask is not None:
+            return super().call(inputs, training=training, mask=mask)
+        images = ops.cast(inputs, "float32")  # as Keras does: half precision overflows
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            images, self.gamma, self.beta, epsilon=self.epsilon, data_format="NHWC"
+        )
+        # The kernel divides by one less than the number of pixels, Keras by their number.
+        pixels = ops.cast(tf.size(images) // images.shape[-1], "float32")
+        variance = variance * (pixels - 1.0) / pixels
+        for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
+        return ops.cast(outputs, self.compute_dtype)
+
+
 def _channels(width: int, level: int) -> int:
     if level == 0:
         return width
@@ -104,7 +126,7 @@ def _convolution(x: Any, channels: int, name: str, dtype: Any, strides: int = 1)
         name=name,
     )(x)
     # A low momentum, because training may have only a few hundred steps.
-    x = layers.BatchNormalization(momentum=0.95, dtype=dtype, name=f"{name}_norm")(x)
+    x = BatchNormalization(momentum=0.95, dtype=dtype, name=f"{name}_norm")(x)
     return layers.ReLU(dtype=dtype, name=f"{name}_relu")(x)
 
 
