@@ -163,6 +163,8 @@ def test_differences_name_the_fields():
         ("", ["schedule.learning_rate={default: 0}"], ("learning_rate.default=0",)),
         ("", ["student.resolution=20"], ("student.resolution=20", "multiple of 8")),
         ("", ["student.truncation=0"], ("student.truncation=0",)),
+        ("", ["student.parts=3"], ("student.parts=3", "a divisor of 64, the batch")),
+        ("", ["student.precision=mixed_float16"], ("mixed_float16", "float32 or mixed_bfloat16")),
         ("", ["train.precision=float64"], ("'float64'", "mixed_bfloat16")),
         ("", ["train.seed=-1"], ("train.seed=-1",)),
         ("", ["train.keep_stages=[24]"], ("train.keep_stages=[24]", "below 128")),

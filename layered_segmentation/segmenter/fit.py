@@ -223,7 +223,10 @@ def fit(
 
     Raises:
         UserError: The loss is not finite.
+        ValueError: The precision is `auto`, for which `with_precision` chooses.
     """
+    if settings.precision == Precision.auto:
+        raise ValueError("precision=auto: choose one, as `with_precision` does")
     events = events or StudentEvents()
     trained = segmenter
     if settings.precision != Precision.float32:

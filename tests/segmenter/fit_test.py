@@ -1,3 +1,6 @@
+import dataclasses
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -5,8 +8,9 @@ import tensorflow as tf
 from layered_segmentation import config as configs
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
+from layered_segmentation.gan import precision
 from layered_segmentation.gan.composite import Layers
-from layered_segmentation.segmenter import fit
+from layered_segmentation.segmenter import fit, unet
 from layered_segmentation.segmenter.segmenter import create_segmenter
 
 
@@ -152,4 +156,106 @@ def test_a_loss_that_is_not_finite_stops_with_advice(eagerly):
     segmenter = create_segmenter(8, 16)
     pool = fit.Pool.from_pairs(images, masks)
     with pytest.raises(UserError, match=r"not finite at step \d+; lower student.learning_rate"):
+        fit.fit(segmenter, pool, settings, seed=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_the_fused_batch_norm_is_keras_own(dtype):
+    generator = np.random.default_rng(0)
+    images = tf.constant(generator.normal(1, 2, (3, 4, 5, 8)), tf.float32)
+    targets = tf.constant(generator.normal(size=(3, 4, 5, 8)), tf.float32)
+    start = [generator.uniform(0.5, 2, 8) for _ in range(4)]
+    results = []
+    for kind in (unet.BatchNormalization, keras.layers.BatchNormalization):
+        norm = kind(momentum=0.9, dtype=dtype)
+        norm.build(images.shape)
+        norm.set_weights(start)
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = norm(images, training=True)
+            loss = tf.reduce_sum(targets * tf.cast(outputs, tf.float32))
+        gradients = tape.gradient(loss, [images, norm.gamma.value, norm.beta.value])
+        assert outputs.dtype == norm.compute_dtype
+        results.append([outputs, *gradients, *norm.get_weights(), norm(images, training=False)])
+    assert np.abs(results[0][-2] - start[-1]).max() > 0.1  # the moving variance moves
+    tolerance = 1e-5 if dtype == "float32" else 1e-2
+    for fused, plain in zip(*results, strict=True):
+        fused, plain = (np.asarray(part, np.float32) for part in (fused, plain))
+        np.testing.assert_allclose(fused, plain, rtol=tolerance, atol=tolerance)
+
+
+def pool_and_student(**settings):
+    images, masks = Scenes(0, 64).load_pairs(16)
+    segmenter = create_segmenter(8, 16)
+    fit.initialise(segmenter, 0)
+    settings = configs.StudentConfig(width=8, batch=16, **settings)
+    return fit.Pool.from_pairs(images, masks, (masks > 0).astype(np.float32)), segmenter, settings
+
+
+def test_the_parts_of_a_batch_are_normalised_apart(eagerly):
+    pool, segmenter, settings = pool_and_student(parts=2)
+    layers, weights = Layers(*map(tf.constant, pool.layers)), tf.constant(pool.weights)
+    drawn = fit._pairs(pool, layers, weights, settings, 3, tf.constant(0))
+    halves = zip(*(tf.split(part, 2) for part in drawn), strict=True)
+    losses = [
+        fit.mask_loss(masks, segmenter.logits(images, training=True), counts)
+        for images, masks, counts in halves
+    ]
+    fit.initialise(segmenter, 0)
+    steps = fit._Steps(segmenter, pool, settings, 3)
+    loss, agreement = steps.take(0)
+    assert loss == pytest.approx(float(np.mean(losses)), rel=1e-5) and 0 <= agreement <= 1
+    before = [np.array(weight) for weight in segmenter.get_weights()]
+    steps.take(1)  # the learning rate of the first one is 0
+    assert all(np.any(new != old) for new, old in zip(segmenter.get_weights(), before, strict=True))
+    fit.initialise(segmenter, 0)
+    whole = fit._Steps(segmenter, pool, dataclasses.replace(settings, parts=1), 3)
+    assert whole.take(0)[0] != pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"precision": "mixed_bfloat16"}, {"parts": 2}])
+def test_a_student_learns_alike_in_parts_and_in_half_precision(settings):
+    pool, plain, given = pool_and_student(steps=40, augment=0.0)
+    _, other, chosen = pool_and_student(steps=40, augment=0.0, **settings)
+    expected = fit.fit(plain, pool, given, seed=0)
+    found = fit.fit(other, pool, chosen, seed=0)
+    assert expected.agreement > 0.5 and found.agreement == pytest.approx(
+        expected.agreement, abs=0.1
+    )
+    assert other.backbone.dtype_policy.name == "float32"
+    assert {weight.dtype for weight in other.get_weights()} == {np.dtype("float32")}
+    masks = (np.stack(part.predict_masks(pool.layers.background)) > 0.5 for part in (plain, other))
+    assert np.mean(next(masks) == next(masks)) > 0.85
+    assert any(
+        np.any(a != b) for a, b in zip(plain.get_weights(), other.get_weights(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(1.1, "float32"), (1.2, "mixed_bfloat16")])
+def test_auto_takes_half_precision_where_it_is_clearly_faster(
+    gain, expected, eagerly, monkeypatch, capsys
+):
+    def compare(timers):
+        turns = [timer.run(1) for timer in timers]
+        assert all(turn.images_per_second > 0 for turn in turns)
+        return gain, 100.0, 100.0 * gain
+
+    monkeypatch.setattr(precision, "compare", compare)
+    pool, segmenter, settings = pool_and_student(precision="auto")
+    before = segmenter.get_weights()
+    chosen = fit.with_precision(segmenter, pool, settings)
+    assert chosen == dataclasses.replace(settings, precision=expected)
+    for new, old in zip(segmenter.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(new, old)
+    line = capsys.readouterr().out
+    assert line.startswith(f"student.precision=auto: {expected}, since the student learns 100.0 ")
+    assert fit.with_precision(segmenter, pool, chosen) is chosen and not capsys.readouterr().out
+
+
+def test_auto_is_float32_where_no_half_precision_is_known_to_be_fast(monkeypatch, capsys):
+    monkeypatch.setattr(precision, "mixed_precision", lambda device: None)
+    pool, segmenter, settings = pool_and_student(precision="auto")
+    assert fit.with_precision(segmenter, pool, settings).precision == "float32"
+    assert "not known to have fast bfloat16" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="with_precision"):
         fit.fit(segmenter, pool, settings, seed=0)
