@@ -150,11 +150,7 @@ class _Timer:
     """Times steps of a copy of a segmenter in a precision."""
 
     def __init__(
-        self,
-        segmenter: LayeredSegmenter,
-        pool: Pool,
-        settings: StudentConfig,
-        policy: Precision,
+        self, segmenter: LayeredSegmenter, pool: Pool, settings: StudentConfig, policy: Precision
     ) -> None:
         self._steps = _Steps(_copy(segmenter, policy), pool, settings, 0)
         self.batch, self.warm_up = settings.batch, 1
@@ -188,7 +184,9 @@ def with_precision(
     chosen, reason = Precision.float32, "this device is not known to have fast bfloat16"
     if precision.mixed_precision(device) == Precision.mixed_bfloat16:
         mixed = Precision.mixed_bfloat16
-        both = [_Timer(segmenter, pool, settings, name) for name in (Precision.float32, mixed)]
+        layers = Layers(*(part[: settings.batch] for part in pool.layers))  # copies are small
+        few = dataclasses.replace(pool, layers=layers, weights=None)
+        both = [_Timer(segmenter, few, settings, name) for name in (Precision.float32, mixed)]
         gain, plain, other = precision.compare(both)
         chosen = mixed if gain >= precision.LEAST_GAIN else chosen
         reason = (
