@@ -72,13 +72,17 @@ def test_where_photos_and_which_stages_are_kept_may_change(tmp_path, config):
 def save_config_of_0_1_0(path, config):
     """Writes a config without the fields that 0.1.0 did not have."""
     added = {
-        field.name
+        (section.name, field.name)
         for section in dataclasses.fields(configs.Config)
         for field in dataclasses.fields(section.type)
         if "was" in field.metadata
     }
-    lines = configs.to_yaml(config).splitlines(keepends=True)
-    saved = "".join(line for line in lines if line.strip().partition(":")[0] not in added)
+    saved, section = "", ""
+    for line in configs.to_yaml(config).splitlines(keepends=True):
+        name = line.strip().partition(":")[0]
+        section = section if line.startswith(" ") else name
+        if (section, name) not in added:
+            saved += line
     path.write_text(saved)
     return saved
 
