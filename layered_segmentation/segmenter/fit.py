@@ -227,7 +227,7 @@ def fit(
         raise ValueError("precision=auto: choose one, as `with_precision` does")
     events = events or StudentEvents()
     trained = segmenter
-    if settings.precision != Precision.float32:
+    if segmenter.backbone.dtype_policy.name != settings.precision:
         trained = _copy(segmenter, settings.precision)
     steps = _Steps(trained, pool, settings, seed)
     start = compiled = time.perf_counter()
@@ -380,6 +380,8 @@ def _copy(segmenter: LayeredSegmenter, policy: Precision) -> LayeredSegmenter:
         type(backbone).from_config(settings), segmenter.preprocessor, segmenter.num_masks
     )
     copy.set_weights(segmenter.get_weights())
+    for layer, original in zip(copy.backbone.layers, backbone.layers, strict=True):
+        layer.trainable = original.trainable
     return copy
 
 

@@ -84,6 +84,7 @@ class UNetBackbone(Checked, keras_hub.models.Backbone):
         return {**super().get_config(), "width": self.width, "levels": self.levels}
 
 
+@keras.saving.register_keras_serializable(package="layered_segmentation")
 class BatchNormalization(layers.BatchNormalization):
     """Keras's batch norm, with TensorFlow's fused kernel in training, which is faster.
 
@@ -91,7 +92,8 @@ class BatchNormalization(layers.BatchNormalization):
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if not training or not self.trainable or self.synchronized or mask is not None:
+        is_plain = not self.trainable or self.synchronized or mask is not None
+        if not training or is_plain or keras.backend.backend() != "tensorflow":
             return super().call(inputs, training=training, mask=mask)
         images = ops.cast(inputs, "float32")  # as Keras does: half precision overflows
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(

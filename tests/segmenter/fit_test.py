@@ -196,18 +196,19 @@ def test_the_parts_of_a_batch_are_normalised_apart(eagerly):
     pool, segmenter, settings = pool_and_student(parts=2)
     layers, weights = Layers(*map(tf.constant, pool.layers)), tf.constant(pool.weights)
     drawn = fit._pairs(pool, layers, weights, settings, 3, tf.constant(0))
-    halves = zip(*(tf.split(part, 2) for part in drawn), strict=True)
-    losses = [
-        fit.mask_loss(masks, segmenter.logits(images, training=True), counts)
-        for images, masks, counts in halves
-    ]
+    losses, gradients = [], []
+    for images, masks, counts in zip(*(tf.split(part, 2) for part in drawn), strict=True):
+        with tf.GradientTape() as tape:
+            losses.append(fit.mask_loss(masks, segmenter.logits(images, training=True), counts))
+        gradients.append(tape.gradient(losses[-1], segmenter.trainable_variables))
     fit.initialise(segmenter, 0)
-    steps = fit._Steps(segmenter, pool, settings, 3)
+    steps, applied = fit._Steps(segmenter, pool, settings, 3), []
+    apply = steps._optimizer.apply
+    steps._optimizer.apply = lambda gradients: applied.extend(gradients) or apply(gradients)
     loss, agreement = steps.take(0)
     assert loss == pytest.approx(float(np.mean(losses)), rel=1e-5) and 0 <= agreement <= 1
-    before = [np.array(weight) for weight in segmenter.get_weights()]
-    steps.take(1)  # the learning rate of the first one is 0
-    assert all(np.any(new != old) for new, old in zip(segmenter.get_weights(), before, strict=True))
+    for found, first, second in zip(applied, *gradients, strict=True):
+        np.testing.assert_allclose(found, (first + second) / 2, rtol=1e-3, atol=1e-6)
     fit.initialise(segmenter, 0)
     whole = fit._Steps(segmenter, pool, dataclasses.replace(settings, parts=1), 3)
     assert whole.take(0)[0] != pytest.approx(loss, rel=1e-4)
@@ -236,8 +237,9 @@ def test_auto_takes_half_precision_where_it_is_clearly_faster(
     gain, expected, eagerly, monkeypatch, capsys
 ):
     def compare(timers):
-        turns = [timer.run(1) for timer in timers]
-        assert all(turn.images_per_second > 0 for turn in turns)
+        assert all(timer.run(1).images_per_second > 0 for timer in timers)
+        policies = [timer._steps._segmenter.backbone.dtype_policy.name for timer in timers]
+        assert policies == ["float32", "mixed_bfloat16"]
         return gain, 100.0, 100.0 * gain
 
     monkeypatch.setattr(precision, "compare", compare)
@@ -259,3 +261,42 @@ def test_auto_is_float32_where_no_half_precision_is_known_to_be_fast(monkeypatch
     assert "not known to have fast bfloat16" in capsys.readouterr().out
     with pytest.raises(ValueError, match="with_precision"):
         fit.fit(segmenter, pool, settings, seed=0)
+
+
+@pytest.mark.parametrize("general", ["mixed_bfloat16", "float32"])
+def test_a_general_policy_does_not_change_the_precision(general, eagerly, monkeypatch):
+    pool, plain, settings = pool_and_student(steps=2)
+    fit.fit(plain, pool, settings, seed=0)
+    keras.config.set_dtype_policy(general)
+    try:
+        _, other, _ = pool_and_student(steps=2)
+        assert other.backbone.dtype_policy.name == general
+    finally:
+        keras.config.set_dtype_policy("float32")
+    fit.fit(other, pool, settings, seed=0)
+    for one, two in zip(plain.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_frozen_layers_stay_as_they_are_in_half_precision(eagerly):
+    pool, segmenter, settings = pool_and_student(steps=3, precision="mixed_bfloat16")
+    names = "level0_in", "level0_in_norm"
+    frozen = [segmenter.backbone.get_layer(name) for name in names]
+    for layer in frozen:
+        layer.trainable = False
+    before = [np.array(weight) for layer in frozen for weight in layer.get_weights()]
+    others = [np.array(weight) for weight in segmenter.get_weights()]
+    fit.fit(segmenter, pool, settings, seed=0)
+    after = [weight for layer in frozen for weight in layer.get_weights()]
+    for new, old in zip(after, before, strict=True):
+        np.testing.assert_array_equal(new, old)
+    assert any(np.any(a != b) for a, b in zip(segmenter.get_weights(), others, strict=True))
+
+
+def test_a_model_of_the_backbones_layers_can_be_saved(tmp_path):
+    backbone = create_segmenter(8, 16).backbone
+    model = keras.Model(backbone.input, keras.layers.Conv2D(3, 1)(backbone.output))
+    model.save(tmp_path / "model.keras")
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded(images), model(images), atol=1e-6)
