@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from layered_segmentation import config as configs
-from layered_segmentation.gan import networks
+from layered_segmentation.gan import networks, precision
 from layered_segmentation.gan.generator import LayeredGenerator
 from layered_segmentation.run_directory import RunDirectory
 from layered_segmentation.segmenter import distill, presets
@@ -46,6 +46,23 @@ def test_distilling_a_generator_is_a_function_of_the_seed(eagerly):
         assert segmenter.resolution == 16 and np.isfinite(summary.loss)
     np.testing.assert_allclose(masks[0], masks[1], atol=1e-6)
     assert np.abs(masks[0] - masks[2]).max() > 1e-3
+
+
+def test_auto_is_decided_once_for_pairs_and_photos(eagerly, monkeypatch):
+    calls = []
+    monkeypatch.setattr(precision, "compare", lambda timers: calls.append(1) or (2.0, 10.0, 20.0))
+    config = tiny_config(
+        ("student.precision", "auto"),
+        ("student.self_training", 1),
+        ("student.self_training_steps", 2),
+        ("train.seed", 3),
+    )
+    photos = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3)).astype(np.uint8)
+    segmenter, summary = distill.distill(tiny_generator(config), config, photos)
+    assert len(calls) == 1 and summary.precision == "mixed_bfloat16"
+    assert segmenter.backbone.dtype_policy.name == "float32"
+    quick = distill.quick(config).student  # a judge is trained without a measurement
+    assert (quick.precision, quick.self_training, quick.steps) == ("float32", 0, 6)
 
 
 def test_the_pool_holds_the_generators_scenes():

@@ -232,6 +232,8 @@ def test_importing_the_class_is_enough_for_kerashub_on_another_backend(tmp_path)
         assert type(segmenter) is LayeredSegmenter
         image = np.load({str(tmp_path / "image.npy")!r})
         np.save({str(tmp_path / "mask.npy")!r}, segmenter.predict_masks([image])[0])
+        segmenter.compile()
+        segmenter.fit(image[None], np.ones((1, *image.shape[:2], 1), np.float32), verbose=0)
     """
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
