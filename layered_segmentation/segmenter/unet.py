@@ -89,6 +89,9 @@ class BatchNormalization(layers.BatchNormalization):
     """Keras's batch norm, with TensorFlow's fused kernel in training, which is faster.
 
     It has Keras's name, by which saved files find its weights.
+
+    Call:
+        Float [B, H, W, C] -> the same shape, in the layer's compute dtype.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
