@@ -75,6 +75,7 @@ class Refinement(Choice):
     guided = enum.auto()
     grabcut = enum.auto()
     consensus = enum.auto()
+    crf = enum.auto()
     iem = enum.auto()
 
 

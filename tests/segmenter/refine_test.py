@@ -1,9 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
 
 from layered_segmentation.choices import Refinement
 from layered_segmentation.evaluation.scoring import iou
-from layered_segmentation.segmenter import iem
+from layered_segmentation.segmenter import crf, iem
 from layered_segmentation.segmenter.refine import refine, votes
 
 
@@ -23,7 +25,8 @@ def scene(side):
 
 
 @pytest.mark.parametrize(
-    "method, least", [("guided", 0.03), ("grabcut", 0.15), ("consensus", 0.15), ("iem", 0.15)]
+    "method, least",
+    [("guided", 0.03), ("grabcut", 0.15), ("consensus", 0.15), ("crf", 0.15), ("iem", 0.15)],
 )
 @pytest.mark.parametrize("side", [96, 256])
 def test_masks_come_closer_to_the_edges(method, least, side):
@@ -36,7 +39,7 @@ def test_masks_come_closer_to_the_edges(method, least, side):
     assert np.array_equal(refine(image, probability, method), refined)
 
 
-@pytest.mark.parametrize("method", ["grabcut", "consensus"])
+@pytest.mark.parametrize("method", ["grabcut", "consensus", "crf"])
 def test_a_photo_larger_than_grabcut_works_at(method):
     image, mask, probability = scene(800)
     refined = refine(image[:600], probability[:600], method)
@@ -59,6 +62,60 @@ def test_a_consensus_removes_background_that_only_the_mask_includes():
     before = iou(student >= 0.5, truth > 0)
     after = iou(refine(image, student, "consensus") >= 0.5, truth > 0)
     assert before < 0.85 and after > 0.95
+
+
+def test_a_crf_follows_colours_where_they_tell_and_the_belief_where_they_do_not():
+    truth = np.zeros((96, 96), bool)
+    truth[20:76, 30:66] = True
+    image = np.where(truth[..., None], (230, 120, 30), (60, 120, 60))
+    image[48:] = (128, 128, 128)  # the lower half of the object looks like its background
+    image = image + np.random.default_rng(0).integers(0, 12, image.shape)
+    belief = np.where(np.roll(truth, 3, axis=1), 0.95, 0.05)  # three pixels off
+    belief[:36] = 0.2  # too little; the colours say more
+    mask = crf.segment(image.astype(np.uint8), belief, np.zeros_like(truth))
+    assert iou(mask[:46], truth[:46]) > 0.99
+    assert iou(mask[50:], belief[50:] > 0.5) > 0.9
+
+
+def test_a_crf_leaves_certain_background_out():
+    image, mask, probability = scene(96)
+    background = np.zeros_like(mask)
+    background[:, 60:] = True
+    assert not crf.segment(image, probability, background)[:, 60:].any()
+    assert crf.segment(image, probability, ~background)[:, 60:].any()  # a part of the object
+
+
+def test_a_cut_has_the_least_energy_of_all_masks():
+    random = np.random.default_rng(0)
+    for scale in (2.0, 4.0, 6.0, 8.0, 12.0, 20.0):
+        odds = scale * random.normal(size=(3, 4))
+        odds[0, 0] = -np.inf
+        pixels = random.uniform(size=(3, 4, 3))
+        energies = {}
+        for values in itertools.product((False, True), repeat=12):
+            mask = np.reshape(values, (3, 4))
+            finite = np.maximum(odds, -1e3)
+            energy = np.where(mask, np.maximum(-finite, 0), np.maximum(finite, 0)).sum()
+            energies[values] = energy + _edges(mask, pixels)
+        cut = crf._cut(odds, pixels)
+        assert not cut[0, 0]
+        assert energies[tuple(cut.ravel())] <= min(energies.values()) + 0.1  # it rounds to 0.01
+
+
+def _edges(mask, pixels):
+    """What the neighbours of different labels cost, as GrabCut's energy."""
+    places = list(itertools.product(range(mask.shape[0]), range(mask.shape[1])))
+    neighbours = [
+        (one, other)
+        for one, other in itertools.combinations(places, 2)
+        if max(abs(one[0] - other[0]), abs(one[1] - other[1])) == 1
+    ]
+    squares = [np.square(pixels[one] - pixels[other]).sum() for one, other in neighbours]
+    return sum(
+        8 * np.exp(-square / (2 * np.mean(squares))) / np.hypot(*np.subtract(one, other))
+        for (one, other), square in zip(neighbours, squares, strict=True)
+        if mask[one] != mask[other]
+    )
 
 
 def test_votes_are_unanimous_where_nothing_is_in_dispute():
@@ -152,7 +209,7 @@ def test_tiny_plain_and_thin_photos(method, shape):
 
 def test_unknown_methods_and_other_shapes_are_refused():
     image, _, probability = scene(40)
-    with pytest.raises(ValueError, match="crf"):
-        refine(image, probability, "crf")
+    with pytest.raises(ValueError, match="snakes"):
+        refine(image, probability, "snakes")
     with pytest.raises(ValueError, match="40, 39"):
         refine(image, probability[:, :39], "guided")
