@@ -16,6 +16,8 @@ _BLUR = 1 / 64  # of the longer side, σ of the belief: its edge is not where th
 _CERTAIN = 0.02  # beliefs are limited to [this, 1 - this], since all may be wrong
 _MOST = 6.0  # log-odds, what a colour says at most
 _BINS = 24  # of the colours, by channel of CIELAB
+# The range of the bins; colours outside it, which are rare in photos, fall into the outermost bins.
+_LOWEST, _HIGHEST = np.array([0, -0.6, -0.6], np.float32), np.array([1, 0.6, 0.6], np.float32)
 _SPREAD = 0.6  # bins, σ
 _FLAT = 1e-5  # probability of a colour that was not seen
 _SCALE = 100  # log-odds as whole numbers, which the solver takes
@@ -49,7 +51,7 @@ def _colour_odds(lab: np.ndarray, belief: np.ndarray) -> np.ndarray:
         lab: Float [H, W, 3], lightness in [0, 1], a and b in about [-1, 1].
         belief: Float [H, W] in [0, 1].
     """
-    scaled = (lab + (0, 0.6, 0.6)) / (1, 1.2, 1.2)  # few colours of photos lie outside
+    scaled = (lab - _LOWEST) / (_HIGHEST - _LOWEST)
     places = np.clip(scaled * _BINS, 0, _BINS - 1).astype(np.int32)
     bins = np.ravel_multi_index(tuple(np.moveaxis(places, -1, 0)), (_BINS,) * 3)
     logs = []
