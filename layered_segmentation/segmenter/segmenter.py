@@ -275,8 +275,8 @@ class LayeredSegmenter(CheckedTask, keras_hub.models.ImageSegmenter):
                 return self._predict_each([images], of)[0]
         masks = []
         for batch, prepared in self._batches(images):
-            # Not `self.predict`, which would prepare the images a second time.
-            small = keras.Model.predict_on_batch(self, prepared)
+            # `self.predict` would prepare the images a second time. Replicas each segment all.
+            small = keras.Model.predict_on_batch(self, prepared)[: len(batch)]
             for image, mask in zip(batch, of(small), strict=True):
                 restored = self.restore(mask[None], *image.shape[:2])
                 masks.append(ops.convert_to_numpy(restored)[0])

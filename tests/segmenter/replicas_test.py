@@ -24,8 +24,9 @@ def train(directory, replicas):
 
 @pytest.mark.slow
 def test_two_replicas_train_the_student_of_one_device(tmp_path):
-    """Augmentation, batch norms, clipped gradients and averaged weights included."""
+    """Augmentation, batch norms, clipped gradients, averaged weights and masks included."""
     one, two = train(tmp_path, 1), train(tmp_path, 2)
     assert set(one) == set(two)
     for name, values in one.items():
         np.testing.assert_allclose(two[name], values, rtol=0, atol=1e-5, err_msg=name)
+    assert (tmp_path / "2" / "segmenter.tflite").exists()

@@ -1,4 +1,4 @@
-"""Training steps of a student on one or two logical CPU devices; writes its weights.
+"""Training steps of a student on one or two logical CPU devices; writes its weights and masks.
 
 usage: student_steps.py REPLICAS OUT.npz
 """
@@ -36,6 +36,8 @@ def main(replicas: int, path: str) -> None:
         summary = fit.fit(segmenter, pool, settings, 0)
     arrays = {str(index): weight for index, weight in enumerate(segmenter.get_weights())}
     arrays |= {"loss": summary.loss, "agreement": summary.agreement}
+    arrays["masks"] = segmenter.predict_masks(Scenes(2, 24).load_pairs(3)[0])
+    segmenter.save_to_preset(path.removesuffix(".npz"))
     np.savez(path, **arrays)
 
 
