@@ -79,8 +79,8 @@ class Refinement(Choice):
     iem = enum.auto()
 
 
-# Better than `none` on both sets of docs/photos.md, at a quarter of the time of `consensus`.
-RECOMMENDED_REFINEMENT = Refinement.grabcut
+# The best of these on the sets of docs/photos.md, or as good as the best.
+RECOMMENDED_REFINEMENT = Refinement.crf
 
 
 class Quantization(Choice):

@@ -15,6 +15,7 @@ _RADIUS = 1 / 16  # of the longer side: about two pixels of a mask of 32 px
 _SMOOTHNESS = 1e-2  # variance of the photo, in [0, 1], above which an edge is kept
 _MARGIN = 0.05  # of each side: in this rim, pixels outside the mask are background for certain
 _GRABCUT_SIDE = 512  # longest side GrabCut works at
+_VOTING_SIDE = 256  # longest side at which `crf` lets GrabCut vote; it finds the edges itself
 _REACH = 0.8  # times the square root of the mask's area: how far around it the object may extend
 
 
@@ -34,10 +35,10 @@ def refine(
             mask; `consensus`, a vote of GrabCut started from the mask, from its surroundings and
             from a rectangle, with a final GrabCut that decides where the three disagree. It takes
             four times as long. Photos larger than GrabCut's working size get its result enlarged
-            and softened by the guided filter. `crf` cuts a graph whose pixels believe the mask as
-            much as the three votes of `consensus` together; it takes as long. `iem` moves the
-            mask's edge to where object and background predict each other worst, on a square of
-            `iem.SIDE` pixels.
+            and softened by the guided filter. `crf` takes the mean of the mask and of the votes of
+            `consensus` at a smaller size, and finds the mask that fits it, the colours and the
+            edges (`crf.segment`). `iem` moves the mask's edge to where object and background
+            predict each other worst, on a square of `iem.SIDE` pixels.
         iterations: Iterations of each GrabCut.
 
     Returns:
@@ -137,15 +138,22 @@ def _at_working_size(
     image: np.ndarray,
     probability: np.ndarray,
 ) -> np.ndarray:
-    height, width = probability.shape
-    scale = _GRABCUT_SIDE / max(height, width)
-    if scale >= 1:
+    small = _reduced(image, _GRABCUT_SIDE)
+    if small is image:
         return method(image, probability)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    mask = method(small, cv2.resize(probability, size, interpolation=cv2.INTER_AREA))
-    enlarged = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
-    return _guided(image, enlarged, 2 / scale)
+    mask = method(small, _reduced(probability, _GRABCUT_SIDE))
+    enlarged = cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return _guided(image, enlarged, 2 * max(image.shape) / _GRABCUT_SIDE)
+
+
+def _reduced(image: np.ndarray, side: int) -> np.ndarray:
+    """Reduces an image or mask whose longer side has more than `side` pixels; else returns it."""
+    scale = side / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = [max(1, round(scale * length)) for length in image.shape[1::-1]]
+    reduced: np.ndarray = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return reduced
 
 
 def _grabcut(image: np.ndarray, probability: np.ndarray, iterations: int) -> np.ndarray:
@@ -167,7 +175,10 @@ def _consensus(image: np.ndarray, probability: np.ndarray, iterations: int) -> n
 
 
 def _crf(image: np.ndarray, probability: np.ndarray, iterations: int) -> np.ndarray:
-    belief = (probability + votes(image, probability, iterations).mean(axis=0)) / 2
+    small, start = (_reduced(part, _VOTING_SIDE) for part in (image, probability))
+    voted = votes(small, start, iterations).mean(axis=0, dtype=np.float32)
+    voted = cv2.resize(voted, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    belief = (probability + voted) / 2
     mask = crf.segment(image, belief, _rim(belief.shape) & (belief < 0.5))
     return mask.astype(np.float32) if mask.any() and not mask.all() else probability
 

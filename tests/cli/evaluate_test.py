@@ -107,7 +107,7 @@ def test_results_are_written_to_the_run_by_default(layerseg, test_set, preset):
         (["--masks=nowhere"], "nowhere"),
         (["--segmenter=nowhere"], "nowhere"),
         (["--segmenter=hf://somebody/something", "--out="], "--out"),
-        (["--refine=crf"], "crf"),
+        (["--refine=snakes"], "snakes"),
     ],
 )
 def test_mistakes(layerseg, preset, test_set, more, reason):

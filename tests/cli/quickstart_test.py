@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from layered_segmentation import config as configs
+from layered_segmentation.choices import RECOMMENDED_REFINEMENT
 from layered_segmentation.cli import chain as chains
 from layered_segmentation.data.scenes import Scenes
 from layered_segmentation.errors import UserError
@@ -172,7 +173,8 @@ def test_the_chain_on_photos_without_then_with_a_score(layerseg, photos):
     assert page.count('class="slider"') == 3 and "Unseen photos" in page
     compared = [out / "examples" / f"compared_{name}.png" for name in ("best", "median", "worst")]
     assert len({path.read_bytes() for path in compared}) == 3
-    assert "student, --refine=grabcut</th>" in page and f"{refined['miou']:.3f}" in page
+    assert f"student, --refine={RECOMMENDED_REFINEMENT}</th>" in page
+    assert f"{refined['miou']:.3f}" in page
     assert not (out / "examples" / "photos.png").exists()
 
 
