@@ -108,6 +108,10 @@ class GANConfig:
     background_swap: float = added(0.0, was=0.0, possible="in [0, 1]")
     # σ of ILSGAN, the weight of the layers' mutual information; 0 is off.
     independence: float = added(0.0, was=0.0, possible="at least 0")
+    # A segmenter that must find nothing in drawn backgrounds: a run's or preset's directory, or the
+    # name of a packaged preset; it does not train. Empty is off.
+    background_student: str = added("", was="")
+    background_student_weight: float = added(1.0, was=1.0, possible="in [0, inf)")
     # Largest factor by which the perturbation scales foreground and mask; 1 is off.
     scale: float = added(1.0, was=1.0, possible="in [1, 1.25]")
     mask_losses_on: MaskLosses = added(MaskLosses.unshifted, was=MaskLosses.shifted)
@@ -298,13 +302,18 @@ def is_saved(path: str) -> bool:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """Returns a config whose photos and caches are found from any directory."""
+    """Returns a config whose photos, caches and student are found from any directory."""
     data = config.data
     absolute: dict[str, Any] = {
         name: paths.absolute(getattr(data, name))
         for name in ("path", "data_dir", "cache_dir", "test_path", "test_masks")
     }
-    return dataclasses.replace(config, data=dataclasses.replace(data, **absolute))
+    student = paths.absolute_unless_name(config.gan.background_student)
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(data, **absolute),
+        gan=dataclasses.replace(config.gan, background_student=student),
+    )
 
 
 def _check_combinations(config: Config) -> None:
@@ -322,6 +331,9 @@ def _check_combinations(config: Config) -> None:
     require(is_possible, "gan.layers", gan.layers, f"1 with gan.variant={gan.variant}")
     is_possible = gan.layers == 1 or not gan.independence
     require(is_possible, "gan.independence", gan.independence, f"0 with gan.layers={gan.layers}")
+    is_possible = gan.variant.has_mask or not gan.background_student
+    possible = f"empty with gan.variant={gan.variant}, which has no layers"
+    require(is_possible, "gan.background_student", gan.background_student, possible)
     data, student = config.data, config.student
     is_possible = data.objects == 1 or data.name == SourceName.shapes
     require(is_possible, "data.objects", data.objects, f"1 with data.name={data.name}")

@@ -37,6 +37,12 @@ def absolute(path: str) -> str:
     return os.path.abspath(expand(path)) if path and "://" not in path else path
 
 
+def absolute_unless_name(path: str) -> str:
+    """Returns `absolute` of a path; a preset's name stays, unless something has that name here."""
+    is_name = not {"~", "/", os.sep}.intersection(path) and not os.path.lexists(path)
+    return path if is_name else absolute(path)
+
+
 def is_utf8(path: str) -> bool:
     """Returns whether a path's bytes are UTF-8; Python holds other bytes as lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in path)

@@ -20,7 +20,7 @@ from layered_segmentation.evaluation import scoring
 from layered_segmentation.gan import networks, trainer
 from layered_segmentation.gan.layered_gan import LayeredGAN
 from layered_segmentation.run_directory import RunDirectory
-from layered_segmentation.segmenter import distill, self_training
+from layered_segmentation.segmenter import distill, presets, self_training
 from layered_segmentation.segmenter.segmenter import LayeredSegmenter
 from layered_segmentation.segmenter.student_events import StudentEvents
 
@@ -108,7 +108,12 @@ def measure(
             segmenter, _ = distill.distill(gan.average, distill.quick(config))
             look("gan", images_seen, segmenter, until_now, student.read())
 
-    summary = trainer.train(config, run, watchers=[_Looks(look_at_gan, every)])
+    summary = trainer.train(
+        config,
+        run,
+        watchers=[_Looks(look_at_gan, every)],
+        load_student=presets.load_background_student,
+    )
     generator = networks.load_generator(run)
     photos = self_training.training_photos(
         config, config.student.resolution or generator.resolution

@@ -183,10 +183,12 @@ def step_timer(sizes: Sizes, fused: bool, precision: str, settings: str = "") ->
     from layered_segmentation import config as configs
     from layered_segmentation.gan.layered_gan import LayeredGAN
     from layered_segmentation.gan.step_timer import StepTimer
+    from layered_segmentation.segmenter import presets
 
     own = ["gan.mapping_layers=4", "gan.contrast_jitter=0.3", *filter(None, settings.split(","))]
     config = configs.load("", [*stage_settings(sizes, precision), *own])
-    return StepTimer(LayeredGAN.from_run_config(config, fused=fused), sizes.batch)
+    gan = LayeredGAN.from_run_config(config, fused, presets.load_background_student)
+    return StepTimer(gan, sizes.batch)
 
 
 def stage_settings(sizes: Sizes, precision: str) -> list[str]:

@@ -205,9 +205,12 @@ def test_pairs(chain: Chain) -> Sequence[Pair] | None:
 
 def _train(chain: Chain, directory: RunDirectory, devices: Sequence[str]) -> dict[str, Any]:
     from layered_segmentation.gan import trainer
+    from layered_segmentation.segmenter import presets
 
     start = time.perf_counter()
-    summary = trainer.train(chain.config, directory, devices)
+    summary = trainer.train(
+        chain.config, directory, devices, load_student=presets.load_background_student
+    )
     seconds = time.perf_counter() - start
     print(
         f"trained on {summary.images_seen:,} images, {summary.images_per_second:,.1f} images/s",

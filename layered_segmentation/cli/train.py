@@ -31,11 +31,13 @@ def main(_: list[str]) -> None:
     from layered_segmentation import run_directory
     from layered_segmentation.evaluation import report
     from layered_segmentation.gan import trainer
-    from layered_segmentation.segmenter import sanity
+    from layered_segmentation.segmenter import presets, sanity
 
     shared.note_few_photos(config)
     run = run_directory.RunDirectory(_RUN_DIR.value)
-    summary = trainer.train(config, run, devices=_DEVICES.value)
+    summary = trainer.train(
+        config, run, devices=_DEVICES.value, load_student=presets.load_background_student
+    )
     if summary.already_finished:
         print(f"{run.path} is finished: {summary.images_seen:,} images seen; nothing to do.")
     else:

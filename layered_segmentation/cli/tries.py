@@ -65,10 +65,10 @@ def _with_seed(config: Config, number: int) -> Config:
 def _score(run: RunDirectory, config: Config, devices: Sequence[str]) -> float:
     from layered_segmentation.evaluation import quality
     from layered_segmentation.gan import networks, trainer
-    from layered_segmentation.segmenter import distill
+    from layered_segmentation.segmenter import distill, presets
 
     print(f"{run.path}: train.seed={config.train.seed}", flush=True)
-    trainer.train(config, run, devices)
+    trainer.train(config, run, devices, load_student=presets.load_background_student)
     measured = quality.read(run)
     if measured is None:
         config = distill.quick(config)

@@ -1,7 +1,7 @@
 """The layered GAN: one training step of discriminator, generator and average (eq. 5 and 6)."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -23,6 +23,8 @@ from layered_segmentation.schedule import Stage
 
 MAPPING_RATE = 0.01
 
+LoadStudent = Callable[[str], Any]
+
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
 class LayeredGAN(LayeredSteps):
@@ -41,6 +43,8 @@ class LayeredGAN(LayeredSteps):
         trainable: As of `keras.Model`.
         dtype: Keras dtype policy of the networks.
         name: As of `keras.Model`.
+        student: A segmenter that must find nothing in drawn backgrounds, such as a
+            `LayeredSegmenter`; None is off, as in the paper. It is frozen, and saved with the GAN.
         **settings: The other fields of `config.GANConfig`, which documents them: `variant`,
             `latent_dim`, `mapping_layers`, `max_channels`, `shift`, `mask_size`, ...
 
@@ -67,11 +71,18 @@ class LayeredGAN(LayeredSteps):
         trainable: bool = True,
         dtype: Any = None,
         name: str | None = None,
+        student: Any = None,
         **settings: Any,
     ):
         super().__init__(trainable=trainable, dtype=policy(dtype), name=name, autocast=False)
         config = inputs.config_of(resolution, settings)
         gan = self.settings = config.gan
+        self.student = _frozen(student)
+        if gan.background_student and student is None:
+            raise UserError(
+                f"LayeredGAN(background_student={gan.background_student!r}): also pass that "
+                "segmenter itself, student=LayeredSegmenter.from_preset(...)"
+            )
         self.seed = seed
         self.fused = fused
         sizes: dict[str, Any] = {
@@ -105,24 +116,35 @@ class LayeredGAN(LayeredSteps):
         self.built = True
 
     @classmethod
-    def from_run_config(cls, config: Config, fused: bool = True) -> "LayeredGAN":
+    def from_run_config(
+        cls, config: Config, fused: bool = True, load_student: LoadStudent | None = None
+    ) -> "LayeredGAN":
         """Returns the compiled GAN of a training run, at its first stage.
 
         Args:
             config: The experiment.
             fused: Whether resampling convolutions are fused.
+            load_student: Loads `gan.background_student`: `presets.load_background_student` of
+                `segmenter`. Only a config that has one needs it.
 
         Raises:
-            UserError: The precision is `auto`, which only a run can choose.
+            UserError: The precision is `auto`, which only a run can choose; or as of
+                `load_student`, or it is missing.
         """
         if config.train.precision == Precision.auto:
             raise UserError("train.precision=auto: only `layerseg train` chooses; name a precision")
+        path, student = config.gan.background_student, None
+        if path and load_student is None:
+            raise UserError(f"gan.background_student={path}: pass load_student, which loads it")
+        if path and load_student is not None:
+            student = load_student(path)
         gan = cls(
             **vars(config.gan),
             seed=config.train.seed,
             stages=schedule.stages(config),
             fused=fused,
             dtype=str(config.train.precision),
+            student=student,
         )
         gan.compile(
             jit_compile=config.train.jit_compile,
@@ -178,6 +200,7 @@ class LayeredGAN(LayeredSteps):
             "stages": [dataclasses.asdict(stage) for stage in self.stages],
             "stage": self.stage.index,
             "fused": self.fused,
+            "student": keras.saving.serialize_keras_object(self.student),
         }
 
     def set_stage(self, stage: Stage) -> None:
@@ -293,3 +316,12 @@ class LayeredGAN(LayeredSteps):
             return 1.0
         progress = tf.cast(images_seen - stage.first_image, tf.float32) / stage.fade_images
         return tf.clip_by_value(progress, 0.0, 1.0)
+
+
+def _frozen(student: Any) -> Any:
+    """Returns a segmenter, given as it is or as `get_config` returns it, that does not train."""
+    if isinstance(student, dict):
+        student = keras.saving.deserialize_keras_object(student)
+    if student is not None:
+        student.trainable = False
+    return student

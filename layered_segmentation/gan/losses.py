@@ -63,6 +63,41 @@ def independence(layers: Layers, roll: Callable[[Any], Any]) -> Any:
     )
 
 
+def background_objects(found: Any) -> Any:
+    """Penalises objects that a segmenter finds in backgrounds: cross-entropy with an empty mask.
+
+    Unlike that of the mean probability, its gradient does not vanish where the segmenter is sure.
+
+    Args:
+        found: Float [B, H, W, 1] in [0, 1], the probability of an object.
+
+    Returns:
+        Scalar, at least 0.
+    """
+    return -ops.mean(ops.log(ops.maximum(1.0 - found, 0.0) + 1e-6))
+
+
+@ops.custom_gradient
+def within_range(images: Any) -> Any:
+    """Clips drawn images to [-1, 1].
+
+    Pixels outside keep only gradients whose descent moves them inside: others would drive them ever
+    further out, and without any they would stay.
+
+    Args:
+        images: Float [B, H, W, 3].
+    """
+
+    def gradient(*arguments: Any, upstream: Any = None) -> Any:
+        if upstream is None:
+            (upstream,) = arguments
+        is_above, is_below = images > 1.0, images < -1.0
+        upstream = ops.where(is_above, ops.maximum(upstream, 0.0), upstream)
+        return ops.where(is_below, ops.minimum(upstream, 0.0), upstream)
+
+    return ops.clip(images, -1.0, 1.0), gradient
+
+
 def generator(
     fake_score: Any, size: Any, binary: Any, size_weight: float, binary_weight: float
 ) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from keras import ops
 
 from layered_segmentation.choices import MaskLosses
 from layered_segmentation.config import GANConfig
@@ -20,6 +21,7 @@ from layered_segmentation.gan.draws import (
     scales,
     step_draws,
 )
+from layered_segmentation.gan.keras_settings import DATA_FORMAT
 from layered_segmentation.schedule import Stage
 
 # Of real and of generated images; None where nothing is augmented.
@@ -37,6 +39,7 @@ class LayeredSteps(AdversarialModel):
     stage: Stage
     average: Any
     images_seen: Any
+    student: Any  # frozen segmenter that must find nothing in backgrounds, or None
 
     def step_options(self, batch: int, ahead: int = 0) -> dict[str, bool]:
         """Returns what a step does, as keyword arguments of `train_step`.
@@ -220,7 +223,27 @@ class LayeredSteps(AdversarialModel):
         if gan.independence and self.generator.has_mask:
             logs["independence"] = losses.independence(layers, self._roll)
             loss += gan.independence * logs["independence"]
+        if self.student is not None and self.generator.has_mask:
+            found = self._found(layers.background)
+            logs["background_found"] = tf.reduce_mean(found)
+            loss += gan.background_student_weight * losses.background_objects(found)
         return loss, {name: value / self._replicas for name, value in logs.items()}
+
+    def _found(self, backgrounds: tf.Tensor) -> tf.Tensor:
+        """Returns the student's probability of an object, float [B, S, S, 1], at its own side S."""
+        images = losses.within_range(tf.cast(backgrounds, tf.float32))
+        side = self.student.resolution
+        if images.shape[1] != side:  # as `distill` resizes what students learn from
+            images = ops.image.resize(
+                images,
+                (side, side),
+                interpolation="bilinear",
+                antialias=True,
+                data_format=DATA_FORMAT,
+            )
+        masks = self.student(images, training=False)
+        # Of several masks, the visible parts; see `segmenter.preprocessing.union`.
+        return tf.minimum(tf.reduce_sum(tf.cast(masks, tf.float32), axis=-1, keepdims=True), 1.0)
 
     def composite(self, draws: StepDraws, alpha: tf.Tensor | float) -> tuple[tf.Tensor, tf.Tensor]:
         """Draws layers, perturbs and composites them (eq. 2).

@@ -20,7 +20,7 @@ from layered_segmentation.gan import attempts, callbacks, collapse, networks, pr
 from layered_segmentation.gan.checkpoint import CheckpointKeeper
 from layered_segmentation.gan.composite import Layers, union_mask
 from layered_segmentation.gan.draws import mean_style_latents
-from layered_segmentation.gan.layered_gan import LayeredGAN
+from layered_segmentation.gan.layered_gan import LayeredGAN, LoadStudent
 from layered_segmentation.gan.run_progress import Advance, ProgressBar, RunProgress
 from layered_segmentation.gan.sampling import sample_layers
 from layered_segmentation.run_directory import Finished, RunDirectory
@@ -46,6 +46,7 @@ def train(
     run: RunDirectory,
     devices: Sequence[str] = (),
     watchers: Sequence[keras.callbacks.Callback] = (),
+    load_student: LoadStudent | None = None,
 ) -> TrainSummary:
     """Trains a run to its end, from its last checkpoint if there is one.
 
@@ -57,10 +58,11 @@ def train(
         run: Its directory, created if it does not exist.
         devices: Devices to train on; see `strategy.open_strategy`.
         watchers: Further callbacks.
+        load_student: As for `LayeredGAN.from_run_config`.
 
     Raises:
-        UserError: No usable photos, a directory that holds another run, unsuitable devices, or a
-            loss that is not finite.
+        UserError: No usable photos or student, a directory that holds another run, unsuitable
+            devices, or a loss that is not finite.
     """
     finished = run.finished_as(config)  # needs no photos
     # Damaged files are written again; those of a converted run cannot be.
@@ -78,12 +80,13 @@ def train(
             cache = _open_cache(config, run, source)
             run.keep_inventory(source.inventory())
             _report_skipped(run, source, len(cache))
-            precision.choose(config, run, engine)
+            precision.choose(config, run, engine, load_student)
         strategy.wait_for_workers(engine)
         if not is_chief:
             run.require_same(config)
             cache = _open_cache(config, run, open_source(config.data, config.train.seed))
-        summary = _attempts(precision.resolve(config, run), run, cache, engine, watchers)
+        config = precision.resolve(config, run)
+        summary = _attempts(config, run, cache, engine, watchers, load_student)
         strategy.wait_for_workers(engine)
         return summary
 
@@ -94,12 +97,13 @@ def _attempts(
     cache: batches.PhotoCache,
     engine: tf.distribute.Strategy,
     further: Sequence[keras.callbacks.Callback],
+    load_student: LoadStudent | None,
 ) -> TrainSummary:
     """Trains until an attempt ends, with its own seed and bounds after one that collapsed."""
     while True:
         attempt = attempts.current(run, config)
         with engine.scope():
-            gan = LayeredGAN.from_run_config(attempt)
+            gan = LayeredGAN.from_run_config(attempt, load_student=load_student)
         try:
             return _run(attempt, run, gan, cache, engine, further)
         except collapse.Collapsed as found:

@@ -46,6 +46,24 @@ def save(
         preset_files.keep_edited_card(directory, partial)
 
 
+def load_background_student(path: str) -> LayeredSegmenter:
+    """Loads the segmenter of `gan.background_student`, for `LayeredGAN.from_run_config`.
+
+    Raises:
+        UserError: As of `load`.
+    """
+    field = "gan.background_student"
+    try:
+        return load(path, field)
+    except UserError as error:
+        message = str(error).removeprefix(f"{field}={path}: ")
+        raise UserError(
+            f"{field}={path}: {message}. Name a run with a student, the directory of a preset or a "
+            "packaged preset. A run trains with the same student to its end: if the student has "
+            "moved, bring it back"
+        ) from error
+
+
 def load(path: str, flag: str = "--segmenter") -> LayeredSegmenter:
     """Loads a segmenter.
 
