@@ -111,6 +111,7 @@ class GANConfig:
     # A segmenter that must find nothing in drawn backgrounds: a run's or preset's directory, or the
     # name of a packaged preset; it does not train. Empty is off.
     background_student: str = added("", was="")
+    # Weight of that loss, a cross-entropy.
     background_student_weight: float = added(1.0, was=1.0, possible="in [0, inf)")
     # Largest factor by which the perturbation scales foreground and mask; 1 is off.
     scale: float = added(1.0, was=1.0, possible="in [1, 1.25]")
@@ -308,12 +309,15 @@ def with_absolute_paths(config: Config) -> Config:
         name: paths.absolute(getattr(data, name))
         for name in ("path", "data_dir", "cache_dir", "test_path", "test_masks")
     }
-    student = paths.absolute_unless_name(config.gan.background_student)
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(data, **absolute),
-        gan=dataclasses.replace(config.gan, background_student=student),
+    return with_absolute_student(
+        dataclasses.replace(config, data=dataclasses.replace(data, **absolute))
     )
+
+
+def with_absolute_student(config: Config) -> Config:
+    """Returns a config whose `gan.background_student` is found from any directory."""
+    path = paths.absolute_unless_name(config.gan.background_student)
+    return dataclasses.replace(config, gan=dataclasses.replace(config.gan, background_student=path))
 
 
 def _check_combinations(config: Config) -> None:

@@ -83,6 +83,8 @@ class RunDirectory:
         self.photos_path = self._inside("photos.txt")  # the photos it trains on, one per line
         self.machine_path = self._inside("machine.json")  # versions, threads, last devices
         self.precision_path = self._inside("precision.json")  # the choice of train.precision=auto
+        # SHA-256 of the weights of gan.background_student
+        self.student_path = self._inside("background_student.json")
         self.attempts = self._inside("attempts")  # what collapsed attempts have left, by number
         self.restart_path = self._inside("restart.json")  # only while one is moved there
         self.finished_path = self._inside("finished.json")  # written when training has finished

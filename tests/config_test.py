@@ -238,6 +238,17 @@ def test_paths_of_photos_and_caches_become_absolute(tmp_path, monkeypatch):
     data = configs.with_absolute_paths(configs.load("", overrides)).data
     assert (data.path, data.data_dir) == (str(tmp_path / "photos"), "/home/me/sets")
     assert (data.cache_dir, data.test_path) == ("", str(tmp_path / "tests"))
+    (tmp_path / "student").mkdir()
+    for student, expected in [
+        ("", ""),
+        ("layered_unet_birds_64", "layered_unet_birds_64"),
+        ("hf://me/birds", "hf://me/birds"),
+        ("student", str(tmp_path / "student")),
+        ("runs/birds", str(tmp_path / "runs" / "birds")),
+        ("~/birds", "/home/me/birds"),
+    ]:
+        config = configs.load("", [f"gan.background_student={student}"])
+        assert configs.with_absolute_paths(config).gan.background_student == expected
     remote = configs.load("", ["data.data_dir=gs://bucket/sets"])
     assert configs.with_absolute_paths(remote) == remote
 
@@ -275,6 +286,16 @@ def test_keys_that_only_omegaconf_refuses(tmp_path):
             "gan.layers=2.*1 with gan.variant=shared_mapping",
         ),
         (["gan.layers=2", "gan.independence=1"], "gan.independence=1.0.*0 with gan.layers=2"),
+        (
+            ["gan.background_student=a", "gan.variant=single_output"],
+            "gan.background_student='a'.*empty with gan.variant=single_output, which has no",
+        ),
+        (
+            ["gan.background_student_weight=-1"],
+            r"gan.background_student_weight=-1.0 is not possible; it must be in \[0, inf\)",
+        ),
+        (["gan.background_student_weight=.inf"], "gan.background_student_weight=inf"),
+        (["gan.background_student_weight=.nan"], "gan.background_student_weight=nan"),
         (["gan.layers=0"], r"gan.layers=0 is not possible; it must be in \[1, 4\]"),
         (["data.objects=2"], "data.objects=2.*1 with data.name=folder"),
         (["data.name=shapes", "data.objects=0"], "data.objects=0"),

@@ -187,7 +187,9 @@ def step_timer(sizes: Sizes, fused: bool, precision: str, settings: str = "") ->
 
     own = ["gan.mapping_layers=4", "gan.contrast_jitter=0.3", *filter(None, settings.split(","))]
     config = configs.load("", [*stage_settings(sizes, precision), *own])
-    gan = LayeredGAN.from_run_config(config, fused, presets.load_background_student)
+    path = config.gan.background_student
+    student = presets.load_background_student(path) if path else None
+    gan = LayeredGAN.from_run_config(config, fused, student)
     return StepTimer(gan, sizes.batch)
 
 

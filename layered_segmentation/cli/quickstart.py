@@ -48,7 +48,7 @@ RESUME = "run the same command again to resume"
 
 def main(_: list[str]) -> None:
     """Runs the remaining phases of the chain."""
-    config = _load_config()
+    config = configs.with_absolute_student(_load_config())
 
     quiet.import_tensorflow(_LOGICAL_CPUS.value)
     from layered_segmentation.cli import chain as chains

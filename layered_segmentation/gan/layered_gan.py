@@ -1,7 +1,7 @@
 """The layered GAN: one training step of discriminator, generator and average (eq. 5 and 6)."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -22,8 +22,6 @@ from layered_segmentation.gan.steps import Augmentations, LayeredSteps
 from layered_segmentation.schedule import Stage
 
 MAPPING_RATE = 0.01
-
-LoadStudent = Callable[[str], Any]
 
 
 @keras.saving.register_keras_serializable(package="layered_segmentation")
@@ -80,8 +78,8 @@ class LayeredGAN(LayeredSteps):
         self.student = _frozen(student)
         if gan.background_student and student is None:
             raise UserError(
-                f"LayeredGAN(background_student={gan.background_student!r}): also pass that "
-                "segmenter itself, student=LayeredSegmenter.from_preset(...)"
+                f"gan.background_student={gan.background_student}: pass the segmenter itself, too: "
+                "student=LayeredSegmenter.from_preset(...)"
             )
         self.seed = seed
         self.fused = fused
@@ -117,27 +115,21 @@ class LayeredGAN(LayeredSteps):
 
     @classmethod
     def from_run_config(
-        cls, config: Config, fused: bool = True, load_student: LoadStudent | None = None
+        cls, config: Config, fused: bool = True, student: Any = None
     ) -> "LayeredGAN":
         """Returns the compiled GAN of a training run, at its first stage.
 
         Args:
             config: The experiment.
             fused: Whether resampling convolutions are fused.
-            load_student: Loads `gan.background_student`: `presets.load_background_student` of
-                `segmenter`. Only a config that has one needs it.
+            student: The segmenter that `gan.background_student` names.
 
         Raises:
-            UserError: The precision is `auto`, which only a run can choose; or as of
-                `load_student`, or it is missing.
+            UserError: The precision is `auto`, which only a run can choose, or the student is
+                missing.
         """
         if config.train.precision == Precision.auto:
             raise UserError("train.precision=auto: only `layerseg train` chooses; name a precision")
-        path, student = config.gan.background_student, None
-        if path and load_student is None:
-            raise UserError(f"gan.background_student={path}: pass load_student, which loads it")
-        if path and load_student is not None:
-            student = load_student(path)
         gan = cls(
             **vars(config.gan),
             seed=config.train.seed,

@@ -77,7 +77,7 @@ def background_objects(found: Any) -> Any:
     return -ops.mean(ops.log(ops.maximum(1.0 - found, 0.0) + 1e-6))
 
 
-@ops.custom_gradient
+@ops.custom_gradient  # type: ignore[untyped-decorator]
 def within_range(images: Any) -> Any:
     """Clips drawn images to [-1, 1].
 

@@ -18,7 +18,7 @@ from layered_segmentation.choices import Precision
 from layered_segmentation.config import Config
 from layered_segmentation.errors import UserError
 from layered_segmentation.gan import strategy
-from layered_segmentation.gan.layered_gan import LayeredGAN, LoadStudent
+from layered_segmentation.gan.layered_gan import LayeredGAN
 from layered_segmentation.gan.step_timer import StepTimer, Turn
 from layered_segmentation.run_directory import RunDirectory
 
@@ -51,7 +51,7 @@ def choose(
     config: Config,
     run: RunDirectory,
     engine: tf.distribute.Strategy,
-    load_student: LoadStudent | None = None,
+    student: Any = None,
 ) -> None:
     """Measures, records and prints the precision of a run that has not begun.
 
@@ -59,7 +59,7 @@ def choose(
         config: The run's config. If it gives a precision, nothing is done.
         run: The run, which this process has locked.
         engine: The devices that train; the first one is measured.
-        load_student: As for `LayeredGAN.from_run_config`.
+        student: As for `LayeredGAN.from_run_config`.
     """
     if config.train.precision != Precision.auto or run.has_begun():
         return
@@ -70,7 +70,7 @@ def choose(
     reason = "this GPU is not known to have fast 16-bit arithmetic"
     if mixed is not None:
         with tf.device(device):
-            gain, speeds = measure(config, mixed, engine.num_replicas_in_sync, load_student)
+            gain, speeds = measure(config, mixed, engine.num_replicas_in_sync, student)
         chosen = mixed if gain >= LEAST_GAIN else chosen
         plain, other = speeds.values()
         reason = (
@@ -115,7 +115,7 @@ def mixed_precision(device: str) -> Precision | None:
 
 
 def measure(
-    config: Config, mixed: Precision, replicas: int, load_student: LoadStudent | None = None
+    config: Config, mixed: Precision, replicas: int, student: Any = None
 ) -> tuple[float, dict[str, float]]:
     """Times whole steps at the last resolution, where a run spends most of its time.
 
@@ -125,15 +125,14 @@ def measure(
         config: The run's config.
         mixed: The precision to compare with float32.
         replicas: Number of devices, each of which gets this share of a batch.
-        load_student: As for `LayeredGAN.from_run_config`.
+        student: As for `LayeredGAN.from_run_config`.
 
     Returns:
         The speed of `mixed` relative to float32, the median over the rounds; and the images per
         second of float32 and of `mixed`, the medians over the rounds.
     """
     timers = [
-        _timer(config, precision, replicas, load_student)
-        for precision in (Precision.float32, mixed)
+        _timer(config, precision, replicas, student) for precision in (Precision.float32, mixed)
     ]
     gain, plain, other = compare(timers)
     del timers
@@ -165,11 +164,9 @@ def compare(timers: Sequence[Timer]) -> tuple[float, float, float]:
     return statistics.median(second / first for first, second in rounds), plain, mixed
 
 
-def _timer(
-    config: Config, precision: Precision, replicas: int, load_student: LoadStudent | None
-) -> StepTimer:
+def _timer(config: Config, precision: Precision, replicas: int, student: Any) -> StepTimer:
     train = dataclasses.replace(config.train, precision=precision)
     config = dataclasses.replace(config, train=train)
-    gan = LayeredGAN.from_run_config(config, load_student=load_student)
+    gan = LayeredGAN.from_run_config(config, student=student)
     gan.set_stage(gan.stages[-1])
     return StepTimer(gan, gan.stage.batch // replicas)

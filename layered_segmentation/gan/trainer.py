@@ -5,22 +5,23 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from layered_segmentation import schedule, stopping
+from layered_segmentation import files, records, schedule, stopping
 from layered_segmentation.config import Config
 from layered_segmentation.data import batches
 from layered_segmentation.data.source import Source, open_source
+from layered_segmentation.errors import UserError
 from layered_segmentation.gan import attempts, callbacks, collapse, networks, precision, strategy
 from layered_segmentation.gan.checkpoint import CheckpointKeeper
 from layered_segmentation.gan.composite import Layers, union_mask
 from layered_segmentation.gan.draws import mean_style_latents
-from layered_segmentation.gan.layered_gan import LayeredGAN, LoadStudent
+from layered_segmentation.gan.layered_gan import LayeredGAN
 from layered_segmentation.gan.run_progress import Advance, ProgressBar, RunProgress
 from layered_segmentation.gan.sampling import sample_layers
 from layered_segmentation.run_directory import Finished, RunDirectory
@@ -46,7 +47,7 @@ def train(
     run: RunDirectory,
     devices: Sequence[str] = (),
     watchers: Sequence[keras.callbacks.Callback] = (),
-    load_student: LoadStudent | None = None,
+    load_student: Callable[[str], Any] | None = None,
 ) -> TrainSummary:
     """Trains a run to its end, from its last checkpoint if there is one.
 
@@ -58,7 +59,7 @@ def train(
         run: Its directory, created if it does not exist.
         devices: Devices to train on; see `strategy.open_strategy`.
         watchers: Further callbacks.
-        load_student: As for `LayeredGAN.from_run_config`.
+        load_student: Loads `gan.background_student`, as `presets.load_background_student` does.
 
     Raises:
         UserError: No usable photos or student, a directory that holds another run, unsuitable
@@ -73,20 +74,25 @@ def train(
     with strategy.reports_lost_workers(config), contextlib.ExitStack() as stack:
         engine = strategy.open_strategy(config, devices)
         is_chief = strategy.is_chief(engine)
+        student = None
+        if config.gan.background_student and load_student is not None:
+            with engine.scope():
+                student = load_student(config.gan.background_student)
         if is_chief:
             source = open_source(config.data, config.train.seed)
             run.create_or_resume(config)
             stack.enter_context(run.lock())
             cache = _open_cache(config, run, source)
             run.keep_inventory(source.inventory())
+            _keep_student(run, student)
             _report_skipped(run, source, len(cache))
-            precision.choose(config, run, engine, load_student)
+            precision.choose(config, run, engine, student)
         strategy.wait_for_workers(engine)
         if not is_chief:
             run.require_same(config)
             cache = _open_cache(config, run, open_source(config.data, config.train.seed))
         config = precision.resolve(config, run)
-        summary = _attempts(config, run, cache, engine, watchers, load_student)
+        summary = _attempts(config, run, cache, engine, watchers, student)
         strategy.wait_for_workers(engine)
         return summary
 
@@ -97,17 +103,37 @@ def _attempts(
     cache: batches.PhotoCache,
     engine: tf.distribute.Strategy,
     further: Sequence[keras.callbacks.Callback],
-    load_student: LoadStudent | None,
+    student: Any,
 ) -> TrainSummary:
     """Trains until an attempt ends, with its own seed and bounds after one that collapsed."""
     while True:
         attempt = attempts.current(run, config)
         with engine.scope():
-            gan = LayeredGAN.from_run_config(attempt, load_student=load_student)
+            gan = LayeredGAN.from_run_config(attempt, student=student)
         try:
             return _run(attempt, run, gan, cache, engine, further)
         except collapse.Collapsed as found:
             print(attempts.set_aside(run, config, found), file=sys.stderr, flush=True)
+
+
+def _keep_student(run: RunDirectory, student: Any) -> None:
+    """Records the weights of the student, or checks that they are those the run began with.
+
+    Raises:
+        UserError: The run has begun with others.
+    """
+    if student is None:
+        return
+    found = files.digest(b"".join(weight.tobytes() for weight in student.get_weights()))
+    record = records.read(run.student_path, {"weights": records.is_text})
+    if record is None or not run.has_begun():
+        files.write_json(run.student_path, {"weights": found})
+    elif record["weights"] != found:
+        raise UserError(
+            f"{run.path}: the segmenter of gan.background_student has changed since the run began. "
+            "A run trains with the same one to its end: bring that one back, or name another "
+            "directory for a new run"
+        )
 
 
 def _open_cache(config: Config, run: RunDirectory, source: Source) -> batches.PhotoCache:

@@ -43,7 +43,7 @@ def draft(config: Config, resolution: int, parameters: int, facts: Mapping[str, 
         facts: Facts about the training by name, such as steps and seed.
     """
     changed = [
-        f"{name}={value}"
+        f"{name}={paths.name_of(value) if name == 'gan.background_student' else value}"
         for name, value, default in config_files.with_defaults(config)
         if value != default and name.partition(".")[2] not in _PATHS
     ]

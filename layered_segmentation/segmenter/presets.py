@@ -47,7 +47,7 @@ def save(
 
 
 def load_background_student(path: str) -> LayeredSegmenter:
-    """Loads the segmenter of `gan.background_student`, for `LayeredGAN.from_run_config`.
+    """Loads the segmenter of `gan.background_student`.
 
     Raises:
         UserError: As of `load`.

@@ -1,5 +1,7 @@
 """Configs: YAML files and settings of the command line."""
 
+import dataclasses
+
 import fuzzing
 from hypothesis import strategies as st
 
@@ -102,5 +104,6 @@ def _require_usable(config):
         assert configs.load(path) == config
         assert configs.is_saved(path)
     absolute = configs.with_absolute_paths(config)
-    assert absolute.gan == config.gan
+    student = config.gan.background_student
+    assert dataclasses.replace(absolute.gan, background_student=student) == config.gan
     assert schedule.stages(config)[-1].resolution == config.gan.resolution

@@ -63,6 +63,35 @@ def test_independence_of_layers_that_resemble_each_other_is_larger():
     assert abs(value(other)) < 0.05
 
 
+def test_background_objects_by_hand():
+    found = np.array([0.0, 0.5, 0.5, 0.0], np.float32).reshape(1, 2, 2, 1)
+    assert float(losses.background_objects(found)) == pytest.approx(np.log(2) / 2, rel=1e-4)
+    everything = float(losses.background_objects(np.ones((1, 2, 2, 1), np.float32)))
+    assert 10 < everything < 20  # finite
+
+
+def test_objects_that_a_segmenter_is_sure_of_have_gradients():
+    import tensorflow as tf
+
+    logits = tf.constant([10.0, 0.0, -10.0])
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        value = losses.background_objects(tf.reshape(tf.sigmoid(logits), [1, 1, 3, 1]))
+    np.testing.assert_allclose(tape.gradient(value, logits), [0.33, 1 / 6, 0.0], atol=0.02)
+
+
+def test_pixels_out_of_range_are_only_moved_inside():
+    import tensorflow as tf
+
+    images = tf.constant([-2.0, -2.0, -0.5, 0.5, 2.0, 2.0])
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        inside = losses.within_range(images)
+        value = tf.reduce_sum(inside * [1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+    np.testing.assert_array_equal(inside, [-1, -1, -0.5, 0.5, 1, 1])
+    np.testing.assert_array_equal(tape.gradient(value, images), [0, -1, 1, -1, 1, 0])
+
+
 def test_independence_pushes_nothing_out_of_range():
     import tensorflow as tf
 

@@ -42,7 +42,7 @@ def measures(monkeypatch, gain):
     """Lets the measurement find a gain; returns the calls of it."""
     calls = []
 
-    def measure(config, mixed, replicas):
+    def measure(config, mixed, replicas, student):
         calls.append((config, mixed, replicas))
         return gain, {"float32": 100.0, mixed: 100.0 * gain}
 
@@ -145,7 +145,7 @@ def test_a_hopeless_precision_is_timed_in_one_round(monkeypatch):
             return step_timer.Turn(self.speed, 1.0)
 
     made = {"float32": 80.0, "mixed_bfloat16": 9.0}
-    monkeypatch.setattr(precision, "_timer", lambda config, name, replicas: Timer(made[name]))
+    monkeypatch.setattr(precision, "_timer", lambda config, name, *_: Timer(made[name]))
     gain, speeds = precision.measure(AUTO, Precision.mixed_bfloat16, replicas=1)
     assert speeds == made and gain == 9 / 80 and Timer.rounds == 6
 
