@@ -81,6 +81,8 @@ class LayeredGAN(LayeredSteps):
                 f"gan.background_student={gan.background_student}: pass the segmenter itself, too: "
                 "student=LayeredSegmenter.from_preset(...)"
             )
+        if student is not None and not gan.variant.has_mask:
+            raise UserError(f"student: pass none with variant={gan.variant}, which has no layers")
         self.seed = seed
         self.fused = fused
         sizes: dict[str, Any] = {

@@ -223,7 +223,7 @@ class LayeredSteps(AdversarialModel):
         if gan.independence and self.generator.has_mask:
             logs["independence"] = losses.independence(layers, self._roll)
             loss += gan.independence * logs["independence"]
-        if self.student is not None and self.generator.has_mask:
+        if self.student is not None:
             found = self._found(layers.background)
             logs["background_found"] = tf.reduce_mean(found)
             loss += gan.background_student_weight * losses.background_objects(found)

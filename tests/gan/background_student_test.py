@@ -95,9 +95,11 @@ def test_it_is_saved_with_the_gan(tmp_path, eagerly):
     assert losses_of[0] == losses_of[1] and "background_found" in losses_of[0]
 
 
-def test_its_path_alone_is_refused():
+def test_a_path_alone_and_a_generator_without_layers_are_refused():
     with pytest.raises(UserError, match=r"gan\.background_student=a: pass the segmenter itself"):
         LayeredGAN(8, background_student="a")
+    with pytest.raises(UserError, match="student: pass none with variant=single_output"):
+        LayeredGAN(8, variant="single_output", student=random_student())
 
 
 def run_config(student, *settings):
