@@ -10,7 +10,7 @@ Writes results.json, per_image.csv and sheet.png (the best, median and worst pho
 default RUN/evaluation, where `layerseg table` finds them.
 
 Example:
-  layerseg evaluate --segmenter=RUN --images=TEST_PHOTOS --masks=TEST_MASKS --refine=crf
+  layerseg evaluate --segmenter=RUN --images=TEST_PHOTOS --masks=TEST_MASKS --refine=grabcut
   layerseg evaluate --predictions=MASKS --images=PHOTOS --detector=MASK_RCNN_SAVED_MODEL
 """
 

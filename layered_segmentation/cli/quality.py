@@ -7,7 +7,7 @@ Prints, and writes to RUN/quality.json:
 - the IoU of its masks of two overlapping crops of a training photo, and of crops of two photos,
 - how much of the frame and of its edge the generated masks cover,
 - a score: the mean of the two differences minus the coverage of the edge. It ranks runs on the
-  same photos; docs/photos.md shows how well.
+  same photos; docs/photo-experiments.md shows how well.
 
 `layerseg distill` and `layerseg quickstart` measure this too.
 

@@ -20,7 +20,7 @@ SEED = 1  # of their latents, which are those of the sheets
 # Masks are compared at this side, so that the cost does not grow with the resolution.
 _SIDE = 16
 # Thresholds, see `kind`. Masks of finished runs on birds, cars, flowers and scenes are far from
-# them (docs/photos.md).
+# them (docs/photo-experiments.md).
 _EMPTY = 0.02
 _FULL = 0.98
 _LARGE = 0.6

@@ -224,7 +224,7 @@ def test_one_refinement_is_recommended(layerseg):
         with open(os.path.join(root, page), encoding="utf-8") as file:
             text = file.read()
         assert f"--refine={RECOMMENDED_REFINEMENT}" in text
-        for other in ("guided", "grabcut", "consensus"):
+        for other in ("guided", "consensus"):
             assert f"--refine={other}" not in text
 
 
