@@ -19,7 +19,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
-from tiny_networks import tiny_run_config  # noqa: E402
+from tiny_networks import random_student, tiny_run_config  # noqa: E402
 
 from layered_segmentation.gan import strategy  # noqa: E402
 from layered_segmentation.gan.layered_gan import LayeredGAN  # noqa: E402
@@ -62,7 +62,7 @@ def main(replicas: int, how: str, path: str) -> None:
     assert engine.num_replicas_in_sync == replicas
     with engine.scope():
         kind = {"unscaled": Unscaled, "alone": Alone}.get(how, LayeredGAN)
-        gan = kind.from_run_config(config)
+        gan = kind.from_run_config(config, student=random_student())
         # Adam forgives a wrong scale of the gradient, SGD does not.
         gan.compile(keras.optimizers.SGD(0.02), keras.optimizers.SGD(0.02))
     if how == "float16":
