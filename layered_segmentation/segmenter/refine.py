@@ -8,7 +8,7 @@ import numpy as np
 
 from layered_segmentation.choices import RECOMMENDED_REFINEMENT, Refinement
 from layered_segmentation.images import to_square
-from layered_segmentation.segmenter import crf, iem
+from layered_segmentation.segmenter import iem
 
 GRABCUT_ITERATIONS = 5
 _RADIUS = 1 / 16  # of the longer side: about two pixels of a mask of 32 px
@@ -175,6 +175,9 @@ def _consensus(image: np.ndarray, probability: np.ndarray, iterations: int) -> n
 
 
 def _crf(image: np.ndarray, probability: np.ndarray, iterations: int) -> np.ndarray:
+    # SciPy takes a quarter of a second to import, which `segment` does not need otherwise.
+    from layered_segmentation.segmenter import crf
+
     small, start = (_reduced(part, _VOTING_SIDE) for part in (image, probability))
     voted = votes(small, start, iterations).mean(axis=0, dtype=np.float32)
     voted = cv2.resize(voted, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
