@@ -38,7 +38,7 @@ def test_looks_take_no_time_but_the_student_of_a_look_counts_in_it(monkeypatch):
     def spend(seconds):
         now[0] += seconds
 
-    def train(config, run, watchers):
+    def train(config, run, watchers, load_student):
         for images_seen in (100, 200):
             spend(10)
             watchers[0].look(types.SimpleNamespace(average=None), images_seen)
