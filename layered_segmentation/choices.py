@@ -79,7 +79,7 @@ class Refinement(Choice):
     iem = enum.auto()
 
 
-# Better than `none` on all sets of docs/photos.md. `crf` is better still, and slower.
+# Better than `none` on all sets of docs/photos.md, and fast. `crf` is better still on most.
 RECOMMENDED_REFINEMENT = Refinement.grabcut
 
 

@@ -41,8 +41,8 @@ class LayeredGAN(LayeredSteps):
         trainable: As of `keras.Model`.
         dtype: Keras dtype policy of the networks.
         name: As of `keras.Model`.
-        student: A segmenter that must find nothing in drawn backgrounds, such as a
-            `LayeredSegmenter`; None is off, as in the paper. It is frozen, and saved with the GAN.
+        student: A `LayeredSegmenter` that must find nothing in drawn backgrounds; None is off, as
+            in the paper. It is saved with the GAN, and frozen: its `trainable` is set to False.
         **settings: The other fields of `config.GANConfig`, which documents them: `variant`,
             `latent_dim`, `mapping_layers`, `max_channels`, `shift`, `mask_size`, ...
 
@@ -316,6 +316,11 @@ def _frozen(student: Any) -> Any:
     """Returns a segmenter, given as it is or as `get_config` returns it, that does not train."""
     if isinstance(student, dict):
         student = keras.saving.deserialize_keras_object(student)
-    if student is not None:
-        student.trainable = False
+    if student is None:
+        return None
+    if not hasattr(student, "resolution"):
+        raise UserError(
+            f"student={student!r}: pass a segmenter, such as LayeredSegmenter.from_preset(...)"
+        )
+    student.trainable = False
     return student

@@ -45,7 +45,7 @@ def refine(
         Float32 [H, W] in [0, 1]. A mask that is empty or full at 0.5 is returned unchanged.
 
     Raises:
-        ValueError: The method is unknown or the shapes differ.
+        ValueError: The method is unknown, the shapes differ, or the mask has NaN.
     """
     if method not in list(Refinement):
         raise ValueError(f"refine={method!r}: must be one of {', '.join(Refinement)}")
@@ -55,6 +55,8 @@ def refine(
             "width must be equal"
         )
     probability = np.clip(np.asarray(probability, np.float32), 0, 1)
+    if np.isnan(probability).any():
+        raise ValueError("the mask has values that are no numbers (NaN); it must be in [0, 1]")
     is_object = probability >= 0.5
     if method == Refinement.none or is_object.all() or not is_object.any():
         return probability

@@ -100,6 +100,8 @@ def test_a_path_alone_and_a_generator_without_layers_are_refused():
         LayeredGAN(8, background_student="a")
     with pytest.raises(UserError, match="student: pass none with variant=single_output"):
         LayeredGAN(8, variant="single_output", student=random_student())
+    with pytest.raises(UserError, match=r"student=.layered_unet_birds_64.: pass a segmenter"):
+        LayeredGAN(8, student="layered_unet_birds_64")
 
 
 def run_config(student):

@@ -213,3 +213,6 @@ def test_unknown_methods_and_other_shapes_are_refused():
         refine(image, probability, "snakes")
     with pytest.raises(ValueError, match="40, 39"):
         refine(image, probability[:, :39], "guided")
+    probability[3, 4] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        refine(image, probability, "crf")

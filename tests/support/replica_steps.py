@@ -50,6 +50,7 @@ def main(replicas: int, how: str, path: str) -> None:
         "gan.background_swap=0.5",
         "gan.independence=0.5",
         "gan.scale=1.25",
+        "gan.background_student_weight=0.1",
         "gan.average_decay=0.5",
         f"schedule.batch={{8: {BATCH}, 16: {BATCH}}}",
         f"schedule.images_per_stage={STEPS * BATCH}",
