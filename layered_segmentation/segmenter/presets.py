@@ -49,6 +49,9 @@ def save(
 def load_background_student(path: str) -> LayeredSegmenter:
     """Loads the segmenter of `gan.background_student`.
 
+    Args:
+        path: As for `load`.
+
     Raises:
         UserError: As of `load`.
     """
